@@ -1,0 +1,68 @@
+# Everything happens in a virtual environment in .venv, with the versions of constraints.txt.
+#
+# PyTorch's wheel from PyPI brings CUDA on Linux (gigabytes). Headstart needs only the CPU build:
+#     make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# Other options of pip: make install PIP_OPTIONS="--index-url https://pypi.example.org/simple", or pip's own PIP_* variables.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.SUFFIXES:
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH_INDEX ?=
+PIP_OPTIONS ?=
+PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check $(PIP_OPTIONS) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt
+WORKERS ?= 2
+TESTS ?= tests/unit tests/contract tests/integration
+BENCHES = $(sort $(wildcard bench/*.py))
+
+.PHONY: help install demo test lint format ci bench clean
+
+help:  ## list the targets (default)
+	@echo "Headstart: make TARGET"
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)$$/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
+	@echo "Options: PYTHON=python3.12  TORCH_INDEX=https://download.pytorch.org/whl/cpu  PIP_OPTIONS=…  WORKERS=2  TESTS=tests/unit"
+
+install: $(VENV)/.installed-dev  ## make .venv with everything, development tools included
+
+demo: $(VENV)/.installed  ## install what it needs, then run the whole system on a simulated shop
+	$(BIN)/headstart demo
+
+test: $(VENV)/.installed-dev  ## run the tests (unit, contract, integration)
+	$(BIN)/pytest -n $(WORKERS) $(TESTS)
+
+lint: $(VENV)/.installed-dev  ## check style, format, types and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: $(VENV)/.installed-dev  ## bring the sources into their format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+ci: lint test  ## exactly what CI runs
+
+bench: $(VENV)/.installed  ## run the measurements in bench/
+	@set -e; for script in $(BENCHES); do echo "== $$script"; $(BIN)/python $$script; done
+	@$(if $(BENCHES),:,echo "there is nothing to measure yet: bench/ holds no script")
+
+clean:  ## remove what was made here: .venv, caches, build leftovers (var/ stays)
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Some systems' Python has no ensurepip: then its own pip puts one into the environment.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Headstart needs Python 3.11 or newer; this is %s: make PYTHON=…" % sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV) && $(PYTHON) -m venv --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install pip; } \
+	  || { rm -rf $(VENV); exit 1; }
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP_INSTALL) -e .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP_INSTALL) -e '.[dev]'
+	@touch $@ $(VENV)/.installed

@@ -1,0 +1,138 @@
+"""Exposures, their delay bins, and the outcomes that close.
+
+An exposure is the first event other than an order of a user in a domain (a line or a launch) in a visit, unless an order in that
+domain came before it in that visit. It is followed through the delay bins (`edges_ms`) to the end of its window. When a bin
+closes, one outcome is final: ordered in this bin, or not yet. At the window's end its label is final.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections.abc import Iterator, Mapping, Sequence
+
+import msgspec
+
+from features.events import CLICK, ORDER
+
+NONE = -1
+
+
+class Exposure(msgspec.Struct, array_like=True, kw_only=True):
+    """One open exposure. Delays are milliseconds to the first click, cart and order after it, -1 if none yet."""
+
+    id: str
+    domain: str
+    user: str
+    line: str
+    category: str
+    counts: bool  # its label counts for the user and the catalogue; of the exposures that one event opens, one does
+    ts_ms: int
+    x: bytes  # the vector (F,) float32, as it was scored
+    predictions: tuple[float, ...]
+    delay_ms: list[int]
+    bin: int  # the bin that closes next, from 1; len(edges) when only the window's end is left
+    ordered: bool = False  # an order has been told
+    late_orders: int = 0
+
+
+class Closed(msgspec.Struct, array_like=True, kw_only=True):
+    """One final fact: in bin `bin` (0: none) `y` says whether the order came; `label` is 0 or 1 at the window's end, else -1."""
+
+    exposure: Exposure
+    close_ms: int
+    bin: int
+    y: int
+    label: int
+
+
+def exposure_id(domain: str, user: str, event_id: str) -> str:
+    """Return the 16 hex digits that name an exposure."""
+    return hashlib.blake2b(f"{domain}\x1f{user}\x1f{event_id}".encode(), digest_size=8).hexdigest()
+
+
+def is_followed(exposure: str, learn_share: float) -> bool:
+    """Whether an exposure is followed to its label; depends on its id alone."""
+    return int(exposure[:8], 16) < learn_share * 2**32
+
+
+class Pending:
+    """The open exposures of one partition, by user and by when the next bin closes."""
+
+    def __init__(self, edges_ms: Sequence[int], held: Mapping[str, bytes] | None = None) -> None:
+        self.edges_ms = list(edges_ms)  # (K,) from the exposure to the end of each bin; the last is the window
+        self.open: dict[str, Exposure] = {}
+        self._by_user: dict[str, list[Exposure]] = {}
+        self._queue: list[tuple[int, str]] = []
+        self._touched: set[str] = set()
+        self._gone: set[str] = set()
+        decode = msgspec.msgpack.Decoder(Exposure).decode
+        for value in (held or {}).values():
+            self._insert(decode(value))
+
+    def __len__(self) -> int:
+        return len(self.open)
+
+    def _close_ms(self, exposure: Exposure) -> int:
+        return exposure.ts_ms + self.edges_ms[min(exposure.bin, len(self.edges_ms)) - 1]
+
+    def _insert(self, exposure: Exposure) -> None:
+        self.open[exposure.id] = exposure
+        self._by_user.setdefault(exposure.user, []).append(exposure)
+        heapq.heappush(self._queue, (self._close_ms(exposure), exposure.id))
+
+    def add(self, exposure: Exposure) -> None:
+        """Follow an exposure from now on."""
+        self._insert(exposure)
+        self._touched.add(exposure.id)
+
+    def mark(self, user: str, domains: Sequence[str], kind: int, ts_ms: int) -> None:
+        """Note a click, cart or order of the user on the exposures that are strictly earlier and whose window holds it."""
+        if kind < CLICK:
+            return
+        for exposure in self._by_user.get(user, ()):
+            delay_ms = ts_ms - exposure.ts_ms
+            if exposure.domain in domains and 0 < delay_ms <= self.edges_ms[-1]:
+                known = exposure.delay_ms[kind - 1]
+                if kind == ORDER and known == NONE and exposure.bin > 1 and delay_ms <= self.edges_ms[exposure.bin - 2]:
+                    exposure.late_orders += 1
+                if known == NONE or delay_ms < known:
+                    exposure.delay_ms[kind - 1] = delay_ms
+                    self._touched.add(exposure.id)
+
+    def close(self, until_ms: int) -> Iterator[Closed]:
+        """Yield what closes up to `until_ms` inclusive, in order of (close time, exposure id); labels end an exposure."""
+        last = len(self.edges_ms)
+        while self._queue and self._queue[0][0] <= until_ms:
+            close_ms, name = heapq.heappop(self._queue)
+            exposure = self.open[name]
+            k, order_ms = exposure.bin, exposure.delay_ms[ORDER - 1]
+            hit = order_ms != NONE and order_ms <= self.edges_ms[k - 1]
+            tells = not exposure.ordered  # after an order was told, only the label is left
+            ends = k == last
+            yield Closed(exposure=exposure, close_ms=close_ms, bin=k if tells else 0, y=int(hit and tells), label=int(hit) if ends else NONE)
+            if ends:
+                self._remove(exposure)
+                continue
+            exposure.ordered = exposure.ordered or hit
+            exposure.bin = last if exposure.ordered else k + 1
+            self._touched.add(name)
+            heapq.heappush(self._queue, (self._close_ms(exposure), name))
+
+    def _remove(self, exposure: Exposure) -> None:
+        del self.open[exposure.id]
+        rest = [e for e in self._by_user[exposure.user] if e.id != exposure.id]
+        if rest:
+            self._by_user[exposure.user] = rest
+        else:
+            del self._by_user[exposure.user]
+        self._touched.discard(exposure.id)
+        self._gone.add(exposure.id)
+
+    def changes(self) -> tuple[dict[str, bytes], list[str]]:
+        """Return (written, removed) since the last call, for the store."""
+        encode = msgspec.msgpack.encode
+        written = {name: encode(self.open[name]) for name in sorted(self._touched)}
+        removed = sorted(self._gone)
+        self._touched, self._gone = set(), set()
+        return written, removed

@@ -1,0 +1,166 @@
+"""The store in Redis or Valkey. The only importer of redis.
+
+All keys of a slot share its hash tag (`hs:<namespace>:{<slot>}:...`), so on Redis Cluster they are one slot and change atomically.
+A commit is one Lua script that compares the version first; an unanswered commit may have been done, so after an error the caller
+loads the slot again and compares.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, TypeVar, cast
+
+import redis.asyncio as redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from features.errors import DependencyDown, InputError
+from features.store import Changes, Slot
+
+DURABILITIES: Final = ("memory", "disk", "replica")
+
+# KEYS: cursor, then the records, then for each part a hash.
+# ARGV: expected version, cursor, ttl ms, number of records, their values, then for each part: "put"|"drop", n, n fields (and values).
+_COMMIT: Final = """
+local version = redis.call('HGET', KEYS[1], 'version') or '0'
+if version ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[1], 'version', string.format('%.0f', tonumber(version) + 1), 'cursor', ARGV[2])
+local n = tonumber(ARGV[4])
+for i = 1, n do redis.call('SET', KEYS[1 + i], ARGV[4 + i], 'PX', ARGV[3]) end
+local a, k = 5 + n, 2 + n
+while a <= #ARGV do
+  local count = tonumber(ARGV[a + 1])
+  if ARGV[a] == 'put' then
+    for i = 0, count - 1 do redis.call('HSET', KEYS[k], ARGV[a + 2 + 2 * i], ARGV[a + 3 + 2 * i]) end
+    a = a + 2 + 2 * count
+  else
+    for i = 0, count - 1 do redis.call('HDEL', KEYS[k], ARGV[a + 2 + i]) end
+    a = a + 2 + count
+  end
+  k = k + 1
+end
+return 1
+"""
+_LOAD: Final = """
+local out = {redis.call('HMGET', KEYS[1], 'version', 'cursor')}
+for i = 2, #KEYS do out[i] = redis.call('HGETALL', KEYS[i]) end
+return out
+"""
+T = TypeVar("T")
+
+
+class RedisStore:
+    """Fulfils `features.store.Store`.
+
+    `ttl_ms` is the records' life in wall time (they are read as empty long before, by event time). Each command is tried for up to
+    `patience_s` seconds in all when the connection fails, then `DependencyDown` is raised; `commit` is tried once.
+    """
+
+    def __init__(self, url: str, namespace: str, *, ttl_ms: int, durability: str = "memory", patience_s: float = 10.0) -> None:
+        if durability not in DURABILITIES:
+            raise InputError(f"setting 'durability' is one of {', '.join(DURABILITIES)}, got {durability!r}")
+        try:
+            self._redis = redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), socket_connect_timeout=5, socket_timeout=30)
+        except ValueError as error:
+            raise InputError(f"the Redis address cannot be used: {error}") from None
+        self._prefix = f"hs:{namespace}:"
+        self._ttl_ms, self._durability, self._patience_s = ttl_ms, durability, patience_s
+        self._commit = self._redis.register_script(_COMMIT)
+        self._load = self._redis.register_script(_LOAD)
+
+    def _key(self, slot: str, name: str) -> str:
+        return f"{self._prefix}{{{slot}}}:{name}"
+
+    async def _tried(self, call: Callable[[], Awaitable[T]], *, again: bool = True) -> T:
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + self._patience_s
+        pause_s = 0.05
+        while True:
+            try:
+                return await call()
+            except (RedisConnectionError, RedisTimeoutError, OSError) as error:
+                if not again or loop.time() + pause_s > give_up:
+                    raise DependencyDown(f"Redis does not answer: {error}") from error
+            except RedisError as error:
+                raise DependencyDown(f"Redis refused a command: {error}") from error
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, 1.0)
+
+    async def load(self, slot: str, hashes: Sequence[str]) -> Slot:
+        keys = [self._key(slot, "cursor"), *(self._key(slot, name) for name in hashes)]
+        answer = cast(list[Any], await self._tried(lambda: self._load(keys=keys)))
+        version, cursor = answer[0]
+        held = {}
+        for name, flat in zip(hashes, answer[1:], strict=True):
+            held[name] = {flat[i].decode(): flat[i + 1] for i in range(0, len(flat), 2)}
+        return Slot(int(version or 0), cursor or b"", held)
+
+    async def read(self, slot: str, keys: Sequence[str]) -> list[bytes | None]:
+        if not keys:
+            return []
+        names = [self._key(slot, key) for key in keys]
+        return cast(list[bytes | None], await self._tried(lambda: self._redis.mget(names)))
+
+    async def read_hash(self, slot: str, name: str, fields: Sequence[str]) -> list[bytes | None]:
+        if not fields:
+            return []
+        return cast(
+            list[bytes | None],
+            await self._tried(lambda: cast(Awaitable[Any], self._redis.hmget(self._key(slot, name), list(fields)))),
+        )
+
+    async def commit(self, slot: str, expected: int, changes: Changes) -> bool:
+        keys = [self._key(slot, "cursor")]
+        arguments: list[bytes | str | int] = [expected, changes.cursor, self._ttl_ms, len(changes.records)]
+        for key, value in changes.records.items():
+            keys.append(self._key(slot, key))
+            arguments.append(value)
+        for name, fields in changes.drop.items():
+            if fields:
+                keys.append(self._key(slot, name))
+                arguments += ["drop", len(fields), *fields]
+        for name, values in changes.put.items():
+            if values:
+                keys.append(self._key(slot, name))
+                arguments += ["put", len(values)]
+                for field, value in values.items():
+                    arguments += [field, value]
+        done = await self._tried(lambda: self._commit(keys=keys, args=arguments), again=False)
+        return bool(done)
+
+    async def settled(self) -> None:
+        if self._durability == "replica":
+            reached = await self._tried(lambda: self._redis.wait(1, int(1000 * self._patience_s)))
+            if reached < 1:
+                raise DependencyDown("no Redis replica confirmed the commit (durability 'replica')")
+
+    async def check_durability(self) -> None:
+        """Raise `InputError` when the server cannot keep what the setting `durability` promises."""
+        if self._durability != "disk":
+            return
+        try:
+            held = await self._redis.config_get("append*")
+        except RedisError:
+            return  # a managed Redis may forbid CONFIG: the operator vouches
+        if held.get("appendonly") != "yes" or held.get("appendfsync") != "always":
+            raise InputError("durability 'disk' needs Redis with appendonly yes and appendfsync always")
+
+    async def meta(self) -> dict[str, str]:
+        held = await self._tried(lambda: cast(Awaitable[dict[bytes, bytes]], self._redis.hgetall(self._prefix + "meta")))
+        return {name.decode(): value.decode() for name, value in held.items()}
+
+    async def put_meta(self, values: Mapping[str, str]) -> None:
+        mapping = cast(dict[bytes | bytearray | memoryview | str | int | float, bytes | bytearray | memoryview | str | int | float], dict(values))
+        await self._tried(lambda: self._redis.hset(self._prefix + "meta", mapping=mapping))
+
+    async def claim_meta(self, values: Mapping[str, str]) -> dict[str, str]:
+        for name, value in values.items():
+            await self._tried(lambda n=name, v=value: cast(Awaitable[bool], self._redis.hsetnx(self._prefix + "meta", n, v)))  # type: ignore[misc]
+        return await self.meta()
+
+    async def close(self) -> None:
+        await self._redis.aclose()

@@ -1,0 +1,62 @@
+"""The store's contract: slots that are read in one step and change in one step, or not at all.
+
+A slot is what lives and changes together: an input partition (`"7"`) or an outcome partition (`"o0"`). It has a **version** that
+every commit increments, a cursor (opaque bytes), named hashes, and records. `features.memory_store` and `features.redis_store`
+fulfil the same contract, `tests/contract/test_store.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Slot:
+    """What a slot held in one moment; `version` 0 and an empty cursor if it was never committed."""
+
+    version: int
+    cursor: bytes
+    hashes: Mapping[str, Mapping[str, bytes]]
+
+
+@dataclass
+class Changes:
+    """What one commit writes. `records` may expire (`ttl_ms`); hashes and the cursor do not."""
+
+    cursor: bytes
+    records: dict[str, bytes] = field(default_factory=dict)
+    put: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    drop: dict[str, list[str]] = field(default_factory=dict)
+
+
+class Store(Protocol):
+    """Namespaced state. Every method may raise `features.errors.DependencyDown`."""
+
+    async def load(self, slot: str, hashes: Sequence[str]) -> Slot:
+        """Return version, cursor and the named hashes, read in one step."""
+
+    async def read(self, slot: str, keys: Sequence[str]) -> list[bytes | None]:
+        """Return the records of `keys`, None where there is none."""
+
+    async def read_hash(self, slot: str, name: str, fields: Sequence[str]) -> list[bytes | None]:
+        """Return the named fields of one hash, None where there is none."""
+
+    async def commit(self, slot: str, expected: int, changes: Changes) -> bool:
+        """Write all of `changes` and make the version `expected + 1`; False, and nothing written, if it is not `expected`."""
+
+    async def settled(self) -> None:
+        """Return when what was committed is as durable as the setting promises."""
+
+    async def meta(self) -> dict[str, str]:
+        """Return the namespace's description; empty if the namespace is new."""
+
+    async def put_meta(self, values: Mapping[str, str]) -> None:
+        """Set entries of the namespace's description."""
+
+    async def claim_meta(self, values: Mapping[str, str]) -> dict[str, str]:
+        """Set the entries that are not there yet, in one step; returns the whole description as it then is."""
+
+    async def close(self) -> None:
+        """Let go of connections."""

@@ -1,0 +1,1 @@
+"""What we believe: trunk, heads, offset, delay curve, and how they are trained and judged. The only importer of torch."""

@@ -1,0 +1,21 @@
+"""How the inner loops are compiled: row by row, strict IEEE arithmetic, one thread, so that a row's bits never depend on its batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar, cast
+
+import numba
+
+F = TypeVar("F", bound=Callable[..., object])
+
+
+def kernel(function: F) -> F:
+    """Compile `function` without fastmath and without threads; the machine code is kept on disk where there is a place for it.
+
+    A kernel must not call a kernel of another file: numba's disk cache looks at the age of one file only.
+    """
+    try:
+        return cast(F, numba.njit(cache=True, nogil=True, fastmath=False, error_model="numpy")(function))
+    except RuntimeError:  # neither the source folder nor the user's cache folder can be written
+        return cast(F, numba.njit(nogil=True, fastmath=False, error_model="numpy")(function))

@@ -1,0 +1,1 @@
+"""How events travel: the pipeline, the Faust app, topics, settings, and the command line."""

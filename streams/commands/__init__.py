@@ -1,0 +1,1 @@
+"""The commands of `headstart`, one module each. `streams.cli` imports a module only when its command is called."""

@@ -1,0 +1,75 @@
+"""`headstart up`: the embedded broker and Valkey, until stopped."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from features.errors import DependencyDown, InputError
+from streams.commands.options import Config, Set
+from streams.embedded import EmbeddedStack
+from streams.settings import load_settings
+from streams.topics import create_topics
+
+CHECK_S = 0.5
+
+
+def up(
+    dir: Annotated[
+        Path | None, typer.Option("--dir", metavar="FOLDER", help="Keep the servers' logs here (default: a temporary folder, removed at the end).")
+    ] = None,
+    partitions: Annotated[int | None, typer.Option("--partitions", help="Partitions of the event topics (default: 12).")] = None,
+    config: Config = None,
+    assignments: Set = None,
+) -> None:
+    """Start an embedded Kafka broker and Valkey, create the topics, and run until Ctrl-C.
+
+    Both keep everything in memory and need nothing installed: they are for trying out and for tests, and what they hold is gone when they
+    stop. Two variables that this command prints tell the other commands where they are.
+    """
+    stop = threading.Event()
+    settings = load_settings(config, assignments=assignments or (), partitions=partitions)
+    if dir is not None and dir.exists() and not dir.is_dir():
+        raise InputError(f"--dir {dir} is not a folder")
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with EmbeddedStack(dir) as stack:
+            create_topics(
+                stack.broker,
+                prefix=settings.topic_prefix,
+                names=settings.topic_names,
+                partitions=settings.partitions,
+                outcome_partitions=settings.outcome_partitions,
+            )
+            typer.echo(_welcome(stack, settings.partitions))
+            while not stop.wait(CHECK_S):
+                for server in (stack.kafka, stack.valkey):
+                    if not server.alive:
+                        raise DependencyDown(f"{server.name} has ended by itself; start again with `headstart up`, everything in memory is lost")
+        typer.echo("stopped; what they held is gone")
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _welcome(stack: EmbeddedStack, partitions: int) -> str:
+    return f"""\
+Kafka broker  {stack.broker}   (Tansu, embedded; {partitions} partitions for each event topic)
+Redis         {stack.redis_url}   (Valkey, embedded)
+
+Memory only, for trying out: when this ends, all events, scores and states are gone.
+
+In another terminal:
+
+  export HEADSTART_BROKER={stack.broker} HEADSTART_REDIS={stack.redis_url}
+  headstart simulate --help     # make a history of a simulated shop
+  headstart pretrain --help     # train the trunk on it
+  headstart worker              # score events as they arrive
+  headstart publish FILE        # send events
+  headstart scores              # watch the scores
+
+Ctrl-C stops both."""

@@ -1,0 +1,202 @@
+"""The shell around one Faust worker: its settings, its logging, its signals, and its two ways to end.
+
+It starts Faust from our own command, because `faust worker` opens a web server on all interfaces, redirects print, and takes over the
+logging.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+import faust
+from aiokafka.errors import KafkaConnectionError
+from mode.utils.futures import maybe_cancel
+
+from features.errors import DependencyDown, HeadstartError
+from streams.delivery import MAX_RECORD_BYTES
+
+logger = logging.getLogger(__name__)
+
+EXIT_DOWN: Final = 70
+STOP_TIMEOUT_S: Final = 15.0
+LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+NOISY: Final = ("aiokafka", "faust.transport", "streams.transport")
+
+
+def app_settings(
+    broker: str,
+    *,
+    group: str,
+    session_timeout_s: float = 10.0,
+    heartbeat_s: float | None = None,
+    max_poll_records: int = 500,
+    commit_interval_s: float = 1.0,
+    buffered_polls: int = 256,
+    max_fetch_bytes: int = 1_048_576,
+    credentials: Any = None,
+) -> dict[str, Any]:
+    """Return the arguments of `faust.App` for a worker of ours; `faust.App(**app_settings(...))`.
+
+    broker: HOST:PORT[,HOST:PORT...]. group: the consumer group, and the app's id. session_timeout_s: 6 with the embedded broker, whose
+    joins wait half of it. buffered_polls: messages in an agent's queue; each is one poll of one partition, so it must be above the
+    number of its topic partitions, or a partition that is worked off slowly blocks all others. What a worker holds in records is at most
+    max_poll_records times that, in practice one poll in progress and one waiting for each partition.
+    """
+    return {
+        "id": group,
+        "broker": ["kafka://" + address.strip() for address in broker.split(",") if address.strip()],
+        "broker_credentials": credentials,
+        "autodiscover": False,
+        "web_enabled": False,
+        "processing_guarantee": "at_least_once",
+        # No topics of Faust's own, and none made by it.
+        "topic_disable_leader": True,
+        "topic_allow_declare": False,
+        "reply_create_topic": False,
+        # One standby replica makes Faust use its own assignor, which keeps equal partition numbers of all topics together.
+        "table_standby_replicas": 1,
+        "consumer_auto_offset_reset": "earliest",
+        "consumer_max_fetch_size": max_fetch_bytes,
+        "broker_session_timeout": session_timeout_s,
+        "broker_heartbeat_interval": heartbeat_s or min(2.0, session_timeout_s / 4),
+        "broker_rebalance_timeout": max(20.0, 2 * session_timeout_s),
+        "broker_request_timeout": max(40.0, 2 * session_timeout_s),
+        "broker_max_poll_records": max_poll_records,
+        "broker_commit_interval": commit_interval_s,
+        "stream_buffer_maxsize": buffered_polls,
+        "stream_wait_empty": True,  # the transport's own wait: bounded, for the batch in hand
+        "stream_recovery_delay": 0.0,
+        "producer_acks": -1,
+        "producer_linger": 0.0,
+        "producer_max_batch_size": 262_144,
+        "producer_max_request_size": MAX_RECORD_BYTES,
+        "producer_request_timeout": 30.0,
+        "worker_redirect_stdouts": False,
+        # Faust wants a folder for tables; we have none, so nothing is written there.
+        "datadir": Path(tempfile.gettempdir()) / "headstart-faust",
+    }
+
+
+class RateLimit(logging.Filter):
+    """Lets one record of each message text pass in `every_s` seconds, for loggers under `prefixes`; the next one tells how many were left out.
+
+    aiokafka logs an error every 100 ms for each connection while a broker is down.
+    """
+
+    def __init__(self, prefixes: Iterable[str] = NOISY, *, every_s: float = 30.0, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._prefixes, self._every_s, self._clock = tuple(prefixes), every_s, clock
+        self._seen: dict[tuple[str, str], tuple[float, int]] = {}
+        self._lock = threading.Lock()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is written."""
+        if record.levelno < logging.WARNING or not record.name.startswith(self._prefixes):
+            return True
+        key, now = (record.name, str(record.msg)), self._clock()
+        with self._lock:
+            since, left_out = self._seen.get(key, (-self._every_s, 0))
+            if now - since < self._every_s:
+                self._seen[key] = (since, left_out + 1)
+                return False
+            self._seen[key] = (now, 0)
+        if left_out:
+            record.msg, record.args = f"{record.getMessage()} (and {left_out} more like it)", ()
+        return True
+
+
+def configure_logging(loglevel: str) -> None:
+    """Log to standard error, ours at `loglevel`, libraries' from WARNING on (at DEBUG: all of it), repeated broker errors seldom."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter(LOG_FORMAT))
+    handler.addFilter(RateLimit())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(loglevel)
+    for library in ("aiokafka", "faust", "mode", "kafka", "asyncio"):
+        logging.getLogger(library).setLevel(logging.DEBUG if loglevel == "DEBUG" else logging.WARNING)
+
+
+def hard_exit(reason: str, code: int = EXIT_DOWN) -> NoReturn:
+    """End the process at once: no ack, no commit, no farewell to the group; offsets and cursors stay where they were. Callable from any thread."""
+    logger.critical("%s; exiting", " ".join(reason.split()))
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            continue
+    os._exit(code)
+
+
+class _Worker(faust.Worker):
+    """Faust's worker without its spinner, process title and logging set-up, and with a bounded stop."""
+
+    def __init__(self, app: faust.App, loop: asyncio.AbstractEventLoop, on_ready: Callable[[], Awaitable[None] | None] | None) -> None:
+        super().__init__(app, quiet=True, override_logging=False, redirect_stdouts=False, loop=loop)
+        self.spinner = None
+        self._on_ready = on_ready
+
+    def _setproctitle(self, info: str, **_: Any) -> None:
+        return None
+
+    async def on_startup_finished(self) -> None:
+        """Tell the caller, once everything has been started."""
+        await super().on_startup_finished()
+        if self._on_ready is not None:
+            said = self._on_ready()
+            if said is not None:
+                await said
+
+    def _schedule_shutdown(self, signal: Any) -> None:
+        late = threading.Timer(STOP_TIMEOUT_S, hard_exit, (f"the worker did not stop within {STOP_TIMEOUT_S:g} s of signal {int(signal)}",))
+        late.daemon = True
+        late.start()
+        super()._schedule_shutdown(signal)
+
+
+def run_worker(app: faust.App, *, loglevel: str = "INFO", on_ready: Callable[[], Awaitable[None] | None] | None = None) -> None:
+    """Run the app until SIGINT or SIGTERM: then the batch in hand is finished, the offsets are told, the group is left, and it returns.
+
+    on_ready is called (and awaited) when all services run; partitions may come later. Raises DependencyDown when the broker cannot be
+    reached at the start; any other error that ends the worker is raised as it is.
+    """
+    configure_logging(loglevel)
+    loop = app.loop  # parts of the app may have taken it already
+    asyncio.set_event_loop(loop)
+    worker = _Worker(app, loop, on_ready)
+    try:
+        _execute(worker, loop)
+    except KafkaConnectionError:
+        raise DependencyDown(f"no broker answers at {', '.join(f'{url.host}:{url.port}' for url in app.conf.broker_consumer)}") from None
+    except HeadstartError:
+        raise
+
+
+def _execute(worker: _Worker, loop: asyncio.AbstractEventLoop) -> None:
+    """As mode's execute_from_commandline, which ends in sys.exit and sleeps for two seconds on the way."""
+    starting = worker._starting_fut = asyncio.ensure_future(worker.start(), loop=loop)
+    try:
+        loop.run_until_complete(starting)
+    except asyncio.CancelledError:
+        pass  # stopped by a signal
+    finally:
+        maybe_cancel(starting)
+        stopping = worker._signal_stop_future
+        loop.run_until_complete(stopping if stopping is not None else worker.stop())
+        loop.run_until_complete(worker._gather_futures())
+        tasks = [task for task in asyncio.all_tasks(loop) if not task.done()]
+        for task in tasks:
+            task.cancel()
+        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        loop.close()
+    if worker.crash_reason is not None:
+        raise worker.crash_reason

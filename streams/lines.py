@@ -1,0 +1,95 @@
+"""Which product line a row of a foreign log belongs to: by a hash of its category, or by a mapping file."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from features.errors import InputError
+
+DEFAULT_SALT = "headstart"
+KEYS = {"product": "product_id", "category": "category", "category_code": "category_code"}  # the first that maps a row wins
+
+
+def line_rule(text: str) -> Callable[[pa.Table], Any]:
+    """Return what makes the `line` column of a table with `product_id`, `category` and `line`, from the value of `--lines`.
+
+    `hash:N[:SALT]`: the line is sha256("SALT:<category>")[:8] mod N, as a string. Otherwise the path of a mapping file:
+
+    - CSV with a header of two columns, `category,line` or `product,line` (or `category_code,line` for REES46);
+    - JSON: `{"category": {"1051": "shoes"}, "product": {"77": "boots"}}`; either part may be absent.
+
+    A product's line goes before its category's; a row that nothing maps keeps the line that it has. Raises `InputError`.
+    """
+    if text.startswith("hash:"):
+        count, _, salt = text[5:].partition(":")
+        if not (count.isascii() and count.isdigit() and 1 <= int(count) <= 1_000_000):
+            raise InputError(f"lines {text!r}: expected hash:N or hash:N:SALT with N from 1 to 1000000")
+        return lambda table: hashed(table, int(count), salt or DEFAULT_SALT)
+    mapping = _read_mapping(Path(text))
+    return lambda table: _mapped(table, mapping)
+
+
+def hash_line(category: str, count: int, salt: str = DEFAULT_SALT) -> str:
+    """Return the line of a category among `count` lines, "0" to str(count - 1)."""
+    return str(int.from_bytes(sha256(f"{salt}:{category}".encode()).digest()[:8], "big") % count)
+
+
+def hashed(table: pa.Table, count: int, salt: str) -> Any:
+    """Return the `line` column made by `hash_line` from `category`, or from `line` where a row has no category."""
+    category = pc.coalesce(table["category"], table["line"]) if "category" in table.column_names else table["line"]
+    encoded = pa.chunked_array([category.combine_chunks()]).combine_chunks().dictionary_encode()
+    lines = pa.array([hash_line(name, count, salt) for name in encoded.dictionary.to_pylist()], pa.string())
+    return lines.take(encoded.indices)
+
+
+def _mapped(table: pa.Table, mapping: dict[str, dict[str, str]]) -> Any:
+    found = []
+    for part, column in KEYS.items():
+        if part in mapping and column in table.column_names:
+            keys = pa.array(list(mapping[part]), pa.string())
+            lines = pa.array(list(mapping[part].values()), pa.string())
+            found.append(lines.take(pc.index_in(table[column].combine_chunks(), value_set=keys)))
+    return pc.coalesce(*found, table["line"].combine_chunks()) if found else table["line"]
+
+
+def _read_mapping(path: Path) -> dict[str, dict[str, str]]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise InputError(f"cannot read the mapping of lines {path}: {error.strerror}; expected a file, or hash:N[:SALT]") from None
+    except UnicodeDecodeError:
+        raise InputError(f"the mapping of lines {path} is not UTF-8 text") from None
+    return _from_json(path, text) if text.lstrip().startswith("{") else _from_csv(path, text)
+
+
+def _from_json(path: Path, text: str) -> dict[str, dict[str, str]]:
+    try:
+        mapping = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"the mapping of lines {path} is not JSON: {error}") from None
+    for part, pairs in mapping.items():
+        if part not in KEYS or not isinstance(pairs, dict) or not all(isinstance(line, str) and line for line in pairs.values()):
+            raise InputError(f"the mapping of lines {path}: {part!r} is wrong; expected {{{', '.join(KEYS)}}} with ids and names of lines")
+    if not any(mapping.values()):
+        raise InputError(f"the mapping of lines {path} is empty")
+    return {part: pairs for part, pairs in mapping.items() if pairs}
+
+
+def _from_csv(path: Path, text: str) -> dict[str, dict[str, str]]:
+    rows = [[field.strip() for field in row] for row in csv.reader(text.splitlines()) if row]
+    if not rows or len(rows[0]) != 2 or rows[0][0] not in KEYS or rows[0][1] != "line":
+        raise InputError(f"the mapping of lines {path}: the first line must be 'category,line' or 'product,line'")
+    for number, row in enumerate(rows[1:], 2):
+        if len(row) != 2 or not all(row):
+            raise InputError(f"the mapping of lines {path}, row {number}: expected an id and a line, got {','.join(row)[:60]!r}")
+    if len(rows) == 1:
+        raise InputError(f"the mapping of lines {path} is empty")
+    return {rows[0][0]: dict(rows[1:])}

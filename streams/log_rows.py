@@ -1,0 +1,161 @@
+"""The rows of a log file while it is read: each keeps its place, so that an error names the file, the line or row, and the column."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+
+from features.errors import InputError
+from features.events import MAX_TS_MS, MIN_TS_MS
+from features.log import SCHEMA
+
+MAX_CHARACTERS: Final = dict.fromkeys(("event_id", "user_id", "product_id"), 256) | dict.fromkeys(
+    ("line", "category", "channel", "session_id", "campaign_id", "age_band", "gender", "region"), 128
+)
+RANGES: Final = {"ts": (MIN_TS_MS, MAX_TS_MS), "registered_ts": (MIN_TS_MS, MAX_TS_MS), "price": (0, 1e12), "quantity": (0, 1e12), "level": (0, 1_000_000)}
+
+
+class Rows:
+    """A table and the place of each row: a text file's line or a Parquet file's row, both from 1."""
+
+    def __init__(self, path: Path, table: pa.Table, place: np.ndarray, unit: str) -> None:
+        self.path, self.table, self.place, self.unit = path, table, place, unit
+
+    def bad(self, row: int, column: str, what: str) -> InputError:
+        """Return the error that names a row and its column."""
+        return InputError(f"{self.path}, {self.unit} {self.place[row]}, column {column!r}: {what}")
+
+    def refuse(self, column: str, mask: Any, what: Callable[[int], str]) -> None:
+        """Raise `InputError` for the first row where the mask (N,) holds; a null in it does not."""
+        row = pc.index(mask, pa.scalar(True)).as_py()
+        if row >= 0:
+            raise self.bad(row, column, what(row))
+
+    def kept(self, mask: Any) -> Rows:
+        """Return the rows where the mask (N,) holds."""
+        return Rows(self.path, self.table.filter(mask), self.place[np.asarray(mask)], self.unit)
+
+    def with_table(self, table: pa.Table) -> Rows:
+        """Return another table of the same rows."""
+        return Rows(self.path, table, self.place, self.unit)
+
+    def with_column(self, name: str, values: Any) -> Rows:
+        """Return the rows with one column replaced."""
+        return self.with_table(self.table.set_column(self.table.column_names.index(name), name, values))
+
+    def cast(self, column: str, to: pa.DataType, expected: str, values: Any = None) -> Any:
+        """Return a column (or `values` that were made from it) as another type; `InputError` for the first null and the first value that is not `expected`."""
+        values = self.table[column] if values is None else values
+        self.refuse(column, pc.is_null(values), lambda _: f"empty; expected {expected}")
+        return self.cast_known(column, to, expected, values)
+
+    def cast_known(self, column: str, to: pa.DataType, expected: str, values: Any = None) -> Any:
+        """Return a column as another type, nulls kept; `InputError` for the first value that is not `expected`."""
+        values = self.table[column] if values is None else values
+        try:
+            return values.cast(to)
+        except pa.ArrowException:
+            row = _first_uncastable(values, to)
+            raise self.bad(row, column, f"{str(values[row].as_py())[:60]!r} is not {expected}") from None
+
+    def check_ranges(self) -> None:
+        """Raise `InputError` for the first row that a worker would refuse, column by column in the order of the log's schema."""
+        for name in (name for name in SCHEMA.names if name in self.table.column_names):
+            column = self.table[name]
+            if name in MAX_CHARACTERS:
+                self._check_length(name, column, MAX_CHARACTERS[name])
+            elif name in RANGES:
+                self._check_range(name, column, *RANGES[name])
+
+    def _check_length(self, name: str, column: Any, most: int) -> None:
+        length = pc.utf8_length(column)
+        self.refuse(name, pc.or_(pc.equal(length, 0), pc.greater(length, most)), lambda row: f"expected 1 to {most} characters, got {length[row].as_py()}")
+
+    def _check_range(self, name: str, column: Any, low: float, high: float) -> None:
+        inside = pc.and_(pc.greater_equal(column, low), pc.less_equal(column, high))
+        self.refuse(name, pc.invert(inside), lambda row: f"{column[row].as_py()} is not between {low:,.0f} and {high:,.0f}")
+
+
+def opened(path: Path) -> Any:
+    """Open a file to read bytes, through gzip where its first two bytes say so."""
+    with path.open("rb") as file:
+        zipped = file.read(2) == b"\x1f\x8b"
+    return gzip.open(path, "rb") if zipped else path.open("rb")
+
+
+def one_line(error: Exception) -> str:
+    """Return an error's text on one line, not too long."""
+    return " ".join(str(error).split())[:200]
+
+
+def read_rows(path: Path, names: tuple[str, ...], required: tuple[str, ...]) -> Rows:
+    """Return a Parquet file's rows, or a CSV's (all columns strings, an empty field is null), which may do without a header line of `names`.
+
+    Raises `InputError` when the file cannot be read, a line has another number of fields, or a `required` column is missing.
+    """
+    try:
+        with path.open("rb") as file:
+            in_parquet = file.read(4) == b"PAR1"
+        if in_parquet:
+            table = pq.ParquetFile(path).read()
+            rows = Rows(path, table, np.arange(1, table.num_rows + 1), "row")
+        else:
+            rows = _csv_rows(path, names)
+    except (OSError, EOFError, pa.ArrowException) as error:
+        raise InputError(f"cannot read {path}: {one_line(error)}") from None
+    for name in required:
+        if name not in rows.table.column_names:
+            raise InputError(f"{path} has no column {name!r}; it has {', '.join(rows.table.column_names)}")
+    return rows
+
+
+def first_line(path: Path) -> str:
+    """Return a text file's first line without its end and a byte-order mark."""
+    with opened(path) as stream:
+        text: str = stream.readline(65_536).decode("utf-8", "replace")
+    return text.strip().lstrip("\ufeff")
+
+
+def _csv_rows(path: Path, names: tuple[str, ...]) -> Rows:
+    first = [field.strip('" ') for field in first_line(path).split(",")]
+    has_header = names[0] in first
+    columns = first if has_header else list(names)
+    wrong: list[str] = []
+
+    def refuse(row: Any) -> str:
+        wrong.append(f"line {row.number}: expected {row.expected_columns} fields, got {row.actual_columns}")
+        return "error"
+
+    with opened(path) as stream:
+        try:
+            table = pa_csv.read_csv(
+                stream,
+                # One thread: only then does the parser know a bad row's number.
+                read_options=pa_csv.ReadOptions(use_threads=False, column_names=columns, skip_rows=int(has_header)),
+                parse_options=pa_csv.ParseOptions(invalid_row_handler=refuse),
+                convert_options=pa_csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.string()), strings_can_be_null=True, null_values=[""]),
+            )
+        except pa.ArrowException as error:
+            raise InputError(f"{path}, {wrong[0]}" if wrong else f"cannot read {path} as CSV: {one_line(error)}") from None
+    return Rows(path, table, np.arange(table.num_rows) + 1 + int(has_header), "line")
+
+
+def _first_uncastable(values: Any, to: pa.DataType) -> int:
+    """Return the first row of a column that cannot be cast, given that there is one: halve, and keep the earliest bad half."""
+    low, high = 0, len(values)
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            values.slice(low, middle - low).cast(to)
+            low = middle
+        except pa.ArrowException:
+            high = middle
+    return low

@@ -1,0 +1,213 @@
+"""One input partition as its worker holds it: cursor, open exposures, outbox, and the shoppers' records that it has at hand."""
+
+from __future__ import annotations
+
+import secrets
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from features.catalogue import Counts
+from features.errors import Mismatch
+from features.exposures import Closed, Pending
+from features.intake import LocalTime
+from features.layout import USER, USER_LINE
+from features.store import Changes, Store
+from streams.records import CATALOGUE, Counted, Outcome, decode_message, encode_message
+
+TOPICS = 4
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What all partitions of a namespace agree on. Times in ms; `edges_ms` (K,) are the ends of the delay bins."""
+
+    edges_ms: tuple[int, ...]
+    partitions: int = 1
+    outcome_partitions: int = 1
+    grace_ms: int = 60_000
+    ttl_ms: int = 30 * 86_400_000
+    learn_share: float = 1.0
+    max_pending: int = 1_000_000
+    max_tick_events: int = 200_000
+    lru_users: int = 200_000
+    timezone: str = "UTC"
+    replay: bool = True
+    partitioner_check: bool = True
+    future_ms: int = 300_000
+
+
+class Totals(msgspec.Struct, array_like=True):
+    """read = applied + duplicate + rejected, at every commit."""
+
+    read: int = 0
+    applied: int = 0
+    duplicate: int = 0
+    rejected: int = 0
+    exposures: int = 0
+    untracked: int = 0
+    late_orders: int = 0
+
+
+class Cursor(msgspec.Struct, array_like=True, kw_only=True):
+    """Up to where all effects are in the store."""
+
+    epoch: int
+    offsets: list[int]  # the next one of each of the four input topics
+    numbers: list[int]  # the next outcome number for each outcome partition
+    tick_ms: int = 0  # the end of the last tick that was closed
+    time_ms: int = 0
+    totals: Totals
+    counts: Counts = {}  # of the tick that is under way
+
+
+class LostCommit(Exception):
+    """Another worker, or an earlier life of this one, has committed: drop everything and load again. Retried at once."""
+
+
+class Records:
+    """The latest records of a kind, by key; the oldest leave first."""
+
+    def __init__(self, size: int) -> None:
+        self._held: OrderedDict[str, bytes] = OrderedDict()
+        self._size = size
+
+    def get(self, key: str) -> bytes | None:
+        """Return the record and make it the newest."""
+        value = self._held.get(key)
+        if value is not None:
+            self._held.move_to_end(key)
+        return value
+
+    def put(self, key: str, value: bytes) -> None:
+        """Hold a record; the oldest makes room."""
+        self._held[key] = value
+        self._held.move_to_end(key)
+        if len(self._held) > self._size:
+            self._held.popitem(last=False)
+
+
+class Partition:
+    """Partition `number`. Made by `load`, and made anew after every commit that was refused, failed or unanswered."""
+
+    def __init__(self, number: int, store: Store, rules: Rules, *, version: int, cursor: Cursor, pending: Pending, outbox: dict[str, bytes]) -> None:
+        self.number, self.rules, self.cursor, self.pending = number, rules, cursor, pending
+        self.local = LocalTime(rules.timezone)
+        self._store, self._version = store, version
+        self._outbox = outbox
+        self._sent: list[str] = []
+        self._fresh: dict[str, bytes] = {}
+        self._records = Records(2 * rules.lru_users)
+        self._written: dict[str, bytes] = {}
+
+    @classmethod
+    async def load(cls, number: int, store: Store, rules: Rules) -> Partition:
+        """Read version, cursor, pending exposures and outbox in one step; a partition that nobody has worked begins at zero."""
+        slot = await store.load(str(number), ("pending", "outbox"))
+        if slot.version:
+            cursor = msgspec.msgpack.decode(slot.cursor, type=Cursor)
+            if len(cursor.numbers) != rules.outcome_partitions:
+                raise Mismatch(f"partition {number} knows {len(cursor.numbers)} outcome partitions, the settings say {rules.outcome_partitions}")
+        else:
+            cursor = Cursor(epoch=secrets.randbits(63), offsets=[0] * TOPICS, numbers=[0] * rules.outcome_partitions, totals=Totals())
+        return cls(
+            number, store, rules, version=slot.version, cursor=cursor,
+            pending=Pending(rules.edges_ms, slot.hashes["pending"]), outbox=dict(slot.hashes["outbox"]),
+        )  # fmt: skip
+
+    async def users(self, names: Sequence[str]) -> NDArray[np.void]:
+        """Return the users' records (U,) USER; who is unknown has an empty one."""
+        return await self._read([f"u:{name}" for name in names], USER)
+
+    async def lines(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.void]:
+        """Return the records (L,) USER_LINE of (user, domain) pairs."""
+        return await self._read([_line_key(*pair) for pair in pairs], USER_LINE)
+
+    async def _read(self, keys: list[str], dtype: np.dtype[np.void]) -> NDArray[np.void]:
+        found = [self._records.get(key) for key in keys]
+        missing = [i for i, value in enumerate(found) if value is None]
+        for i, value in zip(missing, await self._store.read(str(self.number), [keys[i] for i in missing]), strict=True):
+            found[i] = value if value is not None else bytes(dtype.itemsize)
+        return np.frombuffer(b"".join(value for value in found if value is not None), dtype).copy()
+
+    def keep_users(self, names: Sequence[str], users: NDArray[np.void]) -> None:
+        """Hold users' records for the next commit."""
+        self._keep([f"u:{name}" for name in names], users)
+
+    def keep_lines(self, pairs: Sequence[tuple[str, str]], lines: NDArray[np.void]) -> None:
+        """Hold user-line records for the next commit."""
+        self._keep([_line_key(*pair) for pair in pairs], lines)
+
+    def _keep(self, keys: list[str], records: NDArray[np.void]) -> None:
+        for key, record in zip(keys, records, strict=True):
+            self._written[key] = value = record.tobytes()
+            self._records.put(key, value)
+
+    def tell(self, q: int, key: str, closed: Closed) -> None:
+        """Put an outcome into the outbox, under the next number for outcome partition q."""
+        cursor = self.cursor
+        outcome = Outcome(epoch=cursor.epoch, partition=self.number, number=cursor.numbers[q], key=key, closed=closed)
+        self._post(q, encode_message(outcome))
+
+    def tell_counts(self, tick_ms: int) -> None:
+        """Put what was counted since the last tick into the outbox, for the catalogue's writer at outcome partition 0."""
+        cursor = self.cursor
+        if cursor.counts:
+            counts = dict(sorted(cursor.counts.items()))
+            self._post(0, encode_message(Counted(epoch=cursor.epoch, partition=self.number, number=cursor.numbers[0], tick_ms=tick_ms, counts=counts)))
+            cursor.counts = {}
+
+    def _post(self, q: int, message: bytes) -> None:
+        self._fresh[f"{q}:{self.cursor.numbers[q]:015d}"] = message
+        self.cursor.numbers[q] += 1
+
+    async def commit(self) -> None:
+        """Write everything since the last commit in one step. Raises `LostCommit` when the version is not ours, and DependencyDown."""
+        put, drop = self.pending.changes()
+        changes = Changes(
+            cursor=msgspec.msgpack.encode(self.cursor),
+            records=self._written,
+            put={"pending": put, "outbox": self._fresh},
+            drop={"pending": drop, "outbox": self._sent},
+        )
+        if not await self._store.commit(str(self.number), self._version, changes):
+            raise LostCommit(f"partition {self.number}: version {self._version} is no longer the store's")
+        self._version += 1
+        for name in self._sent:
+            self._outbox.pop(name, None)
+        self._outbox.update(self._fresh)
+        self._written, self._fresh, self._sent = {}, {}, []
+
+    def unsent(self) -> list[tuple[int, bytes, bytes]]:
+        """Return (outcome partition, key, message) of what is committed and not yet known to be on Kafka, in the order of numbers."""
+        names = sorted(set(self._outbox) - set(self._sent), key=lambda name: (int(name.partition(":")[0]), name))
+        out = []
+        for name in names:
+            message = decode_message(self._outbox[name])
+            key = message.key if isinstance(message, Outcome) else CATALOGUE
+            out.append((int(name.partition(":")[0]), key.encode(), self._outbox[name]))
+        return out
+
+    def mark_sent(self) -> None:
+        """Note that all of `unsent` is on Kafka; the next commit trims it."""
+        self._sent = sorted(self._outbox)
+
+    def upto(self, q: int) -> int:
+        """Return the number that the next outcome for outcome partition q will have."""
+        return self.cursor.numbers[q]
+
+
+def _line_key(user: str, domain: str) -> str:
+    return f"ul:{user}\x1f{domain}"
+
+
+def distinct(items: Iterable[str]) -> dict[str, int]:
+    """Return each distinct item with its position, in order of first appearance."""
+    places: dict[str, int] = {}
+    for item in items:
+        places.setdefault(item, len(places))
+    return places

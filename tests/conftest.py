@@ -1,0 +1,63 @@
+"""Servers that tests share: one of each for each pytest-xdist worker, started when a test first asks."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from streams.embedded import EmbeddedBroker, EmbeddedValkey
+from tests.kafka_server import KafkaServer
+
+
+@pytest.fixture(scope="session")
+def embedded_broker() -> Iterator[EmbeddedBroker]:
+    """A Kafka-compatible broker for the whole session: use a `topic_prefix` of your own, and do not stop it."""
+    with EmbeddedBroker() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def embedded_valkey() -> Iterator[EmbeddedValkey]:
+    """A Valkey for the whole session: do not stop it."""
+    with EmbeddedValkey() as server:
+        yield server
+
+
+@pytest.fixture
+def broker(embedded_broker: EmbeddedBroker) -> str:
+    """HOST:PORT of the session's embedded broker."""
+    return embedded_broker.address
+
+
+@pytest.fixture
+def redis_url(embedded_valkey: EmbeddedValkey) -> str:
+    """URL of the session's embedded Valkey, emptied."""
+    with socket.create_connection(("127.0.0.1", embedded_valkey.port), 5.0) as connection:
+        connection.sendall(b"FLUSHALL\r\n")
+        assert connection.recv(64) == b"+OK\r\n"
+    return embedded_valkey.url
+
+
+@pytest.fixture
+def topic_prefix() -> str:
+    """A prefix for topics that no other test uses."""
+    return f"t{uuid.uuid4().hex[:12]}."
+
+
+@pytest.fixture(scope="session")
+def real_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
+    """A real Apache Kafka (one node) for the whole session, from KAFKA_HOME or ../shared/kafka; the test is skipped if there is none."""
+    home = Path(os.environ.get("KAFKA_HOME") or Path(__file__).parents[2] / "shared" / "kafka")
+    script = home / "bin" / "kafka-server-start.sh"
+    if not script.exists():
+        pytest.skip(f"no Apache Kafka: {script} does not exist; set KAFKA_HOME to a distribution's folder")
+    if shutil.which("java") is None:
+        pytest.skip("no Java: `java` is not on the PATH; Apache Kafka needs Java 17")
+    with KafkaServer(home, tmp_path_factory.mktemp("kafka")) as server:
+        yield server

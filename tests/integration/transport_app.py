@@ -1,0 +1,132 @@
+"""A worker with the batched transport and nothing else, run as a process of its own by test_transport.
+
+Its cursors are files `TOPIC.PARTITION` in a folder, in place of Redis; each batch moves them. It writes what happens to standard output,
+a JSON object a line, and takes orders from standard input, likewise:
+
+    {"do": "seek", "to": [["browse", 3, 17]]} | {"do": "pause" | "resume", "tps": [["browse", 3]]} | {"do": "deliver", "records": [[topic, key, value, partition]]}
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import faust
+from faust.types import TP
+
+from streams.delivery import Outgoing, deliver
+from streams.faust_worker import app_settings, hard_exit, run_worker
+from streams.transport import Batch, Consumer, Transport, batch_topic, check_copartitioned
+
+
+def say(**what: Any) -> None:
+    """Write one line."""
+    print(json.dumps(what), flush=True)
+
+
+class FileCursors:
+    """Positions of which each is a file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.in_hand = asyncio.Event()
+        self.in_hand.set()
+
+    def path(self, tp: TP) -> Path:
+        """The cursor's file."""
+        return self.folder / f"{tp.topic}.{tp.partition}"
+
+    async def cursors(self, tps: set[TP]) -> Mapping[TP, int]:
+        """Read the files that there are."""
+        say(what="assigned", tps=sorted(tps))
+        return {tp: int(self.path(tp).read_text()) for tp in tps if self.path(tp).exists()}
+
+    def move(self, tp: TP, offset: int) -> None:
+        """Write one cursor in one step."""
+        new = self.path(tp).with_suffix(f".{tp.partition}.new")
+        new.write_text(str(offset))
+        new.replace(self.path(tp))
+
+    def log_start_above(self, tp: TP, cursor: int, first: int) -> None:
+        """Report."""
+        say(what="log_start_above", tp=tp, cursor=cursor, first=first)
+
+    async def settle(self) -> None:
+        """Wait for the batch in hand."""
+        await self.in_hand.wait()
+
+    def failed(self, error: BaseException) -> None:
+        """End."""
+        hard_exit(f"positions: {error}")
+
+
+def main(options: dict[str, Any]) -> None:
+    """Run the worker until it is stopped."""
+    settings = app_settings(
+        options["broker"], group=options["group"], session_timeout_s=options.get("session_timeout_s", 6.0),
+        max_poll_records=options.get("max_poll_records", 500), commit_interval_s=0.2,
+    )  # fmt: skip
+    app = faust.App(**settings)
+    positions = FileCursors(Path(options["cursors"]))
+    app.transport = Transport(
+        app.conf.broker_consumer, app, positions=positions, fetch_max_wait_ms=options.get("fetch_max_wait_ms", 20), shrunk_log_s=0.5
+    )
+    topics: list[str] = options["topics"]
+    work_s: float = options.get("work_s", 0.0)
+
+    @app.agent(batch_topic(app, *topics), name="take")
+    async def take(stream: Any) -> None:
+        consumer = app.consumer
+        assert isinstance(consumer, Consumer)
+        async for event in stream.noack().events():
+            batch: Batch = event.value
+            if not consumer.is_current(batch):
+                say(what="stale", tp=batch.tp, first=batch.first)
+                continue
+            positions.in_hand.clear()
+            await asyncio.sleep(work_s)
+            positions.move(batch.tp, batch.next)
+            now = time.time()
+            say(
+                what="batch", tp=batch.tp, first=batch.first, next=batch.next, end=batch.end,
+                rows=[[r.offset, (r.key or b"").decode(), (r.value or b"").decode()] for r in batch.records] if options.get("rows", True) else [],
+                late_ms=[round((now - float(r.value or b"0")) * 1000, 2) for r in batch.records] if options.get("timed") else [],
+            )  # fmt: skip
+            event.ack()
+            positions.in_hand.set()
+
+    @app.task
+    async def obey() -> None:
+        reader = asyncio.StreamReader(limit=1 << 26)
+        await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+        while line := await reader.readline():
+            order = json.loads(line)
+            consumer = app.consumer
+            assert isinstance(consumer, Consumer)
+            if order["do"] == "seek":
+                reached = await consumer.seek_partition({TP(topic, number): offset for topic, number, offset in order["to"]})
+                say(what="sought", to=[[*tp, offset] for tp, offset in reached.items()])
+            elif order["do"] == "deliver":
+                try:
+                    await deliver(app, [Outgoing(t, k.encode(), v.encode(), partition=p) for t, k, v, p in order["records"]], timeout_s=order.get("timeout_s", 10))
+                    say(what="delivered")
+                except Exception as error:
+                    say(what="refused", error=type(error).__name__, text=str(error))
+            elif order["do"] == "ask":
+                readings = {f"{t}.{p}": consumer.reading(TP(t, p)) for t, p in order["tps"]}
+                say(what="told", split=check_copartitioned(consumer.assignment(), topics), readings=readings)
+            else:
+                {"pause": consumer.pause, "resume": consumer.resume}[order["do"]]({TP(*tp) for tp in order["tps"]})
+                say(what=order["do"] + "d")
+
+    run_worker(app, loglevel=options.get("loglevel", "INFO"), on_ready=lambda: say(what="ready"))
+    say(what="stopped")
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

@@ -1,0 +1,186 @@
+"""Predicting and learning with the whole model: bits, refusals, storage, and that a launch really learns."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from features.errors import Mismatch
+from models.checkpoint import Artifact
+from models.metrics import figures
+from models.mind import LaunchHead, Model, SharedHeads, learn_launch, learn_shared, predict_launch, predict_shared, predict_source
+from models.pretrain import PretrainSettings, pretrain
+from models.rows import Rows
+from models.trunk import TrunkSettings
+from tests.unit.synthetic_rows import bins_of, make_rows
+
+
+@pytest.fixture(scope="module")
+def artifact() -> Artifact:
+    """A small artifact, trained in a second."""
+    settings = PretrainSettings(TrunkSettings(most_steps=60, checks=4), c_grid=(0.03,))
+    return pretrain(make_rows(3000), schema_hash="schema", trained_until_ms=10, fingerprint="log", settings=settings)
+
+
+@pytest.fixture
+def model(artifact: Artifact) -> Model:
+    """The model made from it."""
+    return Model(artifact)
+
+
+def outcomes(model: Model, rows: Rows) -> tuple[np.ndarray, ...]:
+    """The closed bins of these rows in order of close time: x, bin, y, final, close_ms."""
+    row, k, y = np.array(bins_of(rows.order_delay_s, model.edges_s)).T
+    final = np.where(y == 1, 1, np.where(k == model.bins - 1, 0, -1))
+    close_ms = rows.ts_ms[row] + (1000 * model.edges_s[k + 1]).astype(np.int64)
+    order = np.argsort(close_ms, kind="stable")
+    return rows.x[row][order], k[order], y[order], final[order], close_ms[order]
+
+
+def test_a_row_has_the_same_bits_in_every_batch(model: Model) -> None:
+    """Every expert's score and probability of a row: alone, in batches of 7, 64 and 1 000, and permuted."""
+    rows = make_rows(1500, seed=5)
+    launch, shared = model.launch(), model.shared()
+    x, k, y, final, close_ms = outcomes(model, make_rows(100, seed=6))
+    learn_launch(model, launch, shared, x, k, y, final, close_ms)
+
+    def predict(batch: np.ndarray) -> np.ndarray:
+        return np.stack([a for expert in predict_launch(model, launch, shared, batch) for a in expert], axis=1)
+
+    whole = predict(rows.x)
+    for size in (1, 7, 64, 1000):
+        assert np.concatenate([predict(rows.x[i : i + size]) for i in range(0, len(rows), size)]).tobytes() == whole.tobytes()
+    order = np.random.default_rng(0).permutation(len(rows))
+    assert predict(rows.x[order]).tobytes() == whole[order].tobytes()
+
+
+def test_many_is_repeated_one_to_the_bit(model: Model) -> None:
+    """Outcomes in one batch, in batches of 7, or one by one leave the same bytes in both states."""
+    x, k, y, final, close_ms = outcomes(model, make_rows(150, seed=7))
+    stored = set()
+    for size in (1, 7, len(x)):
+        launch, shared = model.launch(), model.shared()
+        for i in range(0, len(x), size):
+            part = slice(i, i + size)
+            learn_launch(model, launch, shared, x[part], k[part], y[part], final[part], close_ms[part])
+        for i in range(0, len(x), size):
+            part = slice(i, i + size)
+            learn_shared(model, shared, x[part], k[part], y[part], final[part])
+        stored.add((launch.to_bytes(), shared.to_bytes()))
+    assert len(stored) == 1
+
+
+def test_states_survive_storage_exactly(model: Model) -> None:
+    """What is read back predicts and stores the same bytes, and goes on learning."""
+    x, k, y, final, close_ms = outcomes(model, make_rows(200, seed=8))
+    launch, shared = model.launch(), model.shared()
+    learn_launch(model, launch, shared, x, k, y, final, close_ms)
+    learn_shared(model, shared, x, k, y, final)
+    launch2, shared2 = LaunchHead.from_bytes(launch.to_bytes()), SharedHeads.from_bytes(shared.to_bytes())
+    for a, b in ((launch, shared), (launch2, shared2)):
+        learn_launch(model, a, b, x[:9], k[:9], y[:9], final[:9], close_ms[:9])
+        learn_shared(model, b, x[:9], k[:9], y[:9], final[:9])
+    assert launch.to_bytes() == launch2.to_bytes()
+    assert shared.to_bytes() == shared2.to_bytes()
+    assert launch.n_learned == len(x) + 9
+
+
+@pytest.mark.parametrize("raw", [b"", b"\x93\x01", b"nonsense", b"\xff" * 40])
+def test_bytes_that_are_no_state_are_refused(raw: bytes, model: Model) -> None:
+    """Mismatch for garbage, and for a state of the other kind."""
+    with pytest.raises(Mismatch):
+        SharedHeads.from_bytes(raw)
+    with pytest.raises(Mismatch):
+        LaunchHead.from_bytes(model.shared().to_bytes())
+
+
+def test_a_copy_is_independent(model: Model) -> None:
+    """Learning changes neither the copy made before, nor the model's frozen heads, nor the next launch."""
+    x, k, y, final, close_ms = outcomes(model, make_rows(50, seed=9))
+    launch, shared = model.launch(), model.shared()
+    launch_before, shared_before = launch.copy(), shared.copy()
+    learn_launch(model, launch, shared, x, k, y, final, close_ms)
+    learn_shared(model, shared, x, k, y, final)
+    assert launch_before.to_bytes() == model.launch().to_bytes() != launch.to_bytes()
+    assert shared_before.to_bytes() == model.shared().to_bytes() != shared.to_bytes()
+
+
+@pytest.mark.parametrize(
+    ("x", "k", "y", "final"),
+    [(np.nan, 0, 0, -1), (np.inf, 0, 0, -1), (0.0, 99, 0, -1), (0.0, -2, 0, -1), (0.0, 0, 2, -1), (0.0, 0, 0, 3)],
+)
+def test_bad_outcomes_teach_nothing(model: Model, x: float, k: int, y: int, final: int) -> None:
+    """A batch with one bad outcome raises ValueError and leaves both states as they were."""
+    launch, shared = model.launch(), model.shared()
+    before = launch.to_bytes(), shared.to_bytes()
+    rows = np.zeros((3, 12), dtype=np.float32)
+    rows[2, 4] = x
+    args = rows, np.array([0, 1, k]), np.array([0, 1, y]), np.array([-1, 1, final])
+    with pytest.raises(ValueError, match="refused"):
+        learn_shared(model, shared, *args)
+    with pytest.raises(ValueError, match="refused"):
+        learn_launch(model, launch, shared, *args, np.zeros(3, dtype=np.int64))
+    assert (launch.to_bytes(), shared.to_bytes()) == before
+
+
+def test_no_nan_leaves_a_prediction(model: Model) -> None:
+    """Whatever x holds, every score and probability is a number in [0, 1]."""
+    x = np.zeros((4, 12), dtype=np.float32)
+    x[0], x[1], x[2], x[3] = np.nan, np.inf, -np.inf, 3e38
+    for expert in predict_launch(model, model.launch(), model.shared(), x):
+        for a in expert:
+            assert ((a >= 0) & (a <= 1)).all()
+
+
+def test_maps_at_hand_give_the_same(model: Model) -> None:
+    """Rows and their maps predict alike, and a row of no launch is priced by the shared heads."""
+    x = make_rows(20).x
+    shared = model.shared()
+    s = predict_shared(model, shared, x)
+    assert (predict_shared(model, shared, model.maps(x)) == s).all()
+    np.testing.assert_allclose(predict_source(model, shared, x).probability, 1 / (1 + np.exp(-s)), rtol=1e-12)
+
+
+def test_no_rows_are_no_work(model: Model) -> None:
+    """Empty batches predict nothing and teach nothing."""
+    launch, shared = model.launch(), model.shared()
+    none = np.zeros((0, 12), dtype=np.float32), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    learn_launch(model, launch, shared, *none, np.zeros(0, dtype=np.int64))
+    learn_shared(model, shared, *none)
+    assert launch.to_bytes() == model.launch().to_bytes()
+    assert len(predict_launch(model, launch, shared, none[0]).headstart.score) == 0
+
+
+def test_a_launch_with_another_level_is_learned(model: Model) -> None:
+    """A product that sells e times better: the frozen heads stay wrong, the offset finds the level, and the ranks do not move."""
+    first, second = make_rows(1500, seed=20, shift=1.0), make_rows(1500, seed=21, shift=1.0)
+    launch, shared = model.launch(), model.shared()
+    learn_launch(model, launch, shared, *outcomes(model, first))
+    seen = {name: figures(second.ordered, e.probability, e.score) for name, e in predict_launch(model, launch, shared, second.x)._asdict().items()}
+    assert seen["frozen"]["pcoc"] < 0.7
+    assert 0.9 < seen["headstart"]["pcoc"] < 1.1
+    assert seen["headstart"]["log_loss"] < seen["frozen"]["log_loss"]
+    assert seen["headstart"]["auc"] == pytest.approx(seen["frozen"]["auc"])
+    assert launch.hit.sum() == first.ordered.sum()
+    assert (launch.tried >= launch.hit).all()
+
+
+def test_transfer_beats_scratch_at_first(model: Model) -> None:
+    """After fifty exposures headstart ranks better than the head from scratch."""
+    launch, shared = model.launch(), model.shared()
+    learn_launch(model, launch, shared, *outcomes(model, make_rows(50, seed=22)))
+    fresh = make_rows(2000, seed=23)
+    seen = predict_launch(model, launch, shared, fresh.x)
+    assert figures(fresh.ordered, *reversed(seen.headstart))["auc"] > figures(fresh.ordered, *reversed(seen.scratch))["auc"] + 0.02
+
+
+def test_the_sources_keep_the_shared_heads_fresh(model: Model) -> None:
+    """When every line drifts, the shared heads follow by the sources' outcomes, in all three heads."""
+    drifted, fresh = make_rows(1500, seed=30, shift=-1.0), make_rows(1500, seed=31, shift=-1.0)
+    shared = model.shared()
+    x, k, y, final, _ = outcomes(model, drifted)
+    learn_shared(model, shared, x, k, y, final)
+    before, after = (predict_source(model, heads, fresh.x).probability for heads in (model.frozen, shared))
+    assert figures(fresh.ordered, after, after)["log_loss"] < figures(fresh.ordered, before, before)["log_loss"]
+    for name in ("raw_final", "raw_delay", "trunk_delay"):
+        assert getattr(shared, name).m[-1] < getattr(model.frozen, name).m[-1]
