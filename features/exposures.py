@@ -81,6 +81,10 @@ class Pending:
         self._by_user.setdefault(exposure.user, []).append(exposure)
         heapq.heappush(self._queue, (self._close_ms(exposure), exposure.id))
 
+    def has_due(self, until_ms: int) -> bool:
+        """Whether a bin closes up to `until_ms` inclusive."""
+        return bool(self._queue) and self._queue[0][0] <= until_ms
+
     def add(self, exposure: Exposure) -> None:
         """Follow an exposure from now on."""
         self._insert(exposure)

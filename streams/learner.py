@@ -180,9 +180,7 @@ class Learner:
             put["changed"] = {str(self._version + 1): b""}
         stamp_ms = tick_ms if tick_ms is not None else max((m.closed.close_ms for m in outcomes), default=self.cursor.stamp_ms)
         fresh = {
-            f"{stamp_ms:015d}:{name}": encode_json(snapshot(name, state, stamp_ms))
-            for name, state in self._states().items()
-            if name in heads and self._replay
+            f"{stamp_ms:015d}:{name}": encode_json(snapshot(name, state, stamp_ms)) for name, state in self._states().items() if name in heads and self._replay
         }
         put["snapshots"] = fresh
         await self._commit(put, {"snapshots": self._sent, "changed": [str(self._version + 1 - CHANGED_KEPT)]}, expected, tick_ms)
@@ -261,6 +259,10 @@ class Learner:
             record = np.frombuffer(held, CATALOGUE) if held else empty()
             changed[name] = self._catalogue[name] = add(record, values, at_ms).tobytes()
         return changed
+
+    def is_tick_end(self, message: Message) -> bool:
+        """Whether `step` may have something to do right after a message, in a replay."""
+        return self._replay and isinstance(message, TickDone)
 
     def unsent(self) -> list[Outgoing]:
         """Return the committed snapshots that are not known to be on Kafka."""

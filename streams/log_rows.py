@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -128,23 +129,18 @@ def _csv_rows(path: Path, names: tuple[str, ...]) -> Rows:
     first = [field.strip('" ') for field in first_line(path).split(",")]
     has_header = names[0] in first
     columns = first if has_header else list(names)
-    wrong: list[str] = []
-
-    def refuse(row: Any) -> str:
-        wrong.append(f"line {row.number}: expected {row.expected_columns} fields, got {row.actual_columns}")
-        return "error"
-
     with opened(path) as stream:
         try:
             table = pa_csv.read_csv(
                 stream,
-                # One thread: only then does the parser know a bad row's number.
+                # One thread: only then does the parser's error tell the bad row's number.
                 read_options=pa_csv.ReadOptions(use_threads=False, column_names=columns, skip_rows=int(has_header)),
-                parse_options=pa_csv.ParseOptions(invalid_row_handler=refuse),
                 convert_options=pa_csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.string()), strings_can_be_null=True, null_values=[""]),
             )
         except pa.ArrowException as error:
-            raise InputError(f"{path}, {wrong[0]}" if wrong else f"cannot read {path} as CSV: {one_line(error)}") from None
+            found = re.search(r"Row #(\d+): Expected (\d+) columns, got (\d+)", str(error))
+            what = ", line {}: expected {} fields, got {}".format(*found.groups()) if found else f" cannot be read as CSV: {one_line(error)}"
+            raise InputError(f"{path}{what}") from None
     return Rows(path, table, np.arange(table.num_rows) + 1 + int(has_header), "line")
 
 

@@ -153,7 +153,7 @@ async def _apply(partition: Partition, arrived: list[Arrived], knowledge: Knowle
     partition.keep_lines(list(pairs), line_records)
 
     # What we believe: each event in each domain that it touches.
-    beliefs = _believe(knowledge, x, domains) if knowledge.model is not None else [[() for _ in touched] for touched in domains]
+    beliefs = _believe(knowledge, x, domains)
 
     # What follows: scores, marks on open exposures, new exposures, and the catalogue's counts.
     totals, trunk = partition.cursor.totals, knowledge.trunk
@@ -188,6 +188,8 @@ def _domains(event: Event, knowledge: Knowledge, at_ms: int) -> tuple[list[str],
 
 
 def _believe(knowledge: Knowledge, x: NDArray[np.float32], domains: list[list[_Domain]]) -> list[list[Belief]]:
+    if knowledge.model is None:
+        return [[() for _ in touched] for touched in domains]
     maps = knowledge.maps(x)
     in_line = knowledge.of_lines(maps)
     beliefs: list[list[Belief]] = [[in_line[i]] for i in range(len(domains))]
@@ -215,8 +217,17 @@ def _expose(partition: Partition, a: Arrived, domain: str, category: str, x: NDA
     totals.exposures += 1
     partition.pending.add(
         Exposure(
-            id=name, domain=domain, counts=counts, user=a.event.user_id, line=a.event.line, category=category, ts_ms=a.ts_ms,
-            x=x.tobytes(), predictions=belief, delay_ms=[NONE] * 3, bin=1,
+            id=name,
+            domain=domain,
+            counts=counts,
+            user=a.event.user_id,
+            line=a.event.line,
+            category=category,
+            ts_ms=a.ts_ms,
+            x=x.tobytes(),
+            predictions=belief,
+            delay_ms=[NONE] * 3,
+            bin=1,
         )  # fmt: skip
     )
     return name
@@ -227,8 +238,12 @@ def _score(a: Arrived, touched: list[_Domain], beliefs: list[Belief], opened: li
     told = list(zip(touched, beliefs, opened, strict=True))
     entries = [
         Entry(
-            launch_id=d.launch.id if d.launch else None, line=event.line, exposure_id=exposure,
-            arm=d.launch.arm(event.user_id) if d.launch else None, score=belief[0], probability=belief[1],
+            launch_id=d.launch.id if d.launch else None,
+            line=event.line,
+            exposure_id=exposure,
+            arm=d.launch.arm(event.user_id) if d.launch else None,
+            score=belief[0],
+            probability=belief[1],
         )  # fmt: skip
         for d, belief, exposure in (told[1:] or told)
     ]
@@ -261,5 +276,3 @@ async def close_bins(partition: Partition, tick_end_ms: int) -> None:
                 record["matured"] += 1
                 record["converted"] += label
         partition.keep_users(list(names), users)
-
-

@@ -23,11 +23,13 @@ PROGRESS_EVERY: Final = 1_000
 
 
 class Outgoing(NamedTuple):
-    """A record to be sent to the topic of `kind`."""
+    """A record to be sent to the topic of `kind`; its key says the partition, unless one is given."""
 
     kind: str
     key: bytes | None
-    value: bytes
+    value: bytes | None
+    partition: int | None = None
+    headers: tuple[tuple[str, bytes], ...] = ()
 
 
 def publish_events(
@@ -83,7 +85,7 @@ def publish_records(
         producer = KafkaProducer(**config)
         for sent, record in enumerate(records, 1):
             counts[record.kind] += 1
-            waiting.append(producer.send(topics[record.kind], key=record.key, value=record.value))
+            waiting.append(producer.send(topics[record.kind], key=record.key, value=record.value, partition=record.partition, headers=list(record.headers)))
             if len(waiting) >= IN_FLIGHT:
                 confirmed += _confirm(waiting, IN_FLIGHT // 2, delivery_timeout_s)
             if progress is not None and sent % PROGRESS_EVERY == 0:
@@ -95,10 +97,19 @@ def publish_records(
         raise DependencyDown(f"the broker at {broker} has {confirmed} of {sent} records for certain, then: {error or type(error).__name__}") from None
     finally:
         if producer is not None:
-            producer.close(timeout=0 if waiting else 5)
+            _close(producer, 0 if waiting else 5)
     if progress is not None:
         progress(sent)
     return counts
+
+
+def _close(producer: Any, timeout_s: float) -> None:
+    try:
+        producer.close(timeout=timeout_s)
+    except KafkaError:
+        # kafka-python then leaves its thread running, which would try to connect for ever.
+        producer._sender.force_close()
+        producer._sender.join(5.0)
 
 
 def _confirm(waiting: deque[Any], number: int, timeout_s: float) -> int:

@@ -94,7 +94,7 @@ class World:
 
     def open_c(self, t: Array) -> Array:
         """Return which categories are on sale at times (N,); shape (N, C). The launch's are not before their day."""
-        return (self.line_of_c[None, :] != self.launch_line) | (t[:, None] >= self.launch_at)
+        return np.asarray((self.line_of_c[None, :] != self.launch_line) | (t[:, None] >= self.launch_at))
 
     def level_shift(self, line: Array, t: Array) -> Array:
         """Return what launch, drift and hour add to the log odds; shapes broadcast."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import socket
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from features.events import KINDS
 logging.getLogger("kafka").addHandler(logging.NullHandler())
 
 DAY_MS: Final = 86_400_000
+GONE_S: Final = 10.0
 _LEGAL = re.compile(r"[A-Za-z0-9._-]{1,249}")
 
 
@@ -223,13 +225,18 @@ def check_topics(
 
 
 def delete_topics(broker: str, topics: Iterable[str], *, client_config: Mapping[str, object] | None = None) -> list[str]:
-    """Delete topics, given by their names on the broker, with all their records; return those that were there."""
+    """Delete topics, given by their names on the broker, with all their records; return those that were there, once they are gone."""
     with _admin(broker, client_config) as admin:
         there = list(_partition_counts(admin, topics))
         if there:
             for topic in admin.delete_topics(there, raise_errors=False)["topics"]:
                 if for_code(topic["error_code"]).__name__ != "UnknownTopicOrPartitionError":
                     _raise_for(topic, "delete", brokers=0, replication=0)
+        deadline = time.monotonic() + GONE_S
+        while _partition_counts(admin, there):
+            if time.monotonic() > deadline:
+                raise DependencyDown(f"the broker at {broker} still has {', '.join(there)} {GONE_S:.0f} s after it agreed to delete")
+            time.sleep(0.05)
     return there
 
 

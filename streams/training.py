@@ -18,8 +18,9 @@ from features.memory_store import MemoryStore
 from features.vector import NAMES, SCHEMA_HASH, WIDTH
 from models.checkpoint import Artifact
 from models.delay import default_edges_s
-from models.pretrain import PretrainSettings, Progress, pretrain
+from models.pretrain import PretrainSettings, pretrain
 from models.rows import Rows
+from models.trunk import Progress
 from streams.offline import run
 from streams.partition import Rules
 from streams.records import Outcome
@@ -46,9 +47,7 @@ def without_past(log: pa.Table, line: str, until_ms: int) -> pa.Table:
 def final_rows(log: pa.Table, rules: Rules, *, tick_ms: int, lines: Sequence[str]) -> Rows:
     """Return the exposures of a log whose label is final by its end, as the pipeline sees them."""
     finals: list[Outcome] = []
-    asyncio.run(
-        run(cut(log, tick_ms), MemoryStore(), rules, None, scoring=False, on_outcome=lambda m: finals.append(m) if m.closed.label != NONE else None)
-    )
+    asyncio.run(run(cut(log, tick_ms), MemoryStore(), rules, None, scoring=False, on_outcome=lambda m: finals.append(m) if m.closed.label != NONE else None))
     exposures = [m.closed.exposure for m in finals]
     place = {line: i for i, line in enumerate(lines)}
     delay_ms = np.array([e.delay_ms for e in exposures], np.float64).reshape(len(exposures), 3)
@@ -99,5 +98,5 @@ def train(
                 pairs.append((seen.select(known), seen.select(own)))
     return pretrain(
         rows, pseudo=pairs, edges_s=np.array([0.0, *rules.edges_ms]) / 1000.0, seed=seed, schema_hash=SCHEMA_HASH,
-        trained_until_ms=until_ms, fingerprint=fingerprint(log), progress=progress, **({"settings": settings} if settings else {}),
+        trained_until_ms=until_ms, fingerprint=fingerprint(log), progress=progress, settings=settings,
     )  # fmt: skip

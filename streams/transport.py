@@ -166,6 +166,13 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         # The same price again: aiokafka holds a broker's next fetch back while what a partition had fetched is not drained.
         self._ensure_consumer()._fetcher._prefetch_backoff = cast(Transport, self.transport).fetch_max_wait_ms / 1000
 
+    async def on_thread_stop(self) -> None:
+        """Leave the group and stop the consumer."""
+        if self._consumer is not None and self._consumer._coordinator is not None and self._consumer._coordinator.generation == 0:
+            # aiokafka takes generation 0 for none, and would not leave. It is the first one of the embedded broker.
+            self._consumer._coordinator.generation = 1
+        await super().on_thread_stop()
+
     async def _fetch_records(
         self, consumer: AIOKafkaConsumer, active_partitions: Any, timeout: float | None = None, max_records: int | None = None
     ) -> Any:
@@ -178,8 +185,18 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             consumer.seek(TopicPartition(*tp), offset)
             self.consumer.new_epoch(tp)
 
+    async def probe(self, partitions: Mapping[TP, int]) -> None:
+        """Have the broker fetch at these offsets, so that `reading` becomes true; what it brings is stale."""
+
+        async def seek() -> None:
+            for tp, offset in partitions.items():
+                self._ensure_consumer().seek(TopicPartition(*tp), offset)
+                self.consumer.epochs.pop(tp, None)
+
+        await self.call_thread(seek)
+
     async def bounds(self, tps: list[TP]) -> dict[TP, tuple[int, int]]:
-        """Return each partition's first offset and the offset after its last."""
+        """Return each partition's first offset, and the offset after its last, which the embedded broker puts too low."""
 
         async def ask() -> dict[TP, tuple[int, int]]:
             consumer, keys = self._ensure_consumer(), [TopicPartition(*tp) for tp in tps]
@@ -367,10 +384,10 @@ class Consumer(driver.Consumer):
     async def _seek_within(self, tp_to_offset: Mapping[TP, int | None]) -> Mapping[TP, int]:
         mine = self.assignment()
         wanted = {tp: offset for tp, offset in tp_to_offset.items() if tp in mine}
-        bounds = await self._bounds(wanted)
+        firsts = await self._firsts(wanted)
         positions = {}
         for tp, offset in wanted.items():
-            first = bounds[tp][0]
+            first = firsts[tp]
             if offset is not None and offset < first:
                 self._batch_transport.positions.log_start_above(tp, offset, first)
             positions[tp] = first if offset is None else max(offset, first)
@@ -381,21 +398,28 @@ class Consumer(driver.Consumer):
         self._thread.wake()
         return positions
 
-    async def _bounds(self, wanted: Mapping[TP, int | None]) -> Mapping[TP, tuple[int, int]]:
-        """First and end offsets. A new leader can tell an old end for a moment, so a log that ends below the cursor is asked again for a while."""
-        deadline = self.loop.time() + self._batch_transport.shrunk_log_s
+    async def _firsts(self, wanted: Mapping[TP, int | None]) -> Mapping[TP, int]:
+        """Return the first offset of each log, once it is certain that no log ends below its cursor.
+
+        A new leader can tell an old end for a moment, and the embedded broker tells the beginning of its last batch. So where an end
+        lies below the cursor, we fetch there: the answer has the true end.
+        """
+        deadline, probed = self.loop.time() + self._batch_transport.shrunk_log_s, set[TP]()
         while True:
             bounds = await self._thread.bounds(list(wanted)) if wanted else {}
-            shrunk = [(tp, offset) for tp, offset in wanted.items() if offset is not None and offset > bounds[tp][1]]
-            if not shrunk:
-                return bounds
+            ends = {tp: max(end, known.end if (known := self.reading(tp)) else 0) for tp, (_, end) in bounds.items()}
+            beyond = {tp: offset for tp, offset in wanted.items() if offset is not None and offset > ends[tp]}
+            if not beyond:
+                return {tp: first for tp, (first, _) in bounds.items()}
             if self.loop.time() > deadline:
-                tp, offset = shrunk[0]
+                tp, offset = next(iter(beyond.items()))
                 raise Mismatch(
-                    f"the log of {tp.topic}[{tp.partition}] ends at {bounds[tp][1]}, below the cursor {offset}: "
+                    f"the log of {tp.topic}[{tp.partition}] ends at {ends[tp]}, below the cursor {offset}: "
                     "the topic was made anew, or this is another cluster"
                 )
-            await asyncio.sleep(0.5)
+            await self._thread.probe({tp: ends[tp] for tp in beyond if tp not in probed})
+            probed.update(beyond)
+            await asyncio.sleep(0.05)
 
     def pause(self, tps: Iterable[TP]) -> None:
         """Park partitions: no further batch of them is delivered, except one that is being delivered now. A rebalance unparks all."""

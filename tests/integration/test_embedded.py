@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -78,7 +79,7 @@ def holder(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
 
 def test_the_stack_answers_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both servers serve at the addresses given; afterwards their processes and temporary folders are gone."""
-    monkeypatch.setattr(embedded.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with EmbeddedStack() as stack:
         assert cluster_id(stack.broker) == stack.kafka.cluster_id
         assert stack.redis_url == f"redis://127.0.0.1:{stack.valkey.port}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import sys
 from collections.abc import Iterator
@@ -102,7 +103,8 @@ def test_more_replicas_than_brokers_is_the_users_to_mend(request: pytest.Fixture
 def test_published_events_arrive_once_in_order_on_their_partition(kafka: str, topic_prefix: str) -> None:
     """Every event is on its topic once, on murmur2(user_id)'s partition, each user's in the order given, though few may wait at a time."""
     make(kafka, topic_prefix)
-    topics, told = broker_names(topic_prefix), []
+    topics = broker_names(topic_prefix)
+    told: list[int] = []
     counts = publish_events(kafka, some_events(4_100), topics, progress=told.append)
     assert counts == {"browse": 1_025, "click": 1_025, "cart": 1_025, "order": 1_025}
     assert told == [1_000, 2_000, 3_000, 4_000, 4_100]
@@ -134,6 +136,7 @@ def test_publishing_needs_the_topics(broker: str, topic_prefix: str) -> None:
         publish_events(broker, some_events(1), mixed)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # kafka-python leaves the sockets of refused connections unclosed
 def test_a_broker_that_dies_is_reported() -> None:
     """Events that the broker did not confirm in time are an error, never a count."""
     with EmbeddedBroker() as dying:
@@ -147,6 +150,7 @@ def test_a_broker_that_dies_is_reported() -> None:
 
         with pytest.raises(DependencyDown, match=r"has \d+ of 2000 records for certain"):
             publish_events(dying.address, source(), broker_names(), delivery_timeout_s=2.0)
+    gc.collect()
 
 
 def test_nobody_there_is_one_line() -> None:
@@ -198,7 +202,7 @@ def test_publish_raw_sends_broken_lines_too(broker: str, topic_prefix: str, tmp_
 def test_publish_takes_parquet(broker: str, topic_prefix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A log in our own schema is published whole."""
     make(broker, topic_prefix)
-    rows = [{"kind": kind} | {name: value for name, value in msgspec.structs.asdict(event).items() if name in SCHEMA.names} for kind, event in some_events(20)]
+    rows = [{name: value for name, value in msgspec.structs.asdict(event).items() if name in SCHEMA.names} | {"kind": kind} for kind, event in some_events(20)]
     file = tmp_path / "log.parquet"
     pq.write_table(in_order(pa.Table.from_pylist(rows)), file)
     assert headstart("publish", str(file), "--broker", broker, "--set", f"topic_prefix={topic_prefix}") == 0

@@ -90,6 +90,11 @@ def main(options: dict[str, Any]) -> None:
                 continue
             positions.in_hand.clear()
             await asyncio.sleep(work_s)
+            if not consumer.is_current(batch):
+                # As a refused commit: what was worked off meanwhile counts for nothing.
+                say(what="stale", tp=batch.tp, first=batch.first)
+                positions.in_hand.set()
+                continue
             positions.move(batch.tp, batch.next)
             now = time.time()
             say(

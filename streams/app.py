@@ -1,0 +1,148 @@
+"""The Faust app: topics, agents and transport around one `streams.worker.Worker`. Nothing lives at module level: `create_app`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import faust
+from aiokafka.errors import KafkaError
+from faust.types import TP
+
+from features.errors import DependencyDown
+from features.events import KINDS
+from features.store import Store
+from models.mind import Model
+from streams import delivery
+from streams.delivery import deliver
+from streams.faust_worker import app_settings, hard_exit
+from streams.gate import End
+from streams.partition import Rules
+from streams.records import TICK_HEADER, Outgoing, Received
+from streams.settings import Settings
+from streams.topics import broker_names
+from streams.transport import Batch, Consumer, Transport, batch_topic, check_copartitioned
+from streams.worker import OUTCOMES, Worker
+
+logger = logging.getLogger(__name__)
+
+BUFFERED_POLLS_A_PARTITION = 4
+MAX_REQUEST_BYTES = 3_000_000  # a refused value may be as large as the broker took it, and carries its reason besides
+
+
+class KafkaOutlet:
+    """Sends records by their plain topic names, and waits until the broker has them."""
+
+    def __init__(self, app: faust.App, names: Mapping[str, str]) -> None:
+        self._app, self._names = app, names
+
+    async def deliver(self, records: Sequence[Outgoing]) -> None:
+        """Return when the broker has all of them."""
+        if records:
+            await deliver(self._app, [delivery.Outgoing(self._names[r.topic], r.key, r.value, r.headers, r.partition) for r in records])
+
+
+class FaustWire:
+    """Between the worker, which counts topics by kind, and the transport, which calls them by name."""
+
+    def __init__(self, app: faust.App, names: Mapping[str, str]) -> None:
+        self._app = app
+        self.topics = [names[kind] for kind in KINDS] + [names["outcomes"]]
+
+    def _consumer(self) -> Consumer:
+        return cast(Consumer, self._app.consumer)
+
+    async def seek(self, offsets: Mapping[tuple[int, int], int]) -> None:
+        """Read on at these offsets."""
+        try:
+            await self._consumer().seek_partition({TP(self.topics[topic], p): offset for (topic, p), offset in offsets.items()})
+        except KafkaError as error:
+            raise DependencyDown(f"the broker does not answer: {error}") from error
+
+    def hold(self, topic: int, partition: int, held: bool) -> None:
+        """Park one partition of a topic, or let it go on."""
+        tps = [TP(self.topics[topic], partition)]
+        if held:
+            self._consumer().pause(tps)
+        else:
+            self._consumer().resume(tps)
+
+    def end(self, topic: int, partition: int) -> End | None:
+        """Return where the partition ends, or None before the first answer."""
+        reading = self._consumer().reading(TP(self.topics[topic], partition))
+        return None if reading is None else End(reading.end, reading.as_of_ms)
+
+
+class WorkerPositions:
+    """Tells the transport where to read: out of the store, through the worker."""
+
+    def __init__(self, worker: Worker, topics: Sequence[str]) -> None:
+        self._worker, self._topics = worker, list(topics)
+
+    async def cursors(self, tps: set[TP]) -> Mapping[TP, int]:
+        """Open the desks of what is assigned, and return their cursors."""
+        split = check_copartitioned(tps, self._topics[:OUTCOMES])
+        if split:
+            hard_exit(f"the assignment is not co-partitioned: {split[0]}")
+        outcomes = self._topics[OUTCOMES]
+        offsets = await self._worker.assigned({tp.partition for tp in tps if tp.topic != outcomes}, {tp.partition for tp in tps if tp.topic == outcomes})
+        return {TP(self._topics[topic], p): offset for (topic, p), offset in offsets.items()}
+
+    def log_start_above(self, tp: TP, cursor: int, first: int) -> None:
+        """Count what is lost."""
+        self._worker.log_start_above(self._topics.index(tp.topic), tp.partition, cursor, first)
+
+    async def settle(self) -> None:
+        """Finish what is in hand."""
+        await self._worker.settle()
+
+    def failed(self, error: BaseException) -> None:
+        """End the process: where to read is not known."""
+        self._worker.crashed(error)
+
+
+def create_app(settings: Settings, store: Store, model: Model, rules: Rules) -> tuple[faust.App, Worker]:
+    """Return the app of one worker, and the worker. Its group is the namespace's, so that namespaces never share partitions."""
+    names = broker_names(settings.topic_prefix, settings.topic_names)
+    buffered = BUFFERED_POLLS_A_PARTITION * (len(KINDS) * rules.partitions + rules.outcome_partitions) + 64
+    kwargs = app_settings(
+        settings.broker, group=f"headstart-{settings.namespace}", session_timeout_s=float(settings.session_timeout_s),
+        max_poll_records=settings.max_poll_records, buffered_polls=buffered, max_fetch_bytes=4 * 1_048_576,
+    )  # fmt: skip
+    app = faust.App(**{**kwargs, "producer_max_request_size": MAX_REQUEST_BYTES})
+    wire = FaustWire(app, names)
+    worker = Worker(
+        store, model, rules, tick_ms=settings.tick_ms, patience_s=float(settings.dependency_timeout_s), outlet=KafkaOutlet(app, names),
+        wire=wire, hard_exit=hard_exit, alive_file=settings.alive_file,
+    )  # fmt: skip
+    app.transport = Transport(app.conf.broker_consumer, app, positions=WorkerPositions(worker, wire.topics))
+    kinds = {topic: kind for kind, topic in enumerate(wire.topics)}
+
+    @app.agent(batch_topic(app, *wire.topics[:OUTCOMES]), name="headstart-score")
+    async def score(stream: Any) -> None:
+        async for event in stream.noack().events():
+            batch: Batch = event.value
+            if cast(Consumer, app.consumer).is_current(batch):
+                kind = kinds[batch.tp.topic]
+                worker.take(kind, batch.tp.partition, _received(kind, batch, rules.replay), batch.next, event.ack)
+
+    @app.agent(batch_topic(app, wire.topics[OUTCOMES]), name="headstart-learn")
+    async def learn(stream: Any) -> None:
+        async for event in stream.noack().events():
+            batch: Batch = event.value
+            if cast(Consumer, app.consumer).is_current(batch):
+                worker.take_outcomes(batch.tp.partition, [(r.offset, r.value) for r in batch.records], batch.next, event.ack)
+
+    return app, worker
+
+
+def _received(kind: int, batch: Batch, replay: bool) -> list[Received]:
+    return [Received(kind, r.offset, r.key, r.value, _tick(r.headers) if replay else None) for r in batch.records]
+
+
+def _tick(headers: Sequence[tuple[str, bytes]]) -> int | None:
+    for name, value in headers:
+        if name == TICK_HEADER:
+            return int(value)
+    return None

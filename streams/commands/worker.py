@@ -1,0 +1,51 @@
+"""`headstart worker`: score events and learn from their outcomes, until stopped."""
+
+from __future__ import annotations
+
+import asyncio
+
+import typer
+
+from models.mind import Model
+from streams import namespace
+from streams.app import create_app
+from streams.commands.options import Broker, Config, Namespace, Redis, Set, Trunk
+from streams.faust_worker import run_worker
+from streams.settings import Settings, load_settings
+
+
+def worker(
+    broker: Broker = None, redis: Redis = None, namespace_: Namespace = None, trunk: Trunk = None, config: Config = None, assignments: Set = None
+) -> None:  # fmt: skip
+    """Score events as they arrive, keep the shoppers' state in Redis, and learn from outcomes. Start as many as there are partitions.
+
+    The worker stops on Ctrl-C or SIGTERM after the batch in hand. It exits with 70 when the broker or Redis stays down for longer than the
+    setting dependency_timeout_s; a supervisor should start it again: it goes on from its cursors in Redis.
+    """
+    settings = load_settings(
+        config, needs=("broker", "redis"), assignments=assignments or (), broker=broker, redis=redis, namespace=namespace_, trunk=trunk
+    )
+    run(settings)
+
+
+def run(settings: Settings) -> None:
+    """Join the namespace and run one worker in this process."""
+    artifact = namespace.load_trunk(settings)
+    cluster = namespace.check_partitions(settings)
+
+    async def joined() -> str:
+        store = namespace.open_store(settings)
+        try:
+            await store.check_durability()
+            clock = namespace.clock_of(await store.meta())
+            rules = namespace.rules_of(settings, artifact, replay=clock != namespace.LIVE)
+            await namespace.join(store, namespace.description(settings, artifact, rules, clock=clock, cluster=cluster), settings.namespace)
+            return clock
+        finally:
+            await store.close()
+
+    clock = asyncio.run(joined())
+    rules = namespace.rules_of(settings, artifact, replay=clock != namespace.LIVE)
+    app, _ = create_app(settings, namespace.open_store(settings), Model(artifact), rules)
+    typer.echo(f"worker of namespace {settings.namespace!r} ({clock}), trunk {artifact.sha256[:16]}", err=True)
+    run_worker(app, loglevel=settings.log_level)

@@ -1,0 +1,185 @@
+"""Where one input partition is worked: a loop that takes portions from the gate, works them off, settles and acknowledges them.
+
+Each desk is a task of its own, so one that waits at a barrier, or for Redis, holds up no other. A refused commit means that someone
+else has committed: the desk drops what it holds, loads the partition again and seeks to its cursor. Nothing is acknowledged before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from features.errors import DependencyDown
+from features.store import Store
+from streams.gate import End, LiveGate, Portion, ReplayGate
+from streams.knowledge import Knowledge
+from streams.partition import LostCommit, Partition, Rules
+from streams.pipeline import Outlet, publish_outbox, settle, work_off
+from streams.records import Received
+
+logger = logging.getLogger(__name__)
+
+HELD_RECORDS = 20_000
+IDLE_S = 0.25
+
+
+class Source(Protocol):
+    """What a desk asks of the transport; topics by their kind."""
+
+    async def seek(self, partition: int, offsets: list[int]) -> None:
+        """Read the four topics on at these offsets."""
+
+    def hold(self, partition: int, kind: int, held: bool) -> None:
+        """Stop, or go on, reading one topic of the partition."""
+
+    def ends(self, partition: int) -> Sequence[End | None]:
+        """Return where the four topics end, as far as known."""
+
+
+class Desk:
+    """Partition `number` of a worker. `start` begins the loop, `stop` ends it after the portion in hand."""
+
+    def __init__(
+        self, partition: Partition, *, store: Store, rules: Rules, knowledge: Knowledge, outlet: Outlet, source: Source,
+        tick_ms: int, patience_s: float, clock_ms: Callable[[], int], stamp_ms: Callable[[], int], crashed: Callable[[BaseException], None],
+    ) -> None:  # fmt: skip
+        self.partition, self.number = partition, partition.number
+        self._store, self._rules, self._knowledge, self._outlet, self._source = store, rules, knowledge, outlet, source
+        self._tick_ms, self._clock_ms, self._stamp_ms, self._crashed = tick_ms, clock_ms, stamp_ms, crashed
+        self._patience_s = patience_s
+        self._down_since_ms: int | None = None
+        self._news = asyncio.Event()
+        self._stopping = False
+        self._reload = False
+        self._acks: list[deque[tuple[int, Callable[[], Any]]]] = [deque() for _ in range(4)]
+        self._held = [False] * 4
+        self._task: asyncio.Task[None] | None = None
+        self._open_gate()
+
+    def _open_gate(self) -> None:
+        cursor = self.partition.cursor
+        self.gate: ReplayGate | LiveGate
+        if self._rules.replay:
+            self.gate = ReplayGate(cursor.offsets, max_tick_events=self._rules.max_tick_events)
+        else:
+            self.gate = LiveGate(cursor.offsets, tick_ms=self._tick_ms, closed_ms=cursor.tick_ms)
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._task = asyncio.get_running_loop().create_task(self._run(), name=f"partition-{self.number}")
+
+    async def stop(self) -> None:
+        """Finish the portion in hand, and work no more."""
+        self._stopping = True
+        self._news.set()
+        if self._task is not None:
+            await self._task
+
+    def stopping(self) -> bool:
+        """Whether the desk takes no further portion."""
+        return self._stopping
+
+    def wake(self) -> None:
+        """Look again: a stamp has come, or time has passed."""
+        self._news.set()
+
+    def load_again(self) -> None:
+        """Drop everything and start from the store: it went back, or someone else has written."""
+        self._reload = True
+        self._news.set()
+
+    def take(self, kind: int, records: list[Received], next_offset: int, ack: Callable[[], Any]) -> None:
+        """Queue what one poll of one topic brought; `ack` is called when all of it is in the store."""
+        if self._stopping:
+            return
+        self.gate.add(kind, records, next_offset)
+        self._acks[kind].append((next_offset, ack))
+        self._hold()
+        self._news.set()
+
+    def _hold(self) -> None:
+        for kind in range(4):
+            full = self.gate.held(kind) > HELD_RECORDS and not self.gate.waits_for(kind)
+            if full != self._held[kind]:
+                self._held[kind] = full
+                self._source.hold(self.number, kind, full)
+
+    async def _run(self) -> None:
+        try:
+            await self._again()
+            while not self.stopping():
+                self._news.clear()
+                try:
+                    if self._reload:
+                        await self._start_over()
+                    while not self.stopping() and not self._reload and (portion := self._next()) is not None:
+                        await self._work(portion)
+                except LostCommit as lost:
+                    logger.warning("%s; starting over from the cursor", lost)
+                    self._reload = True
+                    await asyncio.sleep(0.05)
+                    continue
+                try:
+                    await asyncio.wait_for(self._news.wait(), IDLE_S)
+                except TimeoutError:
+                    continue
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            self._crashed(error)
+
+    def _next(self) -> Portion | None:
+        if isinstance(self.gate, ReplayGate):
+            return self.gate.next() if self._stamp_ms() >= self.partition.cursor.tick_ms else None
+        return self.gate.next(self._clock_ms(), self._source.ends(self.number))
+
+    async def _again(self) -> None:
+        """Send once more what is committed and perhaps not sent."""
+        tick_ms = self.partition.cursor.tick_ms
+        await publish_outbox(self.partition, self._outlet, self._store, tick_done_ms=tick_ms if self._rules.replay and tick_ms else None)
+
+    async def _work(self, portion: Portion) -> None:
+        partition, now_ms = self.partition, self._clock_ms()
+        if not self._rules.replay and not portion.records and not _has_due(partition, portion.tick_end_ms):
+            partition.cursor.tick_ms = portion.tick_end_ms or partition.cursor.tick_ms  # nothing to write for a quiet tick
+            return
+        try:
+            worked = await work_off(
+                partition, portion.records, self._knowledge, offsets=portion.offsets, tick_end_ms=portion.tick_end_ms,
+                latest_ms=None if self._rules.replay else now_ms + self._rules.future_ms,
+            )  # fmt: skip
+            partition.cursor.time_ms = max(partition.cursor.time_ms, portion.time_ms)
+            await settle(partition, worked, self._outlet, self._store, tick_done_ms=portion.tick_end_ms if self._rules.replay else None)
+        except DependencyDown as down:
+            # The commit may have been done or not: the stored cursor decides.
+            self._down_since_ms = self._down_since_ms or now_ms
+            if self._clock_ms() - self._down_since_ms > 1000 * self._patience_s:
+                raise
+            logger.warning("partition %d: %s; starting over from the cursor", self.number, down)
+            await asyncio.sleep(0.2)
+            self._reload = True
+            return
+        self._down_since_ms = None
+        for kind, acks in enumerate(self._acks):
+            while acks and acks[0][0] <= portion.offsets[kind]:
+                acks.popleft()[1]()
+        self._hold()
+
+    async def _start_over(self) -> None:
+        self._reload = False
+        self.partition = await Partition.load(self.number, self._store, self._rules)
+        await self._again()
+        for kind in range(4):
+            self._acks[kind].clear()
+            if self._held[kind]:
+                self._held[kind] = False
+                self._source.hold(self.number, kind, False)
+        self._open_gate()
+        await self._source.seek(self.number, self.partition.cursor.offsets)
+
+
+def _has_due(partition: Partition, tick_end_ms: int | None) -> bool:
+    return tick_end_ms is not None and (bool(partition.cursor.counts) or partition.pending.has_due(tick_end_ms - partition.rules.grace_ms))

@@ -1,0 +1,126 @@
+"""Where one outcome partition is learned: a loop that feeds the learner, lets it commit, and sends the heads' snapshots."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from features.errors import DependencyDown, HeadstartError
+from streams.learner import Learner
+from streams.partition import LostCommit
+from streams.pipeline import Outlet
+from streams.records import decode_message
+
+logger = logging.getLogger(__name__)
+
+IDLE_S = 0.5
+
+
+class LearnerDesk:
+    """Outcome partition `q` of a worker. `load` makes a learner from the store; `seek` reads the topic on at its offset."""
+
+    def __init__(
+        self, learner: Learner, *, load: Callable[[int], Awaitable[Learner]], seek: Callable[[int, int], Awaitable[None]], outlet: Outlet,
+        patience_s: float, learned: Callable[[], None], crashed: Callable[[BaseException], None],
+    ) -> None:  # fmt: skip
+        self.learner, self.q = learner, learner.q
+        self._load, self._seek, self._outlet, self._learned, self._crashed = load, seek, outlet, learned, crashed
+        self._patience_s = patience_s
+        self._down_since_s: float | None = None
+        self._queue: deque[tuple[int, bytes | None]] = deque()
+        self._acks: deque[tuple[int, Callable[[], Any]]] = deque()
+        self._news = asyncio.Event()
+        self._stopping = self._reload = False
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to learn."""
+        self._task = asyncio.get_running_loop().create_task(self._run(), name=f"learner-{self.q}")
+
+    async def stop(self) -> None:
+        """Finish the commit in hand, and learn no more."""
+        self._stopping = True
+        self._news.set()
+        if self._task is not None:
+            await self._task
+
+    def load_again(self) -> None:
+        """Drop everything and start from the store."""
+        self._reload = True
+        self._news.set()
+
+    def take(self, records: list[tuple[int, bytes | None]], next_offset: int, ack: Callable[[], Any]) -> None:
+        """Queue what one poll brought."""
+        if not self._stopping:
+            self._queue.extend(records)
+            self._acks.append((next_offset, ack))
+            self._news.set()
+
+    async def _run(self) -> None:
+        try:
+            while not self._stopping:
+                self._news.clear()
+                try:
+                    if self._reload:
+                        await self._start_over()
+                    await self._work()
+                    self._down_since_s = None
+                except LostCommit as lost:
+                    logger.warning("%s; starting over", lost)
+                    self._reload = True
+                    continue
+                except DependencyDown as down:
+                    now_s = asyncio.get_running_loop().time()
+                    self._down_since_s = self._down_since_s or now_s
+                    if now_s - self._down_since_s > self._patience_s:
+                        raise
+                    logger.warning("outcomes[%d]: %s; starting over", self.q, down)
+                    self._reload = True
+                    await asyncio.sleep(0.2)
+                    continue
+                try:
+                    await asyncio.wait_for(self._news.wait(), IDLE_S)
+                except TimeoutError:
+                    continue
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            self._crashed(error)
+
+    async def _work(self) -> None:
+        while self._queue and not self._stopping and not self._reload:
+            offset, value = self._queue.popleft()
+            try:
+                message = decode_message(value or b"")
+            except msgspec.MsgspecError as error:
+                raise HeadstartError(f"outcomes[{self.q}] at offset {offset} is no outcome of ours: {error}") from None
+            await self.learner.receive(message, offset)
+            if not self._queue or self.learner.is_tick_end(message):
+                await self._step()
+        await self._step()
+
+    async def _step(self) -> None:
+        learned = False
+        while await self.learner.step():
+            learned = True
+        if not learned:
+            return
+        self._learned()
+        unsent = self.learner.unsent()
+        if unsent:
+            await self._outlet.deliver(unsent)
+            self.learner.mark_sent()
+        while self._acks and self._acks[0][0] <= self.learner.cursor.offset:
+            self._acks.popleft()[1]()
+
+    async def _start_over(self) -> None:
+        self._reload = False
+        self._queue.clear()
+        self._acks.clear()
+        self.learner = await self._load(self.q)
+        await self._seek(self.q, self.learner.cursor.offset)

@@ -1,0 +1,104 @@
+"""What all parts of a namespace agree on, written once and compared by each worker, learner and publisher that comes."""
+
+from __future__ import annotations
+
+from features.errors import InputError, Mismatch
+from features.redis_store import RedisStore
+from features.store import Store
+from features.vector import SCHEMA_HASH
+from models.checkpoint import Artifact, load
+from models.delay import default_edges_s
+from streams.partition import Rules
+from streams.settings import Settings
+from streams.topics import broker_names, cluster_id, partition_counts
+
+LIVE = "live"
+WHAT_DIFFERS = {
+    "clock": "the clock: a replay needs a namespace of its own",
+    "schema": "the feature schema: run the code that made the namespace, or start a new one",
+    "trunk": "the trunk: give the one that the namespace was made with, or start a new namespace",
+    "partitions": "the partitions: a changed count needs another namespace",
+    "outcome_partitions": "the outcome partitions: a changed count needs another namespace",
+    "cluster": "the Kafka cluster",
+    "topics": "the names of the topics",
+    "rules": "the settings grace_ms, ttl_s, learn_share, timezone or the window",
+}
+
+
+def open_store(settings: Settings) -> RedisStore:
+    """Return the store of the settings' namespace; records live in Redis for twice their life in event time."""
+    return RedisStore(
+        settings.redis, settings.namespace, ttl_ms=2000 * settings.ttl_s, durability=settings.durability, patience_s=float(settings.dependency_timeout_s)
+    )
+
+
+def load_trunk(settings: Settings) -> Artifact:
+    """Return the trained artifact. Raises InputError or Mismatch with one line that says what to do."""
+    return load(settings.trunk, schema_hash=SCHEMA_HASH)
+
+
+def rules_of(settings: Settings, artifact: Artifact | None, *, replay: bool, window_s: float | None = None) -> Rules:
+    """Return what all partitions agree on; the window is the artifact's, and without one the setting's."""
+    edges_s = artifact.edges_s if artifact is not None else default_edges_s(window_s or settings.window_s)
+    return Rules(
+        edges_ms=tuple(round(1000 * edge) for edge in edges_s[1:].tolist()),
+        partitions=settings.partitions,
+        outcome_partitions=settings.outcome_partitions,
+        grace_ms=settings.grace_ms,
+        ttl_ms=1000 * settings.ttl_s,
+        learn_share=settings.learn_share,
+        max_pending=max(1, settings.max_pending // settings.partitions),
+        max_tick_events=settings.max_tick_events,
+        lru_users=settings.lru_users,
+        timezone=settings.timezone,
+        replay=replay,
+        partitioner_check=settings.partitioner_check,
+        future_ms=settings.future_ms,
+    )
+
+
+def description(settings: Settings, artifact: Artifact, rules: Rules, *, clock: str, cluster: str) -> dict[str, str]:
+    """Return what the namespace's `meta` says."""
+    return {
+        "clock": clock,
+        "schema": SCHEMA_HASH,
+        "trunk": artifact.sha256,
+        "partitions": str(rules.partitions),
+        "outcome_partitions": str(rules.outcome_partitions),
+        "cluster": cluster,
+        "topics": ",".join(broker_names(settings.topic_prefix, settings.topic_names).values()),
+        "rules": f"edges={rules.edges_ms} grace={rules.grace_ms} ttl={rules.ttl_ms} share={rules.learn_share} timezone={rules.timezone}",
+    }
+
+
+async def join(store: Store, wanted: dict[str, str], namespace: str) -> None:
+    """Claim a new namespace, or check that this process belongs to it. Raises Mismatch with one line that says what differs."""
+    held = await store.claim_meta(wanted)
+    for name, value in wanted.items():
+        if held.get(name) != value:
+            raise Mismatch(f"namespace {namespace!r} differs in {WHAT_DIFFERS.get(name, name)} ({held.get(name)!r:.80} there, {value!r:.80} here)")
+
+
+def clock_of(held: dict[str, str]) -> str:
+    """Return the namespace's clock, `live` or `replay:<tick_ms>`; live if it is new."""
+    return held.get("clock", LIVE)
+
+
+def check_partitions(settings: Settings) -> str:
+    """Return the cluster's id after checking that the topics are there with the partitions of the settings."""
+    names = broker_names(settings.topic_prefix, settings.topic_names)
+    counts = partition_counts(settings.broker, names.values())
+    for plain, name in names.items():
+        wanted = settings.outcome_partitions if plain == "outcomes" else settings.partitions if plain in ("browse", "click", "cart", "order") else None
+        if name not in counts:
+            raise Mismatch(f"topic {name} is missing: create the topics with `headstart topics create`")
+        if wanted is not None and counts[name] != wanted:
+            raise Mismatch(f"topic {name} has {counts[name]} partitions, the settings say {wanted}")
+    return cluster_id(settings.broker)
+
+
+def need_window(window_s: float | None, artifact: Artifact) -> float:
+    """Return the launch's attribution window, which is the trunk's. Raises InputError if another one is asked for."""
+    if window_s is not None and window_s != artifact.window_s:
+        raise InputError(f"the trunk was trained for a window of {artifact.window_s:g} s; train another one for {window_s:g} s")
+    return artifact.window_s

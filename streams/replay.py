@@ -1,0 +1,192 @@
+"""A log through Kafka and real workers, in event time: publish it tick by tick, wait until every outcome is final, read what was said."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import KafkaError
+
+from features.errors import DependencyDown, InputError, Mismatch
+from features.events import KINDS
+from features.hashing import partition_for
+from features.store import Store
+from models.checkpoint import Artifact
+from streams import namespace
+from streams.evaluation import Judged
+from streams.knowledge import outcome_slot
+from streams.learner import stamp_of
+from streams.offline import put_launches
+from streams.partition import Rules
+from streams.publisher import Outgoing, publish_records
+from streams.records import TICK_HEADER, Launch, Outcome, decode_message
+from streams.settings import ABOUT, Settings, variable
+from streams.ticks import Tick
+from streams.topics import broker_names, create_topics
+
+POLL_S = 0.1
+SILENT_POLLS = 6
+
+
+def replay_settings(settings: Settings, name: str) -> Settings:
+    """Return the settings of a replay: a namespace and topics of its own."""
+    return replace(settings, namespace=name, topic_prefix=f"{name}.", topic_names={})
+
+
+async def prepare(settings: Settings, store: Store, artifact: Artifact, launches: Sequence[Launch], rules: Rules) -> None:
+    """Make the topics, the namespace and its launches. Raises Mismatch if the namespace is not fresh."""
+    if await store.meta():
+        raise Mismatch(f"namespace {settings.namespace!r} is already in use: a replay needs a fresh one (--namespace)")
+    create_topics(
+        settings.broker, prefix=settings.topic_prefix, names=settings.topic_names, partitions=settings.partitions,
+        outcome_partitions=settings.outcome_partitions, replication=settings.replication,
+    )  # fmt: skip
+    cluster = namespace.check_partitions(settings)
+    clock = f"replay:{settings.replay_tick_ms}"
+    await namespace.join(store, namespace.description(settings, artifact, rules, clock=clock, cluster=cluster), settings.namespace)
+    await put_launches(store, launches)
+
+
+def publish(settings: Settings, ticks: Iterable[Tick], *, speed: float | None = None, on_tick: Callable[[Tick], None] | None = None) -> int:
+    """Publish the ticks, each followed by a tick record on every partition of every input topic; returns the last tick's end in ms.
+
+    `speed` is event time over wall time; None is as fast as the broker takes it.
+    """
+    last_ms = 0
+
+    def records() -> Iterator[Outgoing]:
+        nonlocal last_ms
+        began_s, first_ms = time.monotonic(), 0
+        for tick in ticks:
+            if speed is not None:
+                first_ms = first_ms or tick.end_ms
+                pause_s = (tick.end_ms - first_ms) / 1000 / speed - (time.monotonic() - began_s)
+                if pause_s > 0 and tick.records:
+                    time.sleep(pause_s)
+            for kind, user, value in tick.records:
+                key = user.encode()
+                yield Outgoing(KINDS[kind], key, value, partition_for(key, settings.partitions))
+            header = ((TICK_HEADER, str(tick.end_ms).encode()),)
+            for name in KINDS:
+                for p in range(settings.partitions):
+                    yield Outgoing(name, None, b"", p, header)
+            last_ms = tick.end_ms
+            if on_tick is not None:
+                on_tick(tick)
+
+    publish_records(settings.broker, records(), broker_names(settings.topic_prefix, settings.topic_names))
+    return last_ms
+
+
+async def stamp_ms(store: Store, outcome_partitions: int) -> int:
+    """Return the end of the last tick that every learner has learned."""
+    slots = [await store.load(outcome_slot(q), ()) for q in range(outcome_partitions)]
+    return min(stamp_of(slot.cursor) for slot in slots)
+
+
+async def wait_for(store: Store, last_ms: int, outcome_partitions: int, *, check: Callable[[int], None], timeout_s: float) -> None:
+    """Return when every learner has learned the tick that ends at `last_ms`. `check` hears each stamp and may raise."""
+    seen, since_s = -1, time.monotonic()
+    while True:
+        now = await stamp_ms(store, outcome_partitions)
+        check(now)
+        if now >= last_ms:
+            return
+        if now != seen:
+            seen, since_s = now, time.monotonic()
+        if time.monotonic() - since_s > timeout_s:
+            raise DependencyDown(f"the replay made no progress for {timeout_s:.0f} s: is a worker of this namespace running?")
+        await asyncio.sleep(POLL_S)
+
+
+def worker_environment(settings: Settings) -> dict[str, str]:
+    """Return the environment in which `headstart worker` has exactly these settings."""
+    told = {name: getattr(settings, name) for name in ABOUT}
+    texts = {name: ",".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, Mapping) else str(value) for name, value in told.items()}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HEADSTART_")}
+    return {**kept, **{variable(name): text for name, text in texts.items() if text}}
+
+
+def start_worker(settings: Settings, log: Path) -> subprocess.Popen[bytes]:
+    """Start a worker of the settings' namespace as a process of its own; its log is appended to a file."""
+    with log.open("ab") as out:
+        return subprocess.Popen(
+            [sys.executable, "-m", "streams.cli", "worker"], env=worker_environment(settings), stdin=subprocess.DEVNULL, stdout=out, stderr=out
+        )
+
+
+def stop_worker(worker: subprocess.Popen[bytes], *, timeout_s: float = 20.0) -> None:
+    """Stop a worker, by force if it does not listen."""
+    if worker.poll() is None:
+        worker.send_signal(signal.SIGTERM)
+        try:
+            worker.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            worker.kill()
+            worker.wait()
+
+
+@contextmanager
+def workers(settings: Settings, number: int, folder: Path) -> Iterator[Callable[[int], None]]:
+    """Run `number` workers; yields a check that raises InputError when one of them has ended by itself."""
+    folder.mkdir(parents=True, exist_ok=True)
+    logs = [folder / f"worker-{settings.namespace}-{i}.log" for i in range(number)]
+    running: list[subprocess.Popen[bytes]] = []
+
+    def check(_: int) -> None:
+        for worker, log in zip(running, logs, strict=False):
+            if worker.poll() is not None:
+                lines = log.read_text(errors="replace").strip().splitlines()
+                raise InputError(f"a worker ended with {worker.returncode}: {lines[-1] if lines else 'it said nothing'}")
+
+    try:
+        running.extend(start_worker(settings, log) for log in logs)
+        yield check
+    finally:
+        for worker in running:
+            stop_worker(worker)
+
+
+def read_outcomes(settings: Settings) -> Judged:
+    """Return the launches' final labels as the topic `outcomes` holds them; what was sent twice counts once."""
+    judged = Judged()
+    seen: set[tuple[int, int, int]] = set()
+    for q, value in read_topic(settings, "outcomes"):
+        message = decode_message(value)
+        if isinstance(message, Outcome) and (q, message.partition, message.number) not in seen:
+            seen.add((q, message.partition, message.number))
+            judged.hear(message)
+    return judged
+
+
+def read_topic(settings: Settings, topic: str) -> Iterator[tuple[int, bytes]]:
+    """Yield (partition, value) of every record that a topic holds now. Raises DependencyDown."""
+    name = broker_names(settings.topic_prefix, settings.topic_names)[topic]
+    try:
+        consumer = KafkaConsumer(bootstrap_servers=settings.broker.split(","), enable_auto_commit=False, max_poll_records=5_000)
+        try:
+            tps = [TopicPartition(name, p) for p in sorted(consumer.partitions_for_topic(name) or ())]
+            consumer.assign(tps)
+            consumer.seek_to_beginning(*tps)
+            # The end is what fetches say: the embedded broker's answer to a question for the end can lag behind.
+            left, silent = set(tps), 0
+            while left and silent < SILENT_POLLS:
+                polled = consumer.poll(timeout_ms=500)
+                silent = 0 if polled else silent + 1
+                for tp, records in polled.items():
+                    for record in records:
+                        yield tp.partition, record.value
+                left = {tp for tp in tps if (end := consumer.highwater(tp)) is None or consumer.position(tp) < end}
+        finally:
+            consumer.close()
+    except KafkaError as error:
+        raise DependencyDown(f"the broker at {settings.broker} does not answer: {error}") from None

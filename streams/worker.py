@@ -1,0 +1,210 @@
+"""One worker: the desks of the partitions that Kafka assigned to it, what they believe, and where they read. No Faust in here.
+
+`streams.app` connects it with Faust: agents hand in batches, the transport asks for cursors, and a rebalance settles the desks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from features.errors import DependencyDown, HeadstartError
+from features.events import KINDS
+from features.store import Store
+from models.mind import Model
+from streams.desk import Desk
+from streams.gate import End
+from streams.knowledge import Knowledge, outcome_slot
+from streams.learner import Learner, stamp_of
+from streams.learner_desk import LearnerDesk
+from streams.partition import Partition, Rules
+from streams.pipeline import Outlet
+from streams.records import Received
+
+logger = logging.getLogger(__name__)
+
+STAMP_POLL_S = 0.01
+OUTCOMES = len(KINDS)  # the index of `outcomes` beside the four kinds
+
+
+class Wire(Protocol):
+    """What the worker asks of the transport; topics by kind, `OUTCOMES` for the outcomes."""
+
+    async def seek(self, offsets: Mapping[tuple[int, int], int]) -> None:
+        """Read (topic, partition) on at these offsets."""
+
+    def hold(self, topic: int, partition: int, held: bool) -> None:
+        """Stop, or go on, reading one."""
+
+    def end(self, topic: int, partition: int) -> End | None:
+        """Return where one ends."""
+
+
+class Worker:
+    """All desks of one process. `hard_exit` ends it at once, with one line that says why."""
+
+    def __init__(
+        self, store: Store, model: Model, rules: Rules, *, tick_ms: int, patience_s: float, outlet: Outlet, wire: Wire,
+        hard_exit: Callable[[str], Any], clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000, alive_file: str = "",
+    ) -> None:  # fmt: skip
+        self._store, self._model, self._rules, self._outlet, self._wire = store, model, rules, outlet, wire
+        self._tick_ms, self._patience_s, self._clock_ms, self._hard_exit = tick_ms, patience_s, clock_ms, hard_exit
+        self._alive_file = Path(alive_file) if alive_file else None
+        self.knowledge = Knowledge(store, model, rules.outcome_partitions)
+        self.desks: dict[int, Desk] = {}
+        self.learners: dict[int, LearnerDesk] = {}
+        self._stamp_ms = -1
+        self._watch: asyncio.Task[None] | None = None
+        self._stamp_news = asyncio.Event()
+        self.lost_records = 0
+
+    # Where to read: asked by the transport.
+
+    async def assigned(self, partitions: Iterable[int], outcome_partitions: Iterable[int]) -> dict[tuple[int, int], int]:
+        """Open desks for exactly these partitions and return the offsets {(topic, partition): next} to read from."""
+        await self.settle()
+        if self._watch is None:
+            await self._refresh()
+        offsets: dict[tuple[int, int], int] = {}
+        for p in sorted(partitions):
+            self.desks[p] = desk = self._desk(await Partition.load(p, self._store, self._rules))
+            offsets.update({(kind, p): offset for kind, offset in enumerate(desk.partition.cursor.offsets)})
+        for q in sorted(outcome_partitions):
+            self.learners[q] = learner = self._learner_desk(await self._load_learner(q))
+            offsets[OUTCOMES, q] = learner.learner.cursor.offset
+        self._start()
+        if self._watch is None:
+            self._watch = asyncio.get_running_loop().create_task(self._watching(), name="watch")
+        return offsets
+
+    def _start(self) -> None:
+        for desk in self.desks.values():
+            desk.start()
+        for learner in self.learners.values():
+            learner.start()
+
+    async def settle(self) -> None:
+        """Let every desk finish what it has in hand, and close them all."""
+        await asyncio.gather(*(desk.stop() for desk in self.desks.values()), *(learner.stop() for learner in self.learners.values()))
+        self.desks.clear()
+        self.learners.clear()
+
+    async def close(self) -> None:
+        """Settle, and let go of the store."""
+        if self._watch is not None:
+            self._watch.cancel()
+        await self.settle()
+        await self._store.close()
+
+    def log_start_above(self, topic: int, partition: int, cursor: int, first: int) -> None:
+        """Count a loss: the log starts above the cursor, so records are gone that were never worked."""
+        self.lost_records += first - cursor
+        logger.error("%s[%d]: records %d to %d are no longer in the log: they are lost", (*KINDS, "outcomes")[topic], partition, cursor, first - 1)
+
+    def crashed(self, error: BaseException) -> None:
+        """End the process: nothing in hand is acknowledged."""
+        if isinstance(error, HeadstartError):
+            self._hard_exit(str(error))
+        logger.error("a bug, or an answer that nobody expected", exc_info=error)
+        self._hard_exit(f"{type(error).__name__}: {error}")
+
+    # What comes in: handed over by the agents.
+
+    def take(self, kind: int, partition: int, records: list[Received], next_offset: int, ack: Callable[[], Any]) -> None:
+        """Hand one poll of an input topic to its desk; without a desk it is stale, and read again where it belongs."""
+        desk = self.desks.get(partition)
+        if desk is not None:
+            desk.take(kind, records, next_offset, ack)
+
+    def take_outcomes(self, q: int, records: list[tuple[int, bytes | None]], next_offset: int, ack: Callable[[], Any]) -> None:
+        """Hand one poll of `outcomes` to its learner."""
+        desk = self.learners.get(q)
+        if desk is not None:
+            desk.take(records, next_offset, ack)
+
+    # Between ticks: stamps, heads, catalogue, launches.
+
+    async def _watching(self) -> None:
+        try:
+            while True:
+                if self._rules.replay:
+                    self._stamp_news.clear()
+                    try:
+                        await asyncio.wait_for(self._stamp_news.wait(), STAMP_POLL_S)
+                    except TimeoutError:
+                        pass
+                else:
+                    await asyncio.sleep(self._tick_ms / 1000)
+                await self._refresh()
+                if self._alive_file is not None:
+                    self._alive_file.touch()
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            self.crashed(error)
+
+    async def _refresh(self) -> None:
+        if not self._rules.replay:
+            await self.knowledge.refresh()
+            self._wake()
+            return
+        slots = await asyncio.gather(*(self._store.load(outcome_slot(q), ()) for q in range(self._rules.outcome_partitions)))
+        stamp_ms = min(stamp_of(slot.cursor) for slot in slots)
+        if stamp_ms == self._stamp_ms:
+            return
+        await self.knowledge.refresh()
+        went_back = stamp_ms < self._stamp_ms
+        self._stamp_ms = stamp_ms
+        if went_back:
+            logger.warning("the store went back to tick %d: all partitions start over from their cursors", stamp_ms)
+            for desk in self.desks.values():
+                desk.load_again()
+            for learner in self.learners.values():
+                learner.load_again()
+        self._wake()
+
+    def _wake(self) -> None:
+        for desk in self.desks.values():
+            desk.wake()
+
+    # Opening desks.
+
+    def _desk(self, partition: Partition) -> Desk:
+        return Desk(
+            partition, store=self._store, rules=self._rules, knowledge=self.knowledge, outlet=self._outlet, source=self, tick_ms=self._tick_ms,
+            patience_s=self._patience_s, clock_ms=self._clock_ms, stamp_ms=lambda: self._stamp_ms, crashed=self.crashed,
+        )  # fmt: skip
+
+    def _learner_desk(self, learner: Learner) -> LearnerDesk:
+        async def seek(q: int, offset: int) -> None:
+            await self._wire.seek({(OUTCOMES, q): offset})
+
+        return LearnerDesk(
+            learner, load=self._load_learner, seek=seek, outlet=self._outlet, patience_s=self._patience_s, learned=self._stamp_news.set, crashed=self.crashed
+        )
+
+    async def _load_learner(self, q: int) -> Learner:
+        return await Learner.load(
+            q, self._store, self._model, partitions=self._rules.partitions, outcome_partitions=self._rules.outcome_partitions, replay=self._rules.replay
+        )
+
+    # What the desks ask of the transport.
+
+    async def seek(self, partition: int, offsets: list[int]) -> None:
+        """Read the four topics of a partition on at these offsets."""
+        try:
+            await self._wire.seek({(kind, partition): offset for kind, offset in enumerate(offsets)})
+        except OSError as error:
+            raise DependencyDown(f"the broker does not answer: {error}") from error
+
+    def hold(self, partition: int, kind: int, held: bool) -> None:
+        """Stop, or go on, reading one topic of a partition."""
+        self._wire.hold(kind, partition, held)
+
+    def ends(self, partition: int) -> Sequence[End | None]:
+        """Return where the four topics of a partition end."""
+        return [self._wire.end(kind, partition) for kind in range(len(KINDS))]

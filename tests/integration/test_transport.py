@@ -1,0 +1,345 @@
+"""The batched transport in real workers, each a process, on the embedded broker and on a real Apache Kafka where there is one."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+
+from streams.embedded import EmbeddedBroker
+from streams.topics import create_topics
+
+PARTITIONS = 3
+KINDS = ("browse", "click", "cart", "order")
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(params=["embedded", pytest.param("apache", marks=pytest.mark.java)])
+def kafka(request: pytest.FixtureRequest) -> str:
+    """HOST:PORT of each kind of broker."""
+    return str(request.getfixturevalue("embedded_broker" if request.param == "embedded" else "real_kafka").address)
+
+
+class Worker:
+    """A `transport_app` as a process; `said` holds what it has written, `orders` it reads."""
+
+    def __init__(self, kafka: str, prefix: str, cursors: Path, **options: Any) -> None:
+        cursors.mkdir(exist_ok=True)
+        self.topics = [prefix + kind for kind in KINDS]
+        given = {"broker": kafka, "group": prefix + "group", "topics": self.topics, "cursors": str(cursors), **options}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.integration.transport_app", json.dumps(given)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        self.said: list[dict[str, Any]] = []
+        self.errors = ""
+        self._news = threading.Condition()
+        self._threads = [threading.Thread(target=self._listen), threading.Thread(target=self._listen_to_errors)]
+        for thread in self._threads:
+            thread.start()
+
+    def _listen(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            with self._news:
+                self.said.append(json.loads(line))
+                self._news.notify_all()
+
+    def _listen_to_errors(self) -> None:
+        assert self.process.stderr is not None
+        self.errors = self.process.stderr.read()
+
+    def wait(self, true: Callable[[list[dict[str, Any]]], bool], timeout_s: float = 40.0) -> None:
+        """Wait until what it said fulfils a condition."""
+        with self._news:
+            assert self._news.wait_for(lambda: true(self.said), timeout_s), f"not within {timeout_s} s; the last it said: {self.said[-5:]}"
+
+    def wait_for(self, what: str, timeout_s: float = 40.0) -> dict[str, Any]:
+        """Wait until it says that, and return the first such line."""
+        self.wait(lambda said: any(line["what"] == what for line in said), timeout_s)
+        return next(line for line in self.said if line["what"] == what)
+
+    def order(self, do: str, answer: str, **rest: Any) -> dict[str, Any]:
+        """Give an order and return the answer to it."""
+        before = len(self.said)
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps({"do": do, **rest}) + "\n")
+        self.process.stdin.flush()
+        self.wait(lambda said: any(line["what"] == answer for line in said[before:]))
+        return next(line for line in self.said[before:] if line["what"] == answer)
+
+    def batches(self, since: int = 0) -> Iterator[dict[str, Any]]:
+        """The batches that it took, in that order."""
+        return (line for line in list(self.said)[since:] if line["what"] == "batch")
+
+    def rows(self, since: int = 0) -> dict[tuple[str, int], list[tuple[int, str]]]:
+        """(offset, value) of all records that it took, in that order, by topic and partition."""
+        taken = defaultdict(list)
+        for batch in self.batches(since):
+            taken[batch["tp"][0], batch["tp"][1]] += [(offset, value) for offset, _, value in batch["rows"]]
+        return taken
+
+    def count(self, since: int = 0) -> int:
+        """How many records it took."""
+        return sum(batch["next"] - batch["first"] for batch in self.batches(since))
+
+    def stop(self) -> int:
+        """SIGTERM; return the exit code."""
+        self.process.terminate()
+        return self.ended()
+
+    def ended(self, timeout_s: float = 20.0) -> int:
+        """Wait for its end and return its exit code."""
+        code = self.process.wait(timeout_s)
+        for thread in self._threads:
+            thread.join()
+        return code
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.ended()
+        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
+            assert pipe is not None
+            with suppress(BrokenPipeError):
+                pipe.close()
+
+
+def publish(kafka: str, topics: Iterable[str], each: range) -> None:
+    """Write the numbers of `each` to every partition of the topics; where the log was empty, number and offset agree."""
+    producer = KafkaProducer(bootstrap_servers=kafka, linger_ms=5)
+    try:
+        sent = [producer.send(topic, key=b"k", value=str(i).encode(), partition=p) for i in each for topic in topics for p in range(PARTITIONS)]
+        for future in sent:
+            future.get(20)
+    finally:
+        producer.close()
+
+
+@pytest.fixture
+def topics(kafka: str, topic_prefix: str) -> list[str]:
+    """The four input topics, made for this test."""
+    create_topics(kafka, prefix=topic_prefix, partitions=PARTITIONS, outcome_partitions=1)
+    return [topic_prefix + kind for kind in KINDS]
+
+
+def test_batches_come_in_order_without_holes(kafka: str, topic_prefix: str, topics: list[str], tmp_path: Path) -> None:
+    """Every record of every partition arrives once, in order, in batches of at most max_poll_records, while more is being written."""
+    publish(kafka, topics, range(200))
+    with Worker(kafka, topic_prefix, tmp_path / "cursors", max_poll_records=50) as worker:
+        worker.wait_for("ready")
+        publish(kafka, topics, range(200, 300))
+        worker.wait(lambda _: worker.count() >= 300 * 12)
+        assert worker.rows() == {(topic, p): [(i, str(i)) for i in range(300)] for topic in topics for p in range(PARTITIONS)}
+        assert all(batch["next"] - batch["first"] == len(batch["rows"]) <= 50 for batch in worker.batches())
+        assert not [line for line in worker.said if line["what"] == "stale"]
+
+
+def test_a_restart_reads_from_the_cursors_and_not_from_kafkas_offsets(kafka: str, topic_prefix: str, topics: list[str], tmp_path: Path) -> None:
+    """With Kafka's committed offsets at the end and the cursors elsewhere, or absent, reading starts at the cursors, or at the beginning."""
+    publish(kafka, topics, range(20))
+    with Worker(kafka, topic_prefix, tmp_path / "cursors") as worker:
+        worker.wait(lambda _: worker.count() == 20 * 12)
+        assert worker.stop() == 0
+    committed = KafkaConsumer(bootstrap_servers=kafka, group_id=topic_prefix + "group", enable_auto_commit=False)
+    assert {committed.committed(TopicPartition(topic, p)) for topic in topics for p in range(PARTITIONS)} == {20}
+    committed.close()
+
+    older = tmp_path / "older"
+    older.mkdir()
+    wanted = {(topic, p): 3 * p + 5 for topic in topics for p in range(1, PARTITIONS)}
+    for (topic, p), offset in wanted.items():
+        (older / f"{topic}.{p}").write_text(str(offset))
+    with Worker(kafka, topic_prefix, older) as worker:
+        worker.wait(lambda _: worker.count() >= 4 * (20 + 12 + 9))
+        assert worker.rows() == {(t, p): [(i, str(i)) for i in range(wanted.get((t, p), 0), 20)] for t in topics for p in range(PARTITIONS)}
+
+
+def test_a_seek_back_reads_again_exactly(kafka: str, topic_prefix: str, topics: list[str], tmp_path: Path) -> None:
+    """After a seek back in mid-stream the next batch of that partition starts there, and nothing drained before the seek comes after it; others go on."""
+    publish(kafka, topics, range(400))
+    with Worker(kafka, topic_prefix, tmp_path / "cursors", max_poll_records=20, work_s=0.004) as worker:
+        worker.wait(lambda _: worker.rows()[topics[0], 1][-1:] >= [(100, "")])
+        for offset in (17, 0, 51):
+            assert worker.order("seek", "sought", to=[[topics[0], 1, offset]])["to"] == [[topics[0], 1, offset]]
+            since = max(i for i, line in enumerate(worker.said) if line["what"] == "sought")
+            worker.wait(lambda _, since=since: len(worker.rows(since)[topics[0], 1]) > 60)  # type: ignore[misc]
+            again = worker.rows(since)[topics[0], 1]
+            assert again == [(i, str(i)) for i in range(offset, offset + len(again))]
+        worker.wait(lambda _: all(worker.rows()[t, p][-1:] == [(399, "399")] for t in topics for p in range(PARTITIONS)))
+        others = {tp: rows for tp, rows in worker.rows().items() if tp != (topics[0], 1)}
+        assert set(map(tuple, others.values())) == {tuple((i, str(i)) for i in range(400))}
+
+
+def test_a_parked_partition_rests_and_goes_on_where_it_was(kafka: str, topic_prefix: str, topics: list[str], tmp_path: Path) -> None:
+    """Paused partitions bring nothing while others go on; on resuming, what was written meanwhile comes at once, without loss."""
+    parked = [(topic, 2) for topic in topics]
+    with Worker(kafka, topic_prefix, tmp_path / "cursors") as worker:
+        worker.wait_for("ready")
+        publish(kafka, topics, range(10))
+        worker.wait(lambda _: worker.count() == 120)
+        worker.order("pause", "paused", tps=parked)
+        publish(kafka, topics, range(10, 50))
+        worker.wait(lambda _: worker.count() == 120 + 40 * 8)
+        time.sleep(0.5)
+        assert all(len(worker.rows()[tp]) == 10 for tp in parked)
+
+        started = time.monotonic()
+        worker.order("resume", "resumed", tps=parked)
+        worker.wait(lambda _: worker.count() == 600)
+        assert time.monotonic() - started < 1.0
+        assert all(worker.rows()[tp] == [(i, str(i)) for i in range(50)] for tp in parked)
+
+
+def test_all_partitions_parked_does_not_stop_the_poll(broker: str, topic_prefix: str, tmp_path: Path) -> None:
+    """With every partition parked nothing comes, aiokafka's 'none means all' included; the last resumed works at once."""
+    create_topics(broker, prefix=topic_prefix, partitions=PARTITIONS, outcome_partitions=1)
+    topics = [topic_prefix + kind for kind in KINDS]
+    everything = [(topic, p) for topic in topics for p in range(PARTITIONS)]
+    with Worker(broker, topic_prefix, tmp_path / "cursors") as worker:
+        worker.wait_for("ready")
+        worker.order("pause", "paused", tps=everything)
+        publish(broker, topics, range(5))
+        time.sleep(0.5)
+        assert worker.count() == 0
+        started = time.monotonic()
+        worker.order("resume", "resumed", tps=everything)
+        worker.wait(lambda _: worker.count() == 60)
+        assert time.monotonic() - started < 0.8
+
+
+def test_a_killed_workers_partitions_go_to_the_other_at_the_cursors(kafka: str, topic_prefix: str, topics: list[str], tmp_path: Path) -> None:
+    """Two workers share whole partition numbers; when one is killed, the other goes on from the cursors, and each record is accounted for once."""
+    cursors = tmp_path / "cursors"
+    with Worker(kafka, topic_prefix, cursors) as one, Worker(kafka, topic_prefix, cursors) as two:
+        one.wait_for("ready")
+        two.wait_for("ready")
+
+        def held(worker: Worker) -> list[Any]:
+            return [line["tps"] for line in worker.said if line["what"] == "assigned"][-1]
+
+        deadline = time.monotonic() + 40
+        while sorted(map(len, (held(one), held(two)))) != [4, 8]:
+            assert time.monotonic() < deadline, (held(one), held(two))
+            time.sleep(0.1)
+        for worker in (one, two):
+            assert worker.order("ask", "told", tps=[])["split"] == []
+        publish(kafka, topics, range(50))
+        one.wait(lambda _: one.count() + two.count() >= 600)
+        one.process.send_signal(signal.SIGKILL)
+        publish(kafka, topics, range(50, 100))
+        two.wait(lambda _: one.count() + two.count() >= 1200)
+        assert len(held(two)) == 12
+        first, second = one.rows(), two.rows()
+        for tp in ((topic, p) for topic in topics for p in range(PARTITIONS)):
+            assert first[tp] + second[tp] == [(i, str(i)) for i in range(100)] or second[tp] + first[tp] == [(i, str(i)) for i in range(100)]
+        assert two.order("ask", "told", tps=[])["split"] == []
+        assert two.stop() == 0
+
+    admin = KafkaAdminClient(bootstrap_servers=kafka)
+    assert not [name for name in admin.list_topics() if name.startswith(topic_prefix) and ("leader" in name or "changelog" in name or "reply" in name)]
+    admin.close()
+
+
+def test_records_deleted_below_the_cursor_are_reported(real_kafka: Any, topic_prefix: str, tmp_path: Path) -> None:
+    """When the log starts above a cursor the loss is told with its bounds, and reading starts at the log's beginning."""
+    kafka = real_kafka.address
+    create_topics(kafka, prefix=topic_prefix, partitions=PARTITIONS, outcome_partitions=1)
+    topic = topic_prefix + "browse"
+    publish(kafka, [topic], range(20))
+    admin = KafkaAdminClient(bootstrap_servers=kafka)
+    admin.delete_records({TopicPartition(topic, 0): 12})
+    admin.close()
+    cursors = tmp_path / "cursors"
+    cursors.mkdir()
+    (cursors / f"{topic}.0").write_text("4")
+    with Worker(kafka, topic_prefix, cursors) as worker:
+        assert worker.wait_for("log_start_above") == {"what": "log_start_above", "tp": [topic, 0], "cursor": 4, "first": 12}
+        worker.wait(lambda _: worker.count() == 8 + 20 + 20)
+        assert worker.rows()[topic, 0] == [(i, str(i)) for i in range(12, 20)]
+
+
+def test_a_cursor_beyond_the_log_ends_the_worker(kafka: str, topic_prefix: str, topics: list[str], tmp_path: Path) -> None:
+    """A topic that was made anew under old cursors is refused with one line and a code, instead of being read from its beginning."""
+    cursors = tmp_path / "cursors"
+    cursors.mkdir()
+    (cursors / f"{topics[0]}.1").write_text("7")
+    with Worker(kafka, topic_prefix, cursors) as worker:
+        assert worker.ended(40) == 70
+        assert f"the log of {topics[0]}[1] ends at 0, below the cursor 7" in worker.errors
+        assert "Traceback" not in worker.errors
+
+
+def test_sigterm_finishes_the_batch_in_hand_and_leaves_the_group(kafka: str, topic_prefix: str, topics: list[str], tmp_path: Path) -> None:
+    """On SIGTERM the batch in hand is finished and its offset told; the process ends with 0 within seconds, and the group is empty at once."""
+    publish(kafka, topics[:1], range(10))
+    with Worker(kafka, topic_prefix, tmp_path / "cursors", max_poll_records=1, work_s=0.7) as worker:
+        worker.wait_for("batch")
+        time.sleep(0.2)
+        taken, started = worker.count(), time.monotonic()
+        assert worker.stop() == 0
+        assert time.monotonic() - started < 5
+        assert worker.count() == taken + 1
+        assert worker.said[-1] == {"what": "stopped"}
+        assert "Traceback" not in worker.errors
+    with Worker(kafka, topic_prefix, tmp_path / "cursors") as heir:
+        heir.wait_for("assigned", timeout_s=12)
+        heir.wait(lambda _: heir.count() == 30 - taken - 1)
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="reads Linux' table of sockets")
+def test_a_worker_listens_on_no_port(broker: str, topic_prefix: str, tmp_path: Path) -> None:
+    """No web server and no console: the process has no listening socket. Its prints arrive as they are."""
+    create_topics(broker, prefix=topic_prefix, partitions=PARTITIONS, outcome_partitions=1)
+    with Worker(broker, topic_prefix, tmp_path / "cursors") as worker:
+        worker.wait_for("ready")
+        mine = set()
+        for entry in Path(f"/proc/{worker.process.pid}/fd").iterdir():
+            with suppress(FileNotFoundError):
+                if found := re.fullmatch(r"socket:\[(\d+)\]", str(entry.readlink())):
+                    mine.add(found[1])
+        sockets = [line.split() for table in ("tcp", "tcp6") for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]]
+        assert mine & {row[9] for row in sockets}
+        assert not mine & {row[9] for row in sockets if row[3] == "0A"}
+
+
+def test_delivery_is_confirmed_or_an_error(topic_prefix: str, tmp_path: Path) -> None:
+    """`deliver` returns when the broker has the records; too large ones and a broker that does not answer are errors of the right kind."""
+    with EmbeddedBroker() as server:
+        create_topics(server.address, prefix=topic_prefix, partitions=PARTITIONS, outcome_partitions=1)
+        topic = topic_prefix + "order"
+        with Worker(server.address, topic_prefix, tmp_path / "cursors") as worker:
+            worker.wait_for("ready")
+            worker.order("deliver", "delivered", records=[[topic, "k", str(i), 1] for i in range(500)])
+            worker.wait(lambda _: worker.count() == 500)
+            assert worker.rows()[topic, 1] == [(i, str(i)) for i in range(500)]
+            refused = worker.order("deliver", "refused", records=[[topic, "k", "x" * 1_100_000, 1]])
+            assert (refused["error"], topic in refused["text"]) == ("InputError", True)
+            refused = worker.order("deliver", "refused", records=[[topic, "k", "x", 99]])
+            assert (refused["error"], refused["text"]) == ("InputError", f"topic {topic} has no partition 99")
+            server.pause()
+            refused = worker.order("deliver", "refused", records=[[topic, "k", "x", 1]], timeout_s=0.5)
+            assert (refused["error"], refused["text"]) == ("DependencyDown", "the broker did not confirm 1 records within 0.5 s")
+            server.resume()
+
+
+def test_no_broker_is_one_line(topic_prefix: str, tmp_path: Path) -> None:
+    """A worker without a broker raises DependencyDown, which names the address."""
+    with Worker("127.0.0.1:1", topic_prefix, tmp_path / "cursors") as worker:
+        assert worker.ended() == 1
+        assert worker.errors.splitlines()[-1] == "features.errors.DependencyDown: no broker answers at 127.0.0.1:1"
