@@ -22,7 +22,7 @@ from models.head import Posterior, Vector
 from models.offset import HALF_LIFE_MS, Offset, log_prior
 
 EXPERTS = ("headstart", "frozen", "scratch")
-SCRATCH_VARIANCE = 0.03
+SCRATCH_VARIANCE = 0.01
 SCRATCH_INTERCEPT = -3.0
 SCRATCH_INTERCEPT_VARIANCE = 1.0
 """A head from scratch knows that about one exposure in twenty converts, give or take a factor of e; nothing of the sources."""

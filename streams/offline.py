@@ -55,6 +55,8 @@ async def run(
 ) -> None:
     """Work off the ticks, one after the other, over `rules.partitions` partitions. `on_outcome` hears each final fact in order.
 
+    The cursors stay where Kafka's topics begin, so live workers can go on from the state that a backfill leaves.
+
     Without a model nothing is scored or learned, and the catalogue is kept all the same: that is how training rows are made.
     """
     lists = Lists(rules.outcome_partitions, heard)
@@ -66,7 +68,6 @@ async def run(
     for learner in learners:
         learner.heard = on_outcome or learner.heard
     knowledge = Knowledge(store, model, rules.outcome_partitions)
-    read = [0] * rules.outcome_partitions
     for tick in ticks:
         await knowledge.refresh()
         shares: list[list[Received]] = [[] for _ in partitions]
@@ -78,8 +79,7 @@ async def run(
             await settle(partition, worked, lists, store, tick_done_ms=tick.end_ms)
         for q, learner in enumerate(learners):
             for value in lists.outcomes[q]:
-                await learner.receive(decode_message(value), read[q])
-                read[q] += 1
+                await learner.receive(decode_message(value), -1)
             lists.outcomes[q].clear()
         for learner in learners:
             await learner.step()

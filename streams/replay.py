@@ -8,11 +8,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
@@ -29,8 +29,8 @@ from streams.offline import put_launches
 from streams.partition import Rules
 from streams.publisher import Outgoing, publish_records
 from streams.records import TICK_HEADER, Launch, Outcome, decode_message
-from streams.settings import ABOUT, Settings, variable
-from streams.ticks import Tick
+from streams.settings import ENVIRONMENT_PREFIX, Settings, as_environment, with_changes
+from streams.ticks import Tick, cut, with_end
 from streams.topics import broker_names, create_topics
 
 POLL_S = 0.1
@@ -39,7 +39,7 @@ SILENT_POLLS = 6
 
 def replay_settings(settings: Settings, name: str) -> Settings:
     """Return the settings of a replay: a namespace and topics of its own."""
-    return replace(settings, namespace=name, topic_prefix=f"{name}.", topic_names={})
+    return with_changes(settings, namespace=name, topic_prefix=f"{name}.", topic_names={})
 
 
 async def prepare(settings: Settings, store: Store, artifact: Artifact, launches: Sequence[Launch], rules: Rules) -> None:
@@ -108,19 +108,12 @@ async def wait_for(store: Store, last_ms: int, outcome_partitions: int, *, check
         await asyncio.sleep(POLL_S)
 
 
-def worker_environment(settings: Settings) -> dict[str, str]:
-    """Return the environment in which `headstart worker` has exactly these settings."""
-    told = {name: getattr(settings, name) for name in ABOUT}
-    texts = {name: ",".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, Mapping) else str(value) for name, value in told.items()}
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("HEADSTART_")}
-    return {**kept, **{variable(name): text for name, text in texts.items() if text}}
-
-
 def start_worker(settings: Settings, log: Path) -> subprocess.Popen[bytes]:
     """Start a worker of the settings' namespace as a process of its own; its log is appended to a file."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(ENVIRONMENT_PREFIX)}
     with log.open("ab") as out:
         return subprocess.Popen(
-            [sys.executable, "-m", "streams.cli", "worker"], env=worker_environment(settings), stdin=subprocess.DEVNULL, stdout=out, stderr=out
+            [sys.executable, "-m", "streams.cli", "worker"], env={**inherited, **as_environment(settings)}, stdin=subprocess.DEVNULL, stdout=out, stderr=out
         )
 
 
@@ -154,6 +147,45 @@ def workers(settings: Settings, number: int, folder: Path) -> Iterator[Callable[
     finally:
         for worker in running:
             stop_worker(worker)
+
+
+def replay_log(
+    settings: Settings, log: pa.Table, artifact: Artifact, launches: Sequence[Launch], *, number: int, folder: Path, speed: float | None = None,
+    timeout_s: float = 120.0, on_published: Callable[[Tick], None] | None = None, on_stamp: Callable[[int], None] | None = None,
+) -> Judged:  # fmt: skip
+    """Send a log through Kafka to `number` workers of its own (0: to those that the user starts), and return what became final.
+
+    `settings` are those of `replay_settings`, with the trunk's folder. Publishing and working overlap; `on_stamp` hears, in ms of event
+    time, up to where the workers have learned.
+    """
+    rules = namespace.rules_of(settings, artifact, replay=True)
+
+    async def prepared() -> None:
+        store = namespace.open_store(settings)
+        try:
+            await prepare(settings, store, artifact, launches, rules)
+        finally:
+            await store.close()
+
+    async def worked(last_ms: int, check: Callable[[int], None]) -> None:
+        store = namespace.open_store(settings)
+        try:
+            await wait_for(store, last_ms, settings.outcome_partitions, check=check, timeout_s=timeout_s)
+        finally:
+            await store.close()
+
+    asyncio.run(prepared())
+    with workers(settings, number, folder) as alive:
+
+        def check(now_ms: int) -> None:
+            alive(now_ms)
+            if on_stamp is not None:
+                on_stamp(now_ms)
+
+        ticks = with_end(cut(log, settings.replay_tick_ms), rules.edges_ms[-1] + rules.grace_ms)
+        last_ms = publish(settings, ticks, speed=speed, on_tick=on_published)
+        asyncio.run(worked(last_ms, check))
+        return read_outcomes(settings)
 
 
 def read_outcomes(settings: Settings) -> Judged:

@@ -1,15 +1,22 @@
-"""Options that several commands share, and how a command writes its figures."""
+"""Options that several commands share, how a command writes its figures, and how it shows progress."""
 
 from __future__ import annotations
 
 import json
+import math
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
 from features.errors import InputError
+from features.events import Refused, milliseconds
 
 Config = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="TOML file with settings (default: headstart.toml here, if there is one).")]
 Broker = Annotated[str | None, typer.Option("--broker", metavar="HOST:PORT[,…]", help="Kafka brokers to start from.")]
@@ -18,6 +25,16 @@ Namespace = Annotated[str | None, typer.Option("--namespace", metavar="NAME", he
 Trunk = Annotated[Path | None, typer.Option("--trunk", metavar="FOLDER", help="Folder of the trained trunk (default: var/trunk).")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any setting that `headstart config` lists; may be given again.")]
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures as JSON; - is standard output.")]
+
+Format = Annotated[str, typer.Option("--format", metavar="auto|taobao|rees46|jsonl|parquet", help="What the file holds; auto looks at its name and columns.")]
+Lines = Annotated[
+    str | None,
+    typer.Option("--lines", metavar="FILE|hash:N[:SALT]", help="What makes the product lines: a mapping file, or N lines by hash of the category."),
+]
+LaunchAt = Annotated[
+    str | None, typer.Option("--launch-at", metavar="TIME", help="When the lines are launched: ISO 8601 or ms (default: after 45 % of the log's span).")
+]
+Window = Annotated[float | None, typer.Option("--window", metavar="SECONDS", help="Attribution window (default: the setting window_s, one day).")]
 
 
 def write_json(file: Path, figures: object) -> None:
@@ -33,3 +50,54 @@ def write_json(file: Path, figures: object) -> None:
         file.write_text(text, encoding="utf-8")
     except OSError as error:
         raise InputError(f"--json {file} cannot be written: {error.strerror}") from None
+
+
+def time_ms(option: str, text: str) -> int:
+    """Return a time given as ISO 8601 or in milliseconds. Raises InputError that names the option."""
+    try:
+        return milliseconds(int(text) if text.lstrip("-").isdigit() else text)
+    except Refused as refused:
+        raise InputError(f"{option} {text}: {refused.detail}") from None
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """Show progress on standard error: a bar on a terminal, nothing but the last state elsewhere."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=False) as progress:
+        yield progress
+
+
+class Steps:
+    """Shows what a long piece of work reports as (step, done, of), one bar for each step."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._tasks: dict[str, int] = {}
+
+    def __call__(self, step: str, done: int, of: int) -> None:
+        """Draw one report."""
+        if step not in self._tasks:
+            self._tasks[step] = int(self._progress.add_task(step, total=of))
+        self._progress.update(self._tasks[step], completed=done, total=of)  # type: ignore[arg-type]
+
+
+def without_nan(figures: Mapping[str, float]) -> dict[str, float | None]:
+    """Return figures as JSON can hold them: what is undefined is null."""
+    return {name: None if math.isnan(value) else value for name, value in figures.items()}
+
+
+def print_figures(lines: Mapping[str, Mapping[str, Mapping[str, float]]], *, title: str) -> None:
+    """Print {line: {model: figures}} as a table: ranks by the score, the rest by the probability."""
+    table = Table(title=title, title_justify="left")
+    columns = ("line", "model", "exposures", "conversions", "AUC", "PR-AUC", "log-loss", "Precision@5%", "predicted/observed")
+    for name in columns:
+        table.add_column(name, justify="left" if name in ("line", "model") else "right")
+    for line, models in lines.items():
+        for i, (model, f) in enumerate(models.items()):
+            table.add_row(
+                line if i == 0 else "", model, f"{f['n']:.0f}", f"{f['conversions']:.0f}", f"{f['auc']:.4f}", f"{f['pr_auc']:.4f}",
+                f"{f['log_loss']:.4f}", f"{f['precision_at_5pct']:.4f}", f"{f['pcoc']:.3f}",
+            )  # fmt: skip
+        table.add_section()
+    Console(width=110).print(table)

@@ -15,7 +15,7 @@ from models.pretrain import PretrainSettings, pretrain
 from models.trunk import TrunkSettings
 from tests.unit.synthetic_rows import make_rows
 
-QUICK = PretrainSettings(TrunkSettings(most_steps=40, checks=2), c_grid=(0.03,))
+QUICK = PretrainSettings(TrunkSettings(most_steps=40), c_grid=(0.03,))
 
 
 def train(seed: int = 0) -> Artifact:

@@ -18,7 +18,7 @@ from tests.unit.synthetic_rows import bins_of, make_rows
 @pytest.fixture(scope="module")
 def artifact() -> Artifact:
     """A small artifact, trained in a second."""
-    settings = PretrainSettings(TrunkSettings(most_steps=60, checks=4), c_grid=(0.03,))
+    settings = PretrainSettings(TrunkSettings(most_steps=60), c_grid=(0.03,))
     return pretrain(make_rows(3000), schema_hash="schema", trained_until_ms=10, fingerprint="log", settings=settings)
 
 

@@ -14,7 +14,7 @@ from models.pretrain import fit_scaler
 from models.trunk import MOST_PARAMETERS, Trunk, TrunkSettings, plan_edges, quantile_edges, train_trunk
 from tests.unit.synthetic_rows import make_rows
 
-QUICK = TrunkSettings(most_steps=40, checks=4)
+QUICK = TrunkSettings(most_steps=40)
 
 
 def random_trunk(features: int = 60, seed: int = 0) -> tuple[Trunk, np.ndarray]:
