@@ -75,7 +75,8 @@ class Knowledge:
             found = list(zip(names, await self._store.read_hash(slot, "catalogue", names), strict=True))
         for name, value in found:
             if value is not None:
-                self._catalogue[self._row(name)] = np.frombuffer(value, CATALOGUE)[0]
+                row = self._row(name)  # may put a longer array into the place of this one
+                self._catalogue[row] = np.frombuffer(value, CATALOGUE)[0]
 
     def _row(self, name: str) -> int:
         row = self._rows.get(name)

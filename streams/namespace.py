@@ -25,10 +25,14 @@ WHAT_DIFFERS = {
 }
 
 
-def open_store(settings: Settings) -> RedisStore:
+def open_store(settings: Settings, *, patience_s: float | None = None) -> RedisStore:
     """Return the store of the settings' namespace; records live in Redis for twice their life in event time."""
     return RedisStore(
-        settings.redis, settings.namespace, ttl_ms=2000 * settings.ttl_s, durability=settings.durability, patience_s=float(settings.dependency_timeout_s)
+        settings.redis,
+        settings.namespace,
+        ttl_ms=2000 * settings.ttl_s,
+        durability=settings.durability,
+        patience_s=float(settings.dependency_timeout_s) if patience_s is None else patience_s,
     )
 
 

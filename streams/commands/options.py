@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from features.errors import InputError
@@ -73,13 +73,14 @@ class Steps:
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self._tasks: dict[str, int] = {}
+        self._tasks: dict[str, TaskID] = {}
 
     def __call__(self, step: str, done: int, of: int) -> None:
-        """Draw one report."""
-        if step not in self._tasks:
-            self._tasks[step] = int(self._progress.add_task(step, total=of))
-        self._progress.update(self._tasks[step], completed=done, total=of)  # type: ignore[arg-type]
+        """Draw one report; what stands in brackets may change within a step."""
+        name = step.partition(" (")[0]
+        if name not in self._tasks:
+            self._tasks[name] = self._progress.add_task(step, total=of)
+        self._progress.update(self._tasks[name], completed=done, total=of, description=step)
 
 
 def without_nan(figures: Mapping[str, float]) -> dict[str, float | None]:
@@ -90,7 +91,7 @@ def without_nan(figures: Mapping[str, float]) -> dict[str, float | None]:
 def print_figures(lines: Mapping[str, Mapping[str, Mapping[str, float]]], *, title: str) -> None:
     """Print {line: {model: figures}} as a table: ranks by the score, the rest by the probability."""
     table = Table(title=title, title_justify="left")
-    columns = ("line", "model", "exposures", "conversions", "AUC", "PR-AUC", "log-loss", "Precision@5%", "predicted/observed")
+    columns = ("line", "model", "exposures", "conversions", "AUC", "PR-AUC", "log-loss", "Precision@5%", "pred./observed")
     for name in columns:
         table.add_column(name, justify="left" if name in ("line", "model") else "right")
     for line, models in lines.items():

@@ -245,7 +245,6 @@ class Replay:
             said = json.loads(value)
             name = f"{said['launch_id']}{said['tick_ms']:015d}"
             assert left.snapshots.setdefault(name, value) == value, f"two different snapshots {name}"
-        left.rejected = Counter({(dict(r.headers)[REASON_HEADER], r.value): 1 for r in ()})
         seen = set()
         for record in read_records(self.settings, "rejected"):
             headers = dict(record.headers)

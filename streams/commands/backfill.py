@@ -1,0 +1,63 @@
+"""`headstart backfill`: take a history into the live state, without scores, before workers start."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from features.errors import Mismatch
+from models.mind import Model
+from streams import namespace
+from streams.commands.options import Broker, Config, Format, Lines, Namespace, Redis, Set, Trunk, progress_bar
+from streams.importing import read_log
+from streams.offline import run
+from streams.settings import load_settings
+from streams.ticks import cut
+
+
+def backfill(
+    events: Annotated[Path, typer.Argument(metavar="FILE", help="The history.")],
+    broker: Broker = None,
+    redis: Redis = None,
+    namespace_: Namespace = None,
+    trunk: Trunk = None,
+    format: Format = "auto",
+    lines: Lines = None,
+    config: Config = None,
+    assignments: Set = None,
+) -> None:
+    """Take a history into the live namespace through the same pipeline, without scores, before workers start: else every user is cold for a week.
+
+    Shoppers' states, open exposures, the catalogue and what the old lines still teach end up in Redis; Kafka is asked for its topics only.
+    The namespace must not have been worked yet.
+    """
+    settings = load_settings(
+        config, needs=("broker", "redis"), assignments=assignments or (), broker=broker, redis=redis, namespace=namespace_, trunk=trunk
+    )
+    artifact = namespace.load_trunk(settings)
+    log = read_log(events, format=format, lines=lines)
+    cluster = namespace.check_partitions(settings)
+    rules = namespace.rules_of(settings, artifact, replay=False)
+
+    async def work() -> None:
+        store = namespace.open_store(settings)
+        try:
+            wanted = namespace.description(settings, artifact, rules, clock=namespace.LIVE, cluster=cluster)
+            await namespace.join(store, wanted, settings.namespace)
+            for p in range(rules.partitions):
+                if (await store.load(str(p), ())).version:
+                    raise Mismatch(f"namespace {settings.namespace!r} has been worked already: a history can only come before its first event")
+            with progress_bar() as bar:
+                task = bar.add_task("events", total=log.num_rows)
+                ticks = cut(log, settings.replay_tick_ms)
+                past = replace(rules, replay=True)
+                await run(ticks, store, past, Model(artifact), scoring=False, on_tick=lambda tick: bar.advance(task, len(tick.records)))
+        finally:
+            await store.close()
+
+    asyncio.run(work())
+    typer.echo(f"{log.num_rows} events are in namespace {settings.namespace!r}; start `headstart worker`")

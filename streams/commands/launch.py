@@ -1,0 +1,129 @@
+"""`headstart launch add|list|show|close`: the new products that are being learned."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Annotated, TypeVar
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from features.errors import InputError
+from features.hashing import partition_for
+from features.redis_store import RedisStore
+from streams import launches, namespace
+from streams.commands.options import Config, Json, Namespace, Redis, Set, Trunk, time_ms, write_json
+from streams.records import SHARED, Launch
+from streams.settings import Settings, load_settings
+
+launch_app = typer.Typer(no_args_is_help=True, help="Add, list, show and close launches: the new products that are being learned.")
+
+Name = Annotated[str, typer.Argument(metavar="ID", help="The launch's name.")]
+T = TypeVar("T")
+LEAD_MS = 5_000
+
+
+@launch_app.command("add")
+def add(
+    name: Name,
+    line: Annotated[str, typer.Option("--line", metavar="LINE", help="The product line whose events belong to the launch.")],
+    product: Annotated[
+        list[str] | None, typer.Option("--product", metavar="ID", help="Only events of this product belong to it; may be given again.")
+    ] = None,
+    holdout: Annotated[float, typer.Option("--holdout", help="Share of the users that must not be targeted, from 0 to 1.")] = 0.0,
+    start: Annotated[str | None, typer.Option("--from", metavar="TIME", help="When it begins: ISO 8601 or ms (default: in five seconds).")] = None,
+    window: Annotated[float | None, typer.Option("--window", metavar="SECONDS", help="Its attribution window; must be the trunk's.")] = None,
+    redis: Redis = None,
+    namespace_: Namespace = None,
+    trunk: Trunk = None,
+    config: Config = None,
+    assignments: Set = None,
+) -> None:
+    """Begin to learn a new product: its events open exposures, and their outcomes teach its head."""
+    settings = _settings(config, assignments, redis, namespace_, trunk)
+    if name == SHARED or name.startswith(("line:", "shared:")) or not name.isprintable():
+        raise InputError(f"a launch cannot be called {name!r}")
+    if not 0 <= holdout < 1:
+        raise InputError(f"--holdout {holdout}: expected a share from 0 to below 1")
+    artifact = namespace.load_trunk(settings)
+    launch = Launch(
+        id=name, line=line, products=sorted(product or ()), window_s=namespace.need_window(window, artifact), holdout=holdout,
+        from_ms=time_ms("--from", start) if start else _now_ms() + LEAD_MS,
+    )  # fmt: skip
+    _with_store(settings, lambda store: launches.change(store, name, launch, must_exist=False))
+    known = "a line that the trunk was trained on" if line in artifact.lines else "a line that the trunk has never seen"
+    typer.echo(f"launch {name}: {'products ' + ', '.join(launch.products) + ' of ' if product else ''}line {line} ({known}), from {launch.from_ms} ms on")
+
+
+@launch_app.command("list")
+def list_(redis: Redis = None, namespace_: Namespace = None, json: Json = None, config: Config = None, assignments: Set = None) -> None:
+    """List the launches."""
+    found = _with_store(_settings(config, assignments, redis, namespace_, None), launches.read)
+    table = Table()
+    for column in ("launch", "line", "products", "holdout", "from (ms)", "closed (ms)"):
+        table.add_column(column)
+    for launch in found.values():
+        products = ", ".join(launch.products) or "all"
+        table.add_row(launch.id, launch.line, products, f"{launch.holdout:g}", str(launch.from_ms), str(launch.closed_ms or ""))
+    Console().print(table)
+    if json is not None:
+        write_json(json, [msgspec.to_builtins(launch) for launch in found.values()])
+
+
+@launch_app.command("show")
+def show(name: Name, redis: Redis = None, namespace_: Namespace = None, json: Json = None, config: Config = None, assignments: Set = None) -> None:
+    """Show one launch and what it has learned so far."""
+    settings = _settings(config, assignments, redis, namespace_, None)
+
+    async def read(store: RedisStore) -> tuple[dict[str, Launch], launches.Learned]:
+        q = partition_for(name.encode(), int((await store.meta()).get("outcome_partitions", "1")))
+        return await launches.read(store), await launches.learned(store, name, q)
+
+    found, learned = _with_store(settings, read)
+    if name not in found:
+        raise launches.unknown(name, list(found))
+    facts = {**msgspec.to_builtins(found[name]), "outcomes": learned.outcomes, "orders": learned.orders, "tried": learned.bins_tried, "hit": learned.bins_hit}
+    for key, value in facts.items():
+        typer.echo(f"{key:10} {value}")
+    if json is not None:
+        write_json(json, facts)
+
+
+@launch_app.command("close")
+def close(name: Name, redis: Redis = None, namespace_: Namespace = None, config: Config = None, assignments: Set = None) -> None:
+    """Close a launch: no exposure opens any more, and the open ones run out."""
+    settings = _settings(config, assignments, redis, namespace_, None)
+
+    async def closing(store: RedisStore) -> None:
+        found = await launches.read(store)
+        if name not in found:
+            raise launches.unknown(name, list(found))
+        if found[name].closed_ms is not None:
+            raise InputError(f"launch {name!r} is closed already, since {found[name].closed_ms} ms")
+        await launches.change(store, name, launches.closed(found[name], _now_ms() + LEAD_MS), must_exist=True)
+
+    _with_store(settings, closing)
+    typer.echo(f"launch {name} closes in five seconds")
+
+
+def _settings(config: Config, assignments: Set, redis: str | None, name: str | None, trunk: Trunk) -> Settings:
+    return load_settings(config, needs=("redis",), assignments=assignments or (), redis=redis, namespace=name, trunk=trunk)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _with_store(settings: Settings, call: Callable[[RedisStore], Awaitable[T]]) -> T:
+    async def called() -> T:
+        store = namespace.open_store(settings, patience_s=5.0)
+        try:
+            return await call(store)
+        finally:
+            await store.close()
+
+    return asyncio.run(called())

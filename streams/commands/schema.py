@@ -1,0 +1,55 @@
+"""`headstart schema`: write the JSON Schema of events and scores, and an AsyncAPI document of the topics."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from features.errors import InputError
+from features.events import KINDS, REASONS, Event
+from streams.records import Score
+from streams.topics import TOPICS
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def schema(out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where the files go.")] = Path("docs/schema")) -> None:
+    """Write event.schema.json, score.schema.json and asyncapi.json, made from the record types that the program itself uses."""
+    files = {"event.schema.json": _schema(Event), "score.schema.json": _schema(Score), "asyncapi.json": asyncapi()}
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            (out / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"--out {out} cannot be written: {error.strerror}") from None
+    typer.echo("\n".join(str(out / name) for name in files))
+
+
+def _schema(record: type) -> dict[str, Any]:
+    return {"$schema": DIALECT, **msgspec.json.schema(record)}
+
+
+def asyncapi() -> dict[str, Any]:
+    """Return the AsyncAPI 3.0 document: what a shop sends, what it may read, and why an event may come back."""
+    channels: dict[str, Any] = {}
+    operations: dict[str, Any] = {}
+    files = {**dict.fromkeys(KINDS, "event.schema.json"), "scores": "score.schema.json"}
+    for spec in TOPICS:
+        message: dict[str, Any] = {"summary": spec.description, "contentType": "application/json" if spec.name in files else "application/octet-stream"}
+        if spec.name in files:
+            message["payload"] = {"$ref": files[spec.name]}
+        channels[spec.name] = {"address": spec.name, "description": f"key: {spec.key}; value: {spec.value}", "messages": {spec.name: message}}
+        action = "receive" if spec.name in KINDS else "send"
+        operations[spec.name] = {"action": action, "channel": {"$ref": f"#/channels/{spec.name}"}}
+    reasons = "; ".join(f"{name}: {text}" for name, text in REASONS.items())
+    channels["rejected"]["description"] += f". The header headstart-reason is one of: {reasons}"
+    return {
+        "asyncapi": "3.0.0",
+        "info": {"title": "Headstart", "version": "1", "description": "Events in, scores out, over Kafka."},
+        "channels": channels,
+        "operations": operations,
+    }

@@ -1,0 +1,62 @@
+"""`headstart scores`: print the scores as they arrive on Kafka."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import KafkaError
+
+from features.errors import DependencyDown, Mismatch
+from streams.commands.options import Broker, Config, Set
+from streams.records import decode_score
+from streams.settings import load_settings
+from streams.topics import broker_names, require_reachable
+
+
+def scores(
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for more when there are none; Ctrl-C ends it.")] = False,
+    from_beginning: Annotated[bool, typer.Option("--from-beginning", help="Start with the oldest score that the topic still holds.")] = False,
+    launch: Annotated[str | None, typer.Option("--launch", metavar="ID", help="Only scores of this launch.")] = None,
+    most: Annotated[int, typer.Option("--max", metavar="N", help="Stop after so many scores; 0: no limit.")] = 0,
+    broker: Broker = None,
+    config: Config = None,
+    assignments: Set = None,
+) -> None:
+    """Print scores as JSON, a line each. Without --follow, print what is there from the beginning and end."""
+    settings = load_settings(config, needs=("broker",), assignments=assignments or (), broker=broker)
+    name = broker_names(settings.topic_prefix, settings.topic_names)["scores"]
+    require_reachable(settings.broker)
+    try:
+        consumer = KafkaConsumer(bootstrap_servers=settings.broker.split(","), enable_auto_commit=False)
+        try:
+            tps = [TopicPartition(name, p) for p in sorted(consumer.partitions_for_topic(name) or ())]
+            if not tps:
+                raise Mismatch(f"the broker at {settings.broker} has no topic {name}; create it with `headstart topics create`")
+            consumer.assign(tps)
+            if from_beginning or not follow:
+                consumer.seek_to_beginning(*tps)
+            else:
+                consumer.seek_to_end(*tps)
+            _print(consumer, tps, follow, launch, most)
+        finally:
+            consumer.close()
+    except KafkaError as error:
+        raise DependencyDown(f"the broker at {settings.broker} does not answer: {error}") from None
+
+
+def _print(consumer: KafkaConsumer, tps: list[TopicPartition], follow: bool, launch: str | None, most: int) -> None:
+    printed = 0
+    while True:
+        for records in consumer.poll(timeout_ms=500).values():
+            for record in records:
+                if launch is not None and all(entry.launch_id != launch for entry in decode_score(record.value).entries):
+                    continue
+                typer.echo(record.value.decode())
+                printed += 1
+                if most and printed >= most:
+                    return
+        read = all((end := consumer.highwater(tp)) is not None and consumer.position(tp) >= end for tp in tps)
+        if read and not follow:
+            return
