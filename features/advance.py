@@ -1,6 +1,6 @@
 """How one event changes the shopper's state, and the vector that the models see right after it.
 
-One kernel, event by event, float64 between loads and stores: a batch of 1, 7 or 1 000 gives the same bits, and so do the online
+One kernel, event by event, float64 between loads and stores (by `np.float64`: numba leaves `float` of a float32 as it is): a batch of 1, 7 or 1 000 gives the same bits, and so do the online
 and the offline path, which both call it. Counters are order-insensitive; duplicates are dropped by the ring of event ids.
 """
 
@@ -78,7 +78,7 @@ def _remember(hashes: Any, counts: Any, seen_s: Any, wanted: int, ts_ms: int) ->
         seen_s[place] = now_s
     else:
         counts[place] = np.float32(counts[place] + weight(1000.0 * (before_s - now_s), _DAY_S))
-    return float(counts[place]), since
+    return np.float64(counts[place]), since
 
 
 @nb.njit(cache=True)
@@ -140,8 +140,9 @@ def _statistics(stats: Any, shop: Any, at_ms: int, out: Any, start: int, with_tr
 
 @nb.njit(cache=True)
 def _renew(user: Any) -> None:
-    """Make a user record read as empty; what the shop told of the user stays."""
+    """Make a user record read as empty."""
     user.ref_ms = 0
+    user.registered_ms = 0
     user.visit_start_ms = 0
     user.applied = 0
     user.matured = 0
@@ -150,6 +151,10 @@ def _renew(user: Any) -> None:
     user.lines = 0
     user.visit_events = 0
     user.visit_lines = 0
+    user.level = 0
+    user.region = 0
+    user.age = 0
+    user.gender = 0
     user.ring_next = 0
     for i in range(RING):
         user.ring[i] = 0
@@ -209,7 +214,7 @@ def _advance(
             u.registered_ms = e.registered_ms
 
         visit = np.int64(u.visits)
-        if own.ref_ms == 0:
+        if own.ref_ms == 0 or own_expired:
             u.lines += 1
         for d in range(domain_start[i], domain_start[i + 1]):
             first, opened = _advance_line(lines[domain_rows[d]], e, visit, ttl_ms)
@@ -225,11 +230,11 @@ def _advance(
 
         for k in range(4):
             for h in range(3):
-                row[3 * k + h] = math.log1p(u.counts[k, h])
-                row[_LINE + 3 * k + h] = math.log1p(own.counts[k, h])
-        seen = float(u.counts[0, _HOUR_OF_WEEK]) + float(u.counts[1, _HOUR_OF_WEEK]) + 5.0
-        row[_RATES] = math.log((float(u.counts[2, _HOUR_OF_WEEK]) + 0.25) / seen)
-        row[_RATES + 1] = math.log((float(u.counts[3, _HOUR_OF_WEEK]) + 0.1) / seen)
+                row[3 * k + h] = math.log1p(np.float64(u.counts[k, h]))
+                row[_LINE + 3 * k + h] = math.log1p(np.float64(own.counts[k, h]))
+        seen = np.float64(u.counts[0, _HOUR_OF_WEEK]) + np.float64(u.counts[1, _HOUR_OF_WEEK]) + 5.0
+        row[_RATES] = math.log((np.float64(u.counts[2, _HOUR_OF_WEEK]) + 0.25) / seen)
+        row[_RATES + 1] = math.log((np.float64(u.counts[3, _HOUR_OF_WEEK]) + 0.1) / seen)
         row[_RATES + 2] = math.log((float(u.converted) + 0.25) / (float(u.matured) + 5.0))
         row[_RATES + 3] = math.log1p(float(u.matured))
         row[_RATES + 4] = math.log1p(float(u.visit_events))
@@ -252,7 +257,7 @@ def _advance(
         _statistics(catalogue[e.line_stats], catalogue[0], at_ms, row, _LINES, False)
         _statistics(catalogue[e.category_stats], catalogue[0], at_ms, row, _CATEGORIES, True)
         known = not math.isnan(e.price)
-        row[_PRICE] = math.log1p(float(e.price)) if known else 0.0
+        row[_PRICE] = math.log1p(np.float64(e.price)) if known else 0.0
         row[_PRICE + 1] = 1.0 if known else 0.0
         row[_PRICE + 2] = float(u.age)
         row[_PRICE + 3] = 1.0 if u.gender == 1 else 0.0

@@ -18,14 +18,14 @@ BROWSE, CLICK, CART, ORDER = range(4)
 
 MAX_VALUE_BYTES: Final = 65_536
 MIN_TS_MS: Final = 0
-MAX_TS_MS: Final = 253_402_300_799_999  # 9999-12-31, the end of ISO 8601's four-digit years
+MAX_TS_MS: Final = 4_294_967_295_999  # 2106-02-07, where the stored seconds (32 bits) end
 
 REASONS: Final[dict[str, str]] = {
     "too_large": f"the value is longer than {MAX_VALUE_BYTES} bytes",
     "empty": "the record has no value",
     "not_json": "the value is not UTF-8 JSON",
     "wrong_shape": "a required field is missing, or a field has the wrong type or length",
-    "bad_value": "a number is not finite or out of range, or a time cannot be read",
+    "bad_value": "a number is not finite or out of range, a time cannot be read, or an id holds a control character",
     "wrong_topic": "the event names another kind than its topic",
     "wrong_key": "the record's key is not the event's user_id",
     "wrong_partition": "the record lies in another partition than murmur2(user_id) says; set partitioner=murmur2_random in the producer",
@@ -38,8 +38,8 @@ class Refused(ValueError):
 
     def __init__(self, reason: str, detail: str) -> None:
         assert reason in REASONS, reason
-        super().__init__(f"{reason}: {detail}")
-        self.reason, self.detail = reason, detail
+        super().__init__(f"{reason}: {detail[:300]}")
+        self.reason, self.detail = reason, detail[:300]
 
 
 Id = Annotated[str, Meta(min_length=1, max_length=256)]
@@ -90,7 +90,7 @@ def milliseconds(ts: int | str) -> int:
             moment = moment.replace(tzinfo=dt.UTC)
         ts = (moment - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) // dt.timedelta(milliseconds=1)
     if not MIN_TS_MS <= ts <= MAX_TS_MS:
-        raise Refused("bad_value", f"time {ts} is outside 1970 to 9999")
+        raise Refused("bad_value", f"time {ts} is outside 1970 to 2106")
     return ts
 
 
@@ -113,6 +113,10 @@ def decode(value: bytes | None, kind: int) -> tuple[Event, int]:
         raise Refused("not_json", str(error)[:200]) from None
     if event.kind is not None and event.kind != KINDS[kind]:
         raise Refused("wrong_topic", f"kind {event.kind[:40]!r} on the topic for {KINDS[kind]}")
+    if b"\\" in value:  # control characters come escaped only; the store joins its keys with them
+        for name in ("event_id", "user_id", "product_id", "line", "category"):
+            if any(character < " " for character in getattr(event, name) or ""):
+                raise Refused("bad_value", f"{name} holds a control character")
     for name in ("price", "quantity"):
         number = getattr(event, name)
         if number is not None and not (math.isfinite(number) and 0 <= number <= 1e12):

@@ -50,6 +50,10 @@ local out = {redis.call('HMGET', KEYS[1], 'version', 'cursor')}
 for i = 2, #KEYS do out[i] = redis.call('HGETALL', KEYS[i]) end
 return out
 """
+_CLAIM: Final = """
+for i = 1, #ARGV, 2 do redis.call('HSETNX', KEYS[1], ARGV[i], ARGV[i + 1]) end
+return redis.call('HGETALL', KEYS[1])
+"""
 T = TypeVar("T")
 
 
@@ -64,13 +68,14 @@ class RedisStore:
         if durability not in DURABILITIES:
             raise InputError(f"setting 'durability' is one of {', '.join(DURABILITIES)}, got {durability!r}")
         try:
-            self._redis = redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), socket_connect_timeout=5, socket_timeout=30)
+            self._redis = redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), socket_connect_timeout=5, socket_timeout=min(30.0, patience_s))
         except ValueError as error:
             raise InputError(f"the Redis address cannot be used: {error}") from None
         self._prefix = f"hs:{namespace}:"
         self._ttl_ms, self._durability, self._patience_s = ttl_ms, durability, patience_s
         self._commit = self._redis.register_script(_COMMIT)
         self._load = self._redis.register_script(_LOAD)
+        self._claim = self._redis.register_script(_CLAIM)
 
     def _key(self, slot: str, name: str) -> str:
         return f"{self._prefix}{{{slot}}}:{name}"
@@ -134,8 +139,14 @@ class RedisStore:
 
     async def settled(self) -> None:
         if self._durability == "replica":
-            reached = await self._tried(lambda: self._redis.wait(1, int(1000 * self._patience_s)))
-            if reached < 1:
+            # WAIT covers its own connection's writes, and the commit may have gone over another one: so write something here first.
+            async def write_and_wait() -> int:
+                pipe = self._redis.pipeline(transaction=False)
+                pipe.set(self._prefix + "settled", b"")
+                pipe.wait(1, int(1000 * self._patience_s))
+                return int((await pipe.execute())[1])
+
+            if await self._tried(write_and_wait) < 1:
                 raise DependencyDown("no Redis replica confirmed the commit (durability 'replica')")
 
     async def check_durability(self) -> None:
@@ -158,9 +169,9 @@ class RedisStore:
         await self._tried(lambda: self._redis.hset(self._prefix + "meta", mapping=mapping))
 
     async def claim_meta(self, values: Mapping[str, str]) -> dict[str, str]:
-        for name, value in values.items():
-            await self._tried(lambda n=name, v=value: cast(Awaitable[bool], self._redis.hsetnx(self._prefix + "meta", n, v)))  # type: ignore[misc]
-        return await self.meta()
+        arguments = [text for entry in values.items() for text in entry]
+        flat = cast(list[bytes], await self._tried(lambda: self._claim(keys=[self._prefix + "meta"], args=arguments)))
+        return {flat[i].decode(): flat[i + 1].decode() for i in range(0, len(flat), 2)}
 
     async def close(self) -> None:
         await self._redis.aclose()

@@ -39,7 +39,7 @@ async def deliver(app: faust.App, records: Iterable[Outgoing], *, timeout_s: flo
     still come to be, delivered: sending all of them again makes duplicates, never holes.
     """
     producer = _producer(app)
-    futures: list[asyncio.Future[object]] = []
+    sent: list[tuple[str, asyncio.Future[object]]] = []
     topic = ""
     try:
         async with asyncio.timeout(timeout_s):
@@ -47,18 +47,17 @@ async def deliver(app: faust.App, records: Iterable[Outgoing], *, timeout_s: flo
                 known = await _partitions(producer, topic)
                 if partition is not None and partition not in known:
                     raise InputError(f"topic {topic} has no partition {partition}")
-                futures.append(await producer.send(topic, value, key=key, partition=partition, headers=list(headers)))
-            for future in futures:
-                topic = getattr(future, "topic", topic)
+                sent.append((topic, await producer.send(topic, value, key=key, partition=partition, headers=list(headers))))
+            for topic, future in sent:
                 await future
     except MessageSizeTooLargeError as error:
         raise InputError(f"a record for {topic} is too large for the broker: {error}") from None
     except TimeoutError:
-        raise DependencyDown(f"the broker did not confirm {len(futures)} records within {timeout_s:g} s") from None
+        raise DependencyDown(f"the broker did not confirm all of {len(sent)} records within {timeout_s:g} s") from None
     except KafkaError as error:
         raise DependencyDown(f"the broker did not take a record for {topic}: {str(error) or type(error).__name__}") from None
     finally:
-        for future in futures:
+        for _, future in sent:
             # Else asyncio reports each failure that nobody looked at.
             future.add_done_callback(_seen)
 

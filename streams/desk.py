@@ -65,7 +65,7 @@ class Desk:
         if self._rules.replay:
             self.gate = ReplayGate(cursor.offsets, max_tick_events=self._rules.max_tick_events)
         else:
-            self.gate = LiveGate(cursor.offsets, tick_ms=self._tick_ms, closed_ms=cursor.tick_ms)
+            self.gate = LiveGate(cursor.offsets, tick_ms=self._tick_ms, closed_ms=cursor.tick_ms, future_ms=self._rules.future_ms)
 
     def start(self) -> None:
         """Begin to work."""
@@ -108,13 +108,16 @@ class Desk:
                 self._source.hold(self.number, kind, full)
 
     async def _run(self) -> None:
+        first = True
         try:
-            await self._again()
             while not self.stopping():
                 self._news.clear()
                 try:
                     if self._reload:
                         await self._start_over()
+                    elif first:
+                        await self._again()
+                    first = False
                     while not self.stopping() and not self._reload and (portion := self._next()) is not None:
                         await self._work(portion)
                 except LostCommit as lost:
@@ -122,10 +125,22 @@ class Desk:
                     self._reload = True
                     await asyncio.sleep(0.05)
                     continue
+                except DependencyDown as down:
+                    # The commit may have been done or not: the stored cursor decides.
+                    now_ms = self._clock_ms()
+                    self._down_since_ms = self._down_since_ms or now_ms
+                    if now_ms - self._down_since_ms > 1000 * self._patience_s:
+                        raise
+                    logger.warning("partition %d: %s; starting over from the cursor", self.number, down)
+                    self._reload = True
+                    await asyncio.sleep(0.2)
+                    continue
                 try:
                     await asyncio.wait_for(self._news.wait(), IDLE_S)
                 except TimeoutError:
-                    continue
+                    # Who waits at a barrier commits nothing, and would not hear that the store went back.
+                    if self._rules.replay and not await self.partition.is_current():
+                        self._reload = True
         except asyncio.CancelledError:
             raise
         except BaseException as error:
@@ -146,22 +161,12 @@ class Desk:
         if not self._rules.replay and not portion.records and not _has_due(partition, portion.tick_end_ms):
             partition.cursor.tick_ms = portion.tick_end_ms or partition.cursor.tick_ms  # nothing to write for a quiet tick
             return
-        try:
-            worked = await work_off(
-                partition, portion.records, self._knowledge, offsets=portion.offsets, tick_end_ms=portion.tick_end_ms,
-                latest_ms=None if self._rules.replay else now_ms + self._rules.future_ms,
-            )  # fmt: skip
-            partition.cursor.time_ms = max(partition.cursor.time_ms, portion.time_ms)
-            await settle(partition, worked, self._outlet, self._store, tick_done_ms=portion.tick_end_ms if self._rules.replay else None)
-        except DependencyDown as down:
-            # The commit may have been done or not: the stored cursor decides.
-            self._down_since_ms = self._down_since_ms or now_ms
-            if self._clock_ms() - self._down_since_ms > 1000 * self._patience_s:
-                raise
-            logger.warning("partition %d: %s; starting over from the cursor", self.number, down)
-            await asyncio.sleep(0.2)
-            self._reload = True
-            return
+        worked = await work_off(
+            partition, portion.records, self._knowledge, offsets=portion.offsets, tick_end_ms=portion.tick_end_ms,
+            latest_ms=None if self._rules.replay else now_ms + self._rules.future_ms,
+        )  # fmt: skip
+        partition.cursor.time_ms = max(partition.cursor.time_ms, portion.time_ms)
+        await settle(partition, worked, self._outlet, self._store, tick_done_ms=portion.tick_end_ms if self._rules.replay else None)
         self._down_since_ms = None
         for kind, acks in enumerate(self._acks):
             while acks and acks[0][0] <= portion.offsets[kind]:

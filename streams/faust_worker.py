@@ -21,7 +21,7 @@ import faust
 from aiokafka.errors import KafkaConnectionError
 from mode.utils.futures import maybe_cancel
 
-from features.errors import DependencyDown, HeadstartError
+from features.errors import DependencyDown
 from streams.delivery import MAX_RECORD_BYTES
 
 logger = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ def app_settings(
         "producer_max_request_size": MAX_RECORD_BYTES,
         "producer_request_timeout": 30.0,
         "worker_redirect_stdouts": False,
-        # Faust wants a folder for tables; we have none, so nothing is written there.
+        # A folder for tables, of which we have none; run_worker keeps it from being made.
         "datadir": Path(tempfile.gettempdir()) / "headstart-faust",
     }
 
@@ -172,13 +172,12 @@ def run_worker(app: faust.App, *, loglevel: str = "INFO", on_ready: Callable[[],
     configure_logging(loglevel)
     loop = app.loop  # parts of the app may have taken it already
     asyncio.set_event_loop(loop)
+    vars(app)["_create_directories"] = lambda: None
     worker = _Worker(app, loop, on_ready)
     try:
         _execute(worker, loop)
     except KafkaConnectionError:
         raise DependencyDown(f"no broker answers at {', '.join(f'{url.host}:{url.port}' for url in app.conf.broker_consumer)}") from None
-    except HeadstartError:
-        raise
 
 
 def _execute(worker: _Worker, loop: asyncio.AbstractEventLoop) -> None:

@@ -43,7 +43,7 @@ def read_taobao(path: Path) -> tuple[Rows, dict[str, int]]:
         rows = rows.kept(inside)
     seconds = rows.cast("ts", pa.int64(), "a time in whole seconds since 1970")
     inside = pc.and_(pc.greater_equal(seconds, MIN_TS_MS // 1000), pc.less_equal(seconds, MAX_TS_MS // 1000))
-    rows.refuse("ts", pc.invert(inside), lambda row: f"{seconds[row].as_py()} seconds since 1970 is not between 1970 and 9999")
+    rows.refuse("ts", pc.invert(inside), lambda row: f"{seconds[row].as_py()} seconds since 1970 is not between 1970 and 2106")
     category = rows.cast("category_id", pa.string(), "a category")
     columns = {
         "user_id": rows.cast("user_id", pa.string(), "a user"),

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 import msgspec
 
 from features.errors import HeadstartError, InputError
+from features.events import Refused, milliseconds
 from streams.partition import TOPICS
 from streams.records import Received
 
 PORTION = 2_000
 STALE_MS = 3_000
+FUTURE_MS = 300_000
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class ReplayGate(Gate):
     def next(self) -> Portion | None:
         """Return the next whole tick. Raises InputError when it holds more events than the setting allows."""
         if not all(self._ticks):
-            if sum(map(len, self.queues)) > self._max * 4:
+            if sum(len(queue) for queue, ticks in zip(self.queues, self._ticks, strict=True) if not ticks) > self._max:
                 raise InputError(f"a tick holds more than {self._max} events of one partition: replay with shorter ticks (replay_tick_ms)")
             return None
         ends = {ticks[0][0] for ticks in self._ticks}
@@ -106,13 +108,13 @@ class _Time(msgspec.Struct):
 _time = msgspec.json.Decoder(_Time)
 
 
-def _event_ms(record: Received) -> int:
-    """Return an event's time if it can be read cheaply; what cannot be read goes first, and is refused later."""
+def _event_ms(record: Received, latest_ms: int) -> int:
+    """Return an event's time; what cannot be read, or lies after `latest_ms`, goes first (0), and is refused later."""
     try:
-        ts = _time.decode(record.value or b"").ts
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        ts_ms = milliseconds(_time.decode(record.value or b"").ts)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, Refused):
         return 0
-    return ts if isinstance(ts, int) else 0
+    return ts_ms if ts_ms <= latest_ms else 0
 
 
 class LiveGate(Gate):
@@ -123,9 +125,9 @@ class LiveGate(Gate):
     orders lag, and bins would close as negatives.
     """
 
-    def __init__(self, offsets: Sequence[int], *, tick_ms: int, closed_ms: int, portion: int = PORTION) -> None:
+    def __init__(self, offsets: Sequence[int], *, tick_ms: int, closed_ms: int, portion: int = PORTION, future_ms: int = FUTURE_MS) -> None:
         super().__init__(offsets)
-        self._tick_ms, self._portion = tick_ms, portion
+        self._tick_ms, self._portion, self._future_ms = tick_ms, portion, future_ms
         self._closed_ms = closed_ms
         self._time_ms = closed_ms
         self._last_ms = [0] * TOPICS
@@ -136,7 +138,8 @@ class LiveGate(Gate):
             return None
         unread = [end is not None and end.offset > self.next_offsets[kind] for kind, end in enumerate(ends)]
         records: list[Received] = []
-        heads = [_event_ms(queue[0]) if queue else None for queue in self.queues]
+        latest_ms = now_ms + self._future_ms
+        heads = [_event_ms(queue[0], latest_ms) if queue else None for queue in self.queues]
         while len(records) < self._portion:
             if any(heads[kind] is None and unread[kind] for kind in range(TOPICS)):
                 break
@@ -149,7 +152,7 @@ class LiveGate(Gate):
             records.append(record)
             self.taken[kind] = record.offset + 1
             self._last_ms[kind] = max(self._last_ms[kind], ms)
-            heads[kind] = _event_ms(queue[0]) if queue else None
+            heads[kind] = _event_ms(queue[0], latest_ms) if queue else None
         for kind in range(TOPICS):
             if not self.queues[kind]:
                 self.taken[kind] = self.next_offsets[kind]

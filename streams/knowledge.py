@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,9 +13,13 @@ from features.events import Event
 from features.layout import CATALOGUE
 from features.store import Store
 from models.mind import LaunchHead, Maps, Model, SharedHeads, predict_launch, predict_source
-from streams.records import SHARED, Launch, decode_launch
+from streams.records import SHARED, SHARED_BEFORE, Launch, decode_launch
 
 CONTROL_SLOT = "control"
+CHANGED_KEPT = 64  # how many commits of the catalogue's writer say which names they changed
+
+encode_names = msgspec.msgpack.Encoder().encode
+decode_names = msgspec.msgpack.Decoder(list[str]).decode
 
 
 Belief = tuple[float, ...]
@@ -35,12 +40,18 @@ class Knowledge:
         self.trunk = model.artifact.sha256[:16] if model else ""
         self._slots = [outcome_slot(q) for q in range(outcome_partitions)]
         self._versions = dict.fromkeys([*self._slots, CONTROL_SLOT], -1)
-        self.shared: SharedHeads | None = model.shared() if model else None
-        self._heads: dict[str, LaunchHead] = {}
         self.launches: list[Launch] = []
         self._rows: dict[str, int] = {SHOP: 0}
         self._catalogue = empty()
         self._used = 1
+        self._forget()
+
+    def _forget(self) -> None:
+        """Believe nothing but the artifact."""
+        self._versions = dict.fromkeys(self._versions, -1)
+        self.shared: SharedHeads | None = self.model.shared() if self.model else None
+        self._heads: dict[str, LaunchHead] = {}
+        self._catalogue = np.zeros_like(self._catalogue)
 
     async def refresh(self) -> None:
         """Bring everything up to the store's present state."""
@@ -49,29 +60,33 @@ class Knowledge:
             control = await self._store.load(CONTROL_SLOT, ("launches",))
             self.launches = [decode_launch(value) for _, value in sorted(control.hashes["launches"].items())]
             self._versions[CONTROL_SLOT] = control.version
-        for slot in self._slots:
+        versions = {slot: (await self._store.load(slot, ())).version for slot in self._slots}
+        if any(version < self._versions[slot] for slot, version in versions.items()):
+            self._forget()  # the store went back: what it has lost must not live on here
+        for slot, version in versions.items():
             seen = self._versions[slot]
-            now = await self._store.load(slot, ())
-            if now.version == seen:
+            if version == seen:
                 continue
             now = await self._store.load(slot, ("heads",))
             if self.model:
                 for name, value in now.hashes["heads"].items():
                     if name == SHARED:
                         self.shared = SharedHeads.from_bytes(value)
-                    elif not name.startswith(SHARED):
+                    elif name != SHARED_BEFORE:
                         self._heads[name] = LaunchHead.from_bytes(value)
             if slot == self._slots[0]:
                 await self._refresh_catalogue(slot, seen, now.version)
             self._versions[slot] = now.version
 
     async def _refresh_catalogue(self, slot: str, seen: int, version: int) -> None:
-        lists = await self._store.read_hash(slot, "changed", [str(v) for v in range(seen + 1, version + 1)]) if 0 <= version - seen <= 64 else [None]
+        lists: list[bytes | None] = [None]
+        if seen >= 0 and version - seen <= CHANGED_KEPT:
+            lists = await self._store.read_hash(slot, "changed", [str(v) for v in range(seen + 1, version + 1)])
         if any(names is None for names in lists):
             held = (await self._store.load(slot, ("catalogue",))).hashes["catalogue"]
             found: list[tuple[str, bytes | None]] = list(held.items())
         else:
-            names = sorted({name for text in lists if text for name in text.decode().split("\x1f")})
+            names = sorted({name for changed in lists if changed for name in decode_names(changed)})
             found = list(zip(names, await self._store.read_hash(slot, "catalogue", names), strict=True))
         for name, value in found:
             if value is not None:
@@ -95,19 +110,17 @@ class Knowledge:
 
     def launches_of(self, event: Event, at_ms: int) -> list[Launch]:
         """Return the launches that the event belongs to, as they are at a tick's start."""
-        return [
-            launch
-            for launch in self.launches
-            if launch.from_ms <= at_ms
-            and (launch.closed_ms is None or at_ms < launch.closed_ms)
-            and (event.product_id in launch.products if launch.products else event.line == launch.line)
-        ]
+        return [launch for launch in self.launches if launch.is_open(at_ms) and launch.holds(event.product_id, event.line)]
+
+    def followed(self, event: Event) -> list[str]:
+        """Return the domains whose open exposures an order of this event counts for, whether new ones still open there or not."""
+        return [f"line:{event.line}", *(launch.id for launch in self.launches if launch.holds(event.product_id, event.line))]
 
     def is_source(self, line: str, at_ms: int) -> bool:
         """Whether a line's outcomes feed the shared heads: the trunk was trained on it, and it is not being launched."""
         if self.model is not None and line not in self.model.artifact.lines:
             return False
-        return not any(launch.line == line and not launch.products and launch.from_ms <= at_ms and launch.closed_ms is None for launch in self.launches)
+        return not any(launch.line == line and not launch.products and launch.is_open(at_ms) for launch in self.launches)
 
     def maps(self, x: NDArray[np.float32]) -> Maps:
         """Return what the heads read of vectors (N, F): the standardised features and the trunk's output."""

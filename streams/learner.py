@@ -12,7 +12,7 @@ import hashlib
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -24,14 +24,11 @@ from features.layout import CATALOGUE
 from features.store import Changes, Store
 from features.vector import WIDTH
 from models.mind import LaunchHead, Model, SharedHeads, learn_launch, learn_shared
-from streams.knowledge import outcome_slot
+from streams.knowledge import CHANGED_KEPT, encode_names, outcome_slot
 from streams.partition import Cursor, LostCommit
-from streams.records import SHARED, Counted, Message, Outcome, Outgoing, TickDone, encode_json
+from streams.records import SHARED, SHARED_BEFORE, Counted, Message, Outcome, Outgoing, TickDone, encode_json
 
 logger = logging.getLogger(__name__)
-
-SHARED_BEFORE: Final = "shared:before"
-CHANGED_KEPT: Final = 64
 
 
 class Expected(msgspec.Struct, array_like=True):
@@ -175,9 +172,9 @@ class Learner:
             at_ms = tick_ms if tick_ms is not None else max(m.tick_ms for m in counted)
             changed = self._count(counted, at_ms)
             put["catalogue"] = changed
-            put["changed"] = {str(self._version + 1): "\x1f".join(changed).encode()}
+            put["changed"] = {str(self._version + 1): encode_names(list(changed))}
         elif self.q == 0:
-            put["changed"] = {str(self._version + 1): b""}
+            put["changed"] = {str(self._version + 1): encode_names([])}
         stamp_ms = tick_ms if tick_ms is not None else max((m.closed.close_ms for m in outcomes), default=self.cursor.stamp_ms)
         fresh = {
             f"{stamp_ms:015d}:{name}": encode_json(snapshot(name, state, stamp_ms)) for name, state in self._states().items() if name in heads and self._replay
@@ -259,6 +256,10 @@ class Learner:
             record = np.frombuffer(held, CATALOGUE) if held else empty()
             changed[name] = self._catalogue[name] = add(record, values, at_ms).tobytes()
         return changed
+
+    async def is_current(self) -> bool:
+        """Whether the store's version is still ours: else it went back, or someone else has committed."""
+        return (await self._store.load(self._slot, ())).version == self._version
 
     def is_tick_end(self, message: Message) -> bool:
         """Whether `step` may have something to do right after a message, in a replay."""

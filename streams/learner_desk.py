@@ -86,7 +86,8 @@ class LearnerDesk:
                 try:
                     await asyncio.wait_for(self._news.wait(), IDLE_S)
                 except TimeoutError:
-                    continue
+                    if not await self.learner.is_current():  # the store went back, and nothing that comes would tell
+                        self._reload = True
         except asyncio.CancelledError:
             raise
         except BaseException as error:

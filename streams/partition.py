@@ -128,7 +128,8 @@ class Partition:
         return await self._read([_line_key(*pair) for pair in pairs], USER_LINE)
 
     async def _read(self, keys: list[str], dtype: np.dtype[np.void]) -> NDArray[np.void]:
-        found = [self._records.get(key) for key in keys]
+        # What is not committed yet is nowhere else, however small the LRU.
+        found = [self._written.get(key) or self._records.get(key) for key in keys]
         missing = [i for i, value in enumerate(found) if value is None]
         for i, value in zip(missing, await self._store.read(str(self.number), [keys[i] for i in missing]), strict=True):
             found[i] = value if value is not None else bytes(dtype.itemsize)
@@ -181,6 +182,10 @@ class Partition:
             self._outbox.pop(name, None)
         self._outbox.update(self._fresh)
         self._written, self._fresh, self._sent = {}, {}, []
+
+    async def is_current(self) -> bool:
+        """Whether the store's version is still ours: else it went back, or someone else has committed."""
+        return (await self._store.load(str(self.number), ())).version == self._version
 
     def unsent(self) -> list[tuple[int, bytes, bytes]]:
         """Return (outcome partition, key, message) of what is committed and not yet known to be on Kafka, in the order of numbers."""

@@ -164,7 +164,7 @@ async def _apply(partition: Partition, arrived: list[Arrived], knowledge: Knowle
         totals.applied += 1
         event, line, category = a.event, a.event.line, a.event.category or a.event.line
         count(partition.cursor.counts, line, category, a.kind)
-        partition.pending.mark(event.user_id, [d.exposure for d in touched if d.exposure], a.kind, a.ts_ms)
+        partition.pending.mark(event.user_id, knowledge.followed(event), a.kind, a.ts_ms)
         opened: list[str | None] = []
         for domain, belief in zip(touched, beliefs[i], strict=True):
             is_open = domain.exposure is not None and bool(opens[starts[i] + domain.place])
@@ -211,6 +211,8 @@ def _expose(partition: Partition, a: Arrived, domain: str, category: str, x: NDA
     """Open an exposure and follow it, if it is among those that are followed; returns its id then."""
     name = exposure_id(domain, a.event.user_id, a.event.event_id)
     totals = partition.cursor.totals
+    if name in partition.pending.open:  # the event came again after the ring of ids had forgotten it
+        return name
     if not is_followed(name, partition.rules.learn_share) or len(partition.pending) >= partition.rules.max_pending:
         totals.untracked += 1
         return None

@@ -14,6 +14,7 @@ from features.exposures import Closed
 TICK_HEADER: Final = "headstart-tick"
 REASON_HEADER: Final = "headstart-reason"
 SHARED: Final = "shared"  # the key under which the source lines' outcomes travel
+SHARED_BEFORE: Final = "shared:before"  # the shared heads' state before their last tick
 CATALOGUE: Final = "catalogue"
 
 
@@ -102,6 +103,14 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     holdout: float = 0.0
     from_ms: int = 0
     closed_ms: int | None = None
+
+    def is_open(self, at_ms: int) -> bool:
+        """Whether exposures open in it at a time; after its end the open ones run out."""
+        return self.from_ms <= at_ms and (self.closed_ms is None or at_ms < self.closed_ms)
+
+    def holds(self, product_id: str, line: str) -> bool:
+        """Whether an event on this product belongs to it."""
+        return product_id in self.products if self.products else line == self.line
 
     def arm(self, user_id: str) -> str | None:
         """Return the user's arm by a hash salted with the launch's id; None when the launch has no holdout."""

@@ -28,11 +28,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Set
-from typing import Any, Final, NamedTuple, Protocol, cast
+from collections.abc import AsyncIterator, Iterable, Mapping, Set
+from typing import Any, Final, Protocol, cast
 
-import faust
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import IllegalStateError, KafkaError
 from aiokafka.structs import OffsetAndMetadata
 from faust.transport.drivers import aiokafka as driver
@@ -40,6 +39,9 @@ from faust.types import TP, ConsumerMessage
 from mode.utils.futures import notify
 
 from features.errors import DependencyDown, Mismatch
+from streams.batches import Batch as Batch
+from streams.batches import Reading as Reading
+from streams.batches import batch_topic as batch_topic
 
 logger = logging.getLogger(__name__)
 
@@ -65,60 +67,6 @@ class Positions(Protocol):
 
     def failed(self, error: BaseException) -> None:
         """Hear that positions could not be found. Should end the process (`hard_exit`): nothing is read until the next assignment."""
-
-
-class Reading(NamedTuple):
-    """How far a partition is read, as the last answer of the broker says."""
-
-    position: int  # the next offset to be drained
-    end: int  # the end of the log (its high watermark) at as_of_ms
-    as_of_ms: int  # wall clock of the last fetch response for this partition
-
-
-class Batch:
-    """The records of one topic partition that one poll brought: at least one, in the order of their offsets."""
-
-    __slots__ = ("end", "epoch", "records", "tp")
-
-    def __init__(self, tp: TP, records: list[ConsumerRecord[bytes | None, bytes | None]], epoch: int, end: int) -> None:
-        self.tp = tp
-        self.records = records
-        self.epoch = epoch
-        self.end = end
-        """The end of the log when the batch was drained: the batch is the last of it if `next == end`."""
-
-    @property
-    def first(self) -> int:
-        """The offset of the first record."""
-        return int(self.records[0].offset)
-
-    @property
-    def next(self) -> int:
-        """The offset after the last record: the cursor once the batch is worked off."""
-        return int(self.records[-1].offset) + 1
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __repr__(self) -> str:
-        return f"<Batch {self.tp.topic}[{self.tp.partition}] {self.first}..{self.next - 1} epoch {self.epoch}>"
-
-
-class BatchSchema(faust.Schema[Any, Any]):
-    """Hands a batch to the agents as it is: Faust decodes nothing, so nothing can fail to decode."""
-
-    def compile(self, app: Any, **_: Any) -> Callable[..., Awaitable[Any]]:
-        """Return the decoder of Faust's conductor."""
-
-        async def decode(message: Any, *, propagate: bool = False) -> Any:
-            return app.create_event(None, message.value, None, message)
-
-        return decode
-
-
-def batch_topic(app: faust.App, *topics: str) -> Any:
-    """Return the channel on which an agent gets the batches of these topics, through one queue."""
-    return app.topic(*topics, schema=BatchSchema(), internal=False)
 
 
 class _NoReadOffsets(dict[TP, int | None]):
@@ -150,7 +98,7 @@ class _Fetchable(Set[TP]):
 class ConsumerThread(driver.AIOKafkaConsumerThread):
     """The thread with the aiokafka consumer. Epochs are written and read here, so a drain lies wholly before or after a seek."""
 
-    logger = driver.logger
+    logger = logging.getLogger("faust.transport.batched")
     consumer: Consumer
 
     def _create_worker_consumer(self, transport: driver.Transport) -> AIOKafkaConsumer:
@@ -173,9 +121,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             self._consumer._coordinator.generation = 1
         await super().on_thread_stop()
 
-    async def _fetch_records(
-        self, consumer: AIOKafkaConsumer, active_partitions: Any, timeout: float | None = None, max_records: int | None = None
-    ) -> Any:
+    async def _fetch_records(self, consumer: AIOKafkaConsumer, active_partitions: Any, timeout: float | None = None, max_records: int | None = None) -> Any:
         records = await super()._fetch_records(consumer, active_partitions, timeout=timeout, max_records=max_records)
         epochs = self.consumer.epochs
         return {tp: [Batch(TP(*tp), rows, epochs.get(tp, 0), consumer.highwater(tp) or 0)] for tp, rows in records.items()}
@@ -241,7 +187,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 class Consumer(driver.Consumer):
     """Faust's consumer of batches. Reach it as `app.consumer`; all methods are for the app's event loop."""
 
-    logger = driver.logger
+    logger = logging.getLogger("faust.transport.batched")
     _thread: ConsumerThread
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -414,8 +360,7 @@ class Consumer(driver.Consumer):
             if self.loop.time() > deadline:
                 tp, offset = next(iter(beyond.items()))
                 raise Mismatch(
-                    f"the log of {tp.topic}[{tp.partition}] ends at {ends[tp]}, below the cursor {offset}: "
-                    "the topic was made anew, or this is another cluster"
+                    f"the log of {tp.topic}[{tp.partition}] ends at {ends[tp]}, below the cursor {offset}: the topic was made anew, or this is another cluster"
                 )
             await self._thread.probe({tp: ends[tp] for tp in beyond if tp not in probed})
             probed.update(beyond)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from features.errors import DependencyDown, HeadstartError
+from features.errors import DependencyDown, HeadstartError, InputError
 from features.events import KINDS
 from features.store import Store
 from models.mind import Model
@@ -28,6 +28,7 @@ from streams.records import Received
 logger = logging.getLogger(__name__)
 
 STAMP_POLL_S = 0.01
+LOOK_S = 0.25  # at the broker's silence, and how often the alive file is touched at most
 OUTCOMES = len(KINDS)  # the index of `outcomes` beside the four kinds
 
 
@@ -60,6 +61,9 @@ class Worker:
         self._stamp_ms = -1
         self._watch: asyncio.Task[None] | None = None
         self._stamp_news = asyncio.Event()
+        self._parked: set[tuple[int, int]] = set()
+        self._broker_said_ms = 0
+        self._heard_s = time.monotonic()
         self.lost_records = 0
 
     # Where to read: asked by the transport.
@@ -92,6 +96,7 @@ class Worker:
         await asyncio.gather(*(desk.stop() for desk in self.desks.values()), *(learner.stop() for learner in self.learners.values()))
         self.desks.clear()
         self.learners.clear()
+        self._parked.clear()
 
     async def close(self) -> None:
         """Settle, and let go of the store."""
@@ -129,6 +134,7 @@ class Worker:
     # Between ticks: stamps, heads, catalogue, launches.
 
     async def _watching(self) -> None:
+        look_s = 0.0
         try:
             while True:
                 if self._rules.replay:
@@ -140,12 +146,30 @@ class Worker:
                 else:
                     await asyncio.sleep(self._tick_ms / 1000)
                 await self._refresh()
-                if self._alive_file is not None:
-                    self._alive_file.touch()
+                if time.monotonic() >= look_s:
+                    look_s = time.monotonic() + LOOK_S
+                    self._listen_to_broker()
+                    self._touch_alive_file()
         except asyncio.CancelledError:
             raise
         except BaseException as error:
             self.crashed(error)
+
+    def _listen_to_broker(self) -> None:
+        """Raise DependencyDown when no fetch was answered for as long as the setting allows, though some partition is being read."""
+        reading = {(kind, p) for p in self.desks for kind in range(len(KINDS))} | {(OUTCOMES, q) for q in self.learners}
+        said_ms = max((end.as_of_ms for topic, p in reading - self._parked if (end := self._wire.end(topic, p)) is not None), default=0)
+        if said_ms != self._broker_said_ms or reading <= self._parked:
+            self._broker_said_ms, self._heard_s = said_ms, time.monotonic()
+        elif time.monotonic() - self._heard_s > self._patience_s:
+            raise DependencyDown(f"the broker has not answered for {self._patience_s:g} s")
+
+    def _touch_alive_file(self) -> None:
+        try:
+            if self._alive_file is not None:
+                self._alive_file.touch()
+        except OSError as error:
+            raise InputError(f"setting 'alive_file': {self._alive_file} cannot be written: {error.strerror}") from None
 
     async def _refresh(self) -> None:
         if not self._rules.replay:
@@ -203,6 +227,7 @@ class Worker:
 
     def hold(self, partition: int, kind: int, held: bool) -> None:
         """Stop, or go on, reading one topic of a partition."""
+        (self._parked.add if held else self._parked.discard)((kind, partition))
         self._wire.hold(kind, partition, held)
 
     def ends(self, partition: int) -> Sequence[End | None]:

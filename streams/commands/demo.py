@@ -65,7 +65,7 @@ def demo(
         settings = replay_settings(settings, "demo")
         judged = _stream(settings, made, artifact, shop, launch_ms, keep, workers, bar)
         scores = sum(1 for _ in read_topic(settings, "scores"))
-    results = {shop.launch_line: _with_oracle(judged, made, shop, launch_ms)}
+    results = {shop.launch_line: with_oracle(judged, made, shop)}
     say(f"4  {scores} scores were published, and {len(judged.of(shop.launch_line))} exposures of the launch became final. How good were the predictions?\n")
     print_figures(results, title=f"SYNTHETIC shop, seed {seed}: the launch's first {shop.days - shop.launch_day:g} days")
     say(
@@ -91,7 +91,7 @@ def _stream(
     )  # fmt: skip
 
 
-def _with_oracle(judged: Judged, made: Simulated, shop: Shop, launch_ms: int) -> Figures:
+def with_oracle(judged: Judged, made: Simulated, shop: Shop) -> Figures:
     """The launch's figures, and those of the true probability on the same exposures."""
     line, window_ms, end_ms = shop.launch_line, round(1000 * shop.window_s), int(pc.max(made.log["ts"]).as_py())
     found = judged.figures(line, until_ms=end_ms, window_ms=window_ms)

@@ -31,8 +31,8 @@ from streams.evaluation import Figures, Judged, as_launch, launched
 from streams.offline import put_launches, run
 from streams.partition import Cursor, Rules
 from streams.records import REASON_HEADER, Launch, Outcome, Outgoing, decode_message
-from streams.replay import prepare, publish, read_topic, replay_settings, start_worker, stop_worker, wait_for, workers
-from streams.learner import LearnerCursor
+from streams.replay import prepare, publish, read_topic, replay_settings, start_worker, wait_for, workers
+from streams.learner import LearnerCursor, stamp_of
 from streams.settings import Settings, with_changes
 from streams.shop import Shop, simulate
 from streams.ticks import Tick, cut, with_end
@@ -48,7 +48,7 @@ PATIENCE_S = 60.0  # without any progress; a shared machine may be slow
 
 @dataclass(frozen=True)
 class World:
-    """A log, the trunk that was trained on its beginning, and what is launched in the rest: two lines, and two products of a third."""
+    """A log, the trunk that was trained on its beginning, and what is launched in the rest: two lines, and some products of a third."""
 
     log: pa.Table
     trunk: Path
@@ -67,14 +67,15 @@ class World:
 
 def make_world(folder: Path) -> World:
     """Simulate 2 days of a shop of four lines, about 3 000 events, and train for the first."""
-    shop = Shop(users=150, lines=4, days=2.0, launch_day=1.0, visits_per_day=1.4, conversion=0.12, window_s=WINDOW_S,
+    shop = Shop(users=150, lines=4, days=2.0, launch_day=1.0, visits_per_day=1.4, conversion=0.16, window_s=WINDOW_S,
                 categories_per_line=2, products_per_category=3, seed=5)  # fmt: skip
     at_ms = shop.start_ms + DAY_MS
     log = launched(simulate(shop).log, ["launch", "bags"], at_ms)
     rules = Rules(edges_ms=edges_ms(WINDOW_S))
     save(train(log, rules, tick_ms=TICK_MS, until_ms=at_ms, seed=1, pseudo=False, settings=TINY), folder)
     lines = [as_launch(line, at_ms, WINDOW_S) for line in ("launch", "bags")]
-    products = Launch(id="two-products", line="audio", products=["audio-1-001", "audio-2-002"], window_s=WINDOW_S, from_ms=at_ms + 5 * TICK_MS, holdout=0.3)
+    some = [f"books-{category}-{number:03d}" for category in (1, 2) for number in (1, 2, 3)][:5]
+    products = Launch(id="products", line="books", products=some, window_s=WINDOW_S, from_ms=at_ms + 2 * TICK_MS, holdout=0.3)
     return World(log, folder, (*lines, products))
 
 
@@ -182,7 +183,7 @@ def _sorted(left: Left) -> Left:
 
 
 class Replay:
-    """One replay in a namespace and topics of its own. `prepare`, then `publish` and `run_workers` in any order, then `left`."""
+    """One replay in a namespace and topics of its own. `prepare`, then `publish` and workers in any order, then `left`; `run` does all of it."""
 
     def __init__(self, world: World, broker: str, redis_url: str, folder: Path, **changes: Any) -> None:
         name = f"r{random.SystemRandom().getrandbits(48):012x}"
@@ -191,9 +192,10 @@ class Replay:
         self.settings = replay_settings(with_changes(base, **wanted), name)
         self.world, self.folder = world, folder
         self.rules = namespace.rules_of(self.settings, world.artifact, replay=True)
+        self.log = folder / f"{name}.log"
 
-    def publish(self, ticks: Sequence[Tick]) -> int:
-        """Make topics and namespace, publish the ticks, and return when the last ends."""
+    def prepare(self) -> None:
+        """Make the topics, the namespace and its launches."""
 
         async def begin() -> None:
             store = namespace.open_store(self.settings)
@@ -203,30 +205,42 @@ class Replay:
                 await store.close()
 
         asyncio.run(begin())
+
+    def publish(self, ticks: Sequence[Tick]) -> int:
+        """Publish the ticks and return when the last ends."""
         return publish(self.settings, ticks)
 
-    def wait(self, last_ms: int, check: Callable[[int], None] = lambda _: None) -> None:
-        """Return when every learner has learned the tick that ends at `last_ms`."""
+    def reach(self, at_ms: int) -> None:
+        """Return as soon as every learner has learned the tick that ends at `at_ms`."""
+        give_up_s = time.monotonic() + PATIENCE_S
+        with closing(redis.Redis.from_url(self.settings.redis)) as store:
+            keys = [f"hs:{self.settings.namespace}:{{o{q}}}:cursor" for q in range(self.settings.outcome_partitions)]
+            while min(stamp_of(store.hget(key, "cursor") or b"") for key in keys) < at_ms:
+                assert time.monotonic() < give_up_s, f"the tick {at_ms} was not reached; {self.log.read_text()[-2000:]}"
+                time.sleep(0.003)
 
-        async def until_done() -> None:
+    def work(self, last_ms: int, *, number: int = 1) -> None:
+        """Run `number` workers until the tick that ends at `last_ms` is learned, and stop them."""
+
+        async def until_done(check: Callable[[int], None]) -> None:
             store = namespace.open_store(self.settings)
             try:
                 await wait_for(store, last_ms, self.settings.outcome_partitions, check=check, timeout_s=PATIENCE_S)
             finally:
                 await store.close()
 
-        asyncio.run(until_done())
+        with workers(self.settings, number, self.folder) as check:
+            asyncio.run(until_done(check))
 
     def run(self, ticks: Sequence[Tick], *, number: int = 1) -> Left:
-        """Publish, let `number` workers do all of it, stop them, and return what they left."""
-        last_ms = self.publish(ticks)
-        with workers(self.settings, number, self.folder) as check:
-            self.wait(last_ms, check)
+        """Do all of it with `number` workers, and return what they left."""
+        self.prepare()
+        self.work(self.publish(ticks), number=number)
         return self.left()
 
     def start_worker(self) -> Popen[bytes]:
         """Start one worker; the caller stops it."""
-        return start_worker(self.settings, self.folder / f"{self.settings.namespace}.log")
+        return start_worker(self.settings, self.log)
 
     def left(self) -> Left:
         """Read everything back from Kafka and Redis. Fails when one score_id has two different records."""

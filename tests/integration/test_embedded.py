@@ -73,8 +73,10 @@ def holder(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
     program = started("-c", STACK.format(then=""), folder=tmp_path)
     assert program.stdout is not None
     with program, program.stdout:
-        yield program, [int(pid) for pid in program.stdout.readline().split()]
-        program.kill()
+        try:
+            yield program, [int(pid) for pid in program.stdout.readline().split()]
+        finally:
+            program.kill()
 
 
 def test_the_stack_answers_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,13 +124,13 @@ def test_kill_9_of_the_guards_leaves_no_orphans(holder: tuple[subprocess.Popen[s
 
 def test_no_orphans_when_another_process_holds_the_pipe(tmp_path: Path) -> None:
     """A child forked by the program, which inherits its end of the guards' pipes, does not keep the servers alive."""
-    program = started("-c", STACK.format(then="print(os.fork())"), folder=tmp_path)
+    program = started("-c", STACK.format(then="child = os.fork(); child and os.write(1, b'%d\\n' % child)"), folder=tmp_path)
     assert program.stdout is not None
     with program, program.stdout:
         pids = [int(pid) for pid in program.stdout.readline().split()]
-        fork = max(int(program.stdout.readline()), int(program.stdout.readline()))
-        program.kill()
+        fork = int(program.stdout.readline())
         try:
+            program.kill()
             assert gone(pids)
             assert running(fork)
         finally:
@@ -153,17 +155,20 @@ def test_up_serves_until_sigterm(tmp_path: Path) -> None:
     program = started("-m", "streams.cli", "up", "--dir", "logs", "--partitions", "3", folder=tmp_path)
     assert program.stdout is not None
     with program, program.stdout:
-        said = ""
-        while "Ctrl-C" not in said:
-            more = program.stdout.readline()
-            assert more, said
-            said += more
-        export = next(text for text in said.splitlines() if "export" in text)
-        addresses = dict(word.split("=", 1) for word in export.split()[1:])
-        assert partition_counts(addresses["HEADSTART_BROKER"], ["browse", "outcomes"]) == {"browse": 3, "outcomes": 1}
-        assert "Memory only" in said
-        program.terminate()
-        assert program.wait(20) == 0
+        try:
+            said = ""
+            while "Ctrl-C" not in said:
+                more = program.stdout.readline()
+                assert more, said
+                said += more
+            export = next(text for text in said.splitlines() if "export" in text)
+            addresses = dict(word.split("=", 1) for word in export.split()[1:])
+            assert partition_counts(addresses["HEADSTART_BROKER"], ["browse", "outcomes"]) == {"browse": 3, "outcomes": 1}
+            assert "Memory only" in said
+            program.terminate()
+            assert program.wait(20) == 0
+        finally:
+            program.kill()
     for name in ("HEADSTART_BROKER", "HEADSTART_REDIS"):
         port = int(addresses[name].rpartition(":")[2])
         with pytest.raises(OSError, match="refused"):

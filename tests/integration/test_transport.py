@@ -21,6 +21,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 
 from streams.embedded import EmbeddedBroker
 from streams.topics import create_topics
+from tests.kafka_server import KafkaServer
 
 PARTITIONS = 3
 KINDS = ("browse", "click", "cart", "order")
@@ -87,7 +88,7 @@ class Worker:
 
     def rows(self, since: int = 0) -> dict[tuple[str, int], list[tuple[int, str]]]:
         """(offset, value) of all records that it took, in that order, by topic and partition."""
-        taken = defaultdict(list)
+        taken: defaultdict[tuple[str, int], list[tuple[int, str]]] = defaultdict(list)
         for batch in self.batches(since):
             taken[batch["tp"][0], batch["tp"][1]] += [(offset, value) for offset, _, value in batch["rows"]]
         return taken
@@ -118,6 +119,14 @@ class Worker:
             assert pipe is not None
             with suppress(BrokenPipeError):
                 pipe.close()
+
+
+def until(true: Callable[[], bool], timeout_s: float = 40.0) -> None:
+    """Wait until something holds that more than one worker says."""
+    deadline = time.monotonic() + timeout_s
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def publish(kafka: str, topics: Iterable[str], each: range) -> None:
@@ -231,19 +240,16 @@ def test_a_killed_workers_partitions_go_to_the_other_at_the_cursors(kafka: str, 
         two.wait_for("ready")
 
         def held(worker: Worker) -> list[Any]:
-            return [line["tps"] for line in worker.said if line["what"] == "assigned"][-1]
+            return next((list(line["tps"]) for line in reversed(list(worker.said)) if line["what"] == "assigned"), [])
 
-        deadline = time.monotonic() + 40
-        while sorted(map(len, (held(one), held(two)))) != [4, 8]:
-            assert time.monotonic() < deadline, (held(one), held(two))
-            time.sleep(0.1)
+        until(lambda: sorted(map(len, (held(one), held(two)))) == [4, 8])
         for worker in (one, two):
             assert worker.order("ask", "told", tps=[])["split"] == []
         publish(kafka, topics, range(50))
-        one.wait(lambda _: one.count() + two.count() >= 600)
+        until(lambda: one.count() + two.count() >= 600)
         one.process.send_signal(signal.SIGKILL)
         publish(kafka, topics, range(50, 100))
-        two.wait(lambda _: one.count() + two.count() >= 1200)
+        until(lambda: one.count() + two.count() >= 1200)
         assert len(held(two)) == 12
         first, second = one.rows(), two.rows()
         for tp in ((topic, p) for topic in topics for p in range(PARTITIONS)):
@@ -334,7 +340,7 @@ def test_delivery_is_confirmed_or_an_error(topic_prefix: str, tmp_path: Path) ->
             assert (refused["error"], refused["text"]) == ("InputError", f"topic {topic} has no partition 99")
             server.pause()
             refused = worker.order("deliver", "refused", records=[[topic, "k", "x", 1]], timeout_s=0.5)
-            assert (refused["error"], refused["text"]) == ("DependencyDown", "the broker did not confirm 1 records within 0.5 s")
+            assert (refused["error"], refused["text"]) == ("DependencyDown", "the broker did not confirm all of 1 records within 0.5 s")
             server.resume()
 
 
@@ -343,3 +349,34 @@ def test_no_broker_is_one_line(topic_prefix: str, tmp_path: Path) -> None:
     with Worker("127.0.0.1:1", topic_prefix, tmp_path / "cursors") as worker:
         assert worker.ended() == 1
         assert worker.errors.splitlines()[-1] == "features.errors.DependencyDown: no broker answers at 127.0.0.1:1"
+
+
+@pytest.mark.slow
+def test_a_broker_that_comes_back_is_read_on_from(real_kafka_of_its_own: KafkaServer, topic_prefix: str, tmp_path: Path) -> None:
+    """While the only broker is dead for seconds the worker lives, logs a few lines, and reads on without loss when it is back."""
+    kafka = real_kafka_of_its_own.address
+    create_topics(kafka, prefix=topic_prefix, partitions=PARTITIONS, outcome_partitions=1)
+    topics = [topic_prefix + kind for kind in KINDS]
+    with Worker(kafka, topic_prefix, tmp_path / "cursors") as worker:
+        publish(kafka, topics, range(20))
+        worker.wait(lambda _: worker.count() == 240)
+        real_kafka_of_its_own.kill()
+        time.sleep(8)
+        real_kafka_of_its_own.start()
+        publish(kafka, topics, range(20, 40))
+        until(lambda: all(offsets(worker)[topic, p] >= set(range(40)) for topic in topics for p in range(PARTITIONS)), 60)
+        assert worker.stop() == 0
+        assert "Traceback" not in worker.errors
+        assert worker.errors.count("\n") < 40
+
+
+def offsets(worker: Worker) -> defaultdict[tuple[str, int], set[int]]:
+    """The offsets that it took, by topic and partition."""
+    return defaultdict(set, {tp: {offset for offset, _ in rows} for tp, rows in worker.rows().items()})
+
+
+@pytest.fixture
+def real_kafka_of_its_own(real_kafka: KafkaServer, tmp_path: Path) -> Iterator[KafkaServer]:
+    """A real Kafka that the test may kill."""
+    with KafkaServer(real_kafka.home, tmp_path / "kafka") as server:
+        yield server

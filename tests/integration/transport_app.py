@@ -19,6 +19,7 @@ from typing import Any
 import faust
 from faust.types import TP
 
+from features.errors import HeadstartError
 from streams.delivery import Outgoing, deliver
 from streams.faust_worker import app_settings, hard_exit, run_worker
 from streams.transport import Batch, Consumer, Transport, batch_topic, check_copartitioned
@@ -26,7 +27,7 @@ from streams.transport import Batch, Consumer, Transport, batch_topic, check_cop
 
 def say(**what: Any) -> None:
     """Write one line."""
-    print(json.dumps(what), flush=True)
+    print(json.dumps(what), flush=True)  # noqa: T201 - that print works in a worker is part of the promise
 
 
 class FileCursors:
@@ -73,9 +74,7 @@ def main(options: dict[str, Any]) -> None:
     )  # fmt: skip
     app = faust.App(**settings)
     positions = FileCursors(Path(options["cursors"]))
-    app.transport = Transport(
-        app.conf.broker_consumer, app, positions=positions, fetch_max_wait_ms=options.get("fetch_max_wait_ms", 20), shrunk_log_s=0.5
-    )
+    app.transport = Transport(app.conf.broker_consumer, app, positions=positions, fetch_max_wait_ms=options.get("fetch_max_wait_ms", 20), shrunk_log_s=0.5)
     topics: list[str] = options["topics"]
     work_s: float = options.get("work_s", 0.0)
 
@@ -105,7 +104,7 @@ def main(options: dict[str, Any]) -> None:
             event.ack()
             positions.in_hand.set()
 
-    @app.task
+    @app.task  # type: ignore[untyped-decorator]
     async def obey() -> None:
         reader = asyncio.StreamReader(limit=1 << 26)
         await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
@@ -118,9 +117,11 @@ def main(options: dict[str, Any]) -> None:
                 say(what="sought", to=[[*tp, offset] for tp, offset in reached.items()])
             elif order["do"] == "deliver":
                 try:
-                    await deliver(app, [Outgoing(t, k.encode(), v.encode(), partition=p) for t, k, v, p in order["records"]], timeout_s=order.get("timeout_s", 10))
+                    await deliver(
+                        app, [Outgoing(t, k.encode(), v.encode(), partition=p) for t, k, v, p in order["records"]], timeout_s=order.get("timeout_s", 10)
+                    )
                     say(what="delivered")
-                except Exception as error:
+                except HeadstartError as error:
                     say(what="refused", error=type(error).__name__, text=str(error))
             elif order["do"] == "ask":
                 readings = {f"{t}.{p}": consumer.reading(TP(t, p)) for t, p in order["tps"]}
