@@ -13,11 +13,12 @@ import asyncio
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+from features.advance import advance
 from features.memory_store import MemoryStore
 from features.redis_store import RedisStore
 from features.store import Store
-from streams import pipeline
 from streams.embedded import EmbeddedValkey
 from streams.importing import read_log
 from streams.offline import run
@@ -33,19 +34,15 @@ TTL_MS = 30 * 86_400_000
 def vectors(log: Any, store: Store, rules: Rules) -> dict[tuple[int, int], bytes]:
     """Return {(event id's hash, time): vector as bytes} for every event of a log."""
     found: dict[tuple[int, int], bytes] = {}
-    kernel = pipeline.advance
 
     def recording(events: Any, *rest: Any, **named: Any) -> Any:
-        told = kernel(events, *rest, **named)
+        told = advance(events, *rest, **named)
         for i, event in enumerate(events):
             found[int(event["id_hash"]), int(event["ts_ms"])] = told[0][i].tobytes()
         return told
 
-    pipeline.advance = recording
-    try:
+    with patch("streams.pipeline.advance", recording):
         asyncio.run(run(cut(log, TICK_MS), store, rules, None, scoring=False))
-    finally:
-        pipeline.advance = kernel
     return found
 
 

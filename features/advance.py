@@ -1,7 +1,8 @@
 """How one event changes the shopper's state, and the vector that the models see right after it.
 
-One kernel, event by event, float64 between loads and stores (by `np.float64`: numba leaves `float` of a float32 as it is): a batch of 1, 7 or 1 000 gives the same bits, and so do the online
-and the offline path, which both call it. Counters are order-insensitive; duplicates are dropped by the ring of event ids.
+One kernel, event by event, float64 between loads and stores (`np.float64`: numba's `float` leaves a float32 as it is): a batch of
+1, 7 or 1 000 gives the same bits, and so do the online and the offline path, which both call it. Counters are order-insensitive;
+duplicates are dropped by the ring of event ids.
 """
 
 from __future__ import annotations
@@ -133,9 +134,7 @@ def _statistics(stats: Any, shop: Any, at_ms: int, out: Any, start: int, with_tr
         start += 1
     out[start] = _log_rate(stats.counts[2, 1] * week, seen, shop.counts[2, 1] * all_week, all_seen, _SMOOTH)
     out[start + 1] = _log_rate(stats.counts[3, 1] * week, seen, shop.counts[3, 1] * all_week, all_seen, _SMOOTH)
-    out[start + 2] = _log_rate(
-        stats.converted * week, stats.matured * week, shop.converted * all_week, shop.matured * all_week, _SMOOTH_CONVERSIONS
-    )
+    out[start + 2] = _log_rate(stats.converted * week, stats.matured * week, shop.converted * all_week, shop.matured * all_week, _SMOOTH_CONVERSIONS)
 
 
 @nb.njit(cache=True)

@@ -66,8 +66,17 @@ def events(table: pa.Table) -> Iterator[tuple[str, Event]]:
                     **{
                         name: row[name]
                         for name in (
-                            "event_id", "user_id", "product_id", "line", "ts", "category",
-                            "channel", "session_id", "campaign_id", "price", "quantity",
+                            "event_id",
+                            "user_id",
+                            "product_id",
+                            "line",
+                            "ts",
+                            "category",
+                            "channel",
+                            "session_id",
+                            "campaign_id",
+                            "price",
+                            "quantity",
                         )
                     },
                     user=None if shopper == Shopper() else shopper,

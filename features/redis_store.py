@@ -143,7 +143,7 @@ class RedisStore:
             async def write_and_wait() -> int:
                 pipe = self._redis.pipeline(transaction=False)
                 pipe.set(self._prefix + "settled", b"")
-                pipe.wait(1, int(1000 * self._patience_s))
+                pipe.wait(1, int(500 * self._patience_s))  # well before the socket gives up
                 return int((await pipe.execute())[1])
 
             if await self._tried(write_and_wait) < 1:

@@ -48,7 +48,7 @@ async def deliver(app: faust.App, records: Iterable[Outgoing], *, timeout_s: flo
                 if partition is not None and partition not in known:
                     raise InputError(f"topic {topic} has no partition {partition}")
                 sent.append((topic, await producer.send(topic, value, key=key, partition=partition, headers=list(headers))))
-            for topic, future in sent:
+            for topic, future in sent:  # noqa: B007 - the errors below name it
                 await future
     except MessageSizeTooLargeError as error:
         raise InputError(f"a record for {topic} is too large for the broker: {error}") from None

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from features.errors import DependencyDown
+from features.errors import DependencyDown, Mismatch
 from features.store import Store
 from streams.gate import End, LiveGate, Portion, ReplayGate
 from streams.knowledge import Knowledge
@@ -143,7 +143,7 @@ class Desk:
                         self._reload = True
         except asyncio.CancelledError:
             raise
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  whatever it is, the process must not go on
             self._crashed(error)
 
     def _next(self) -> Portion | None:
@@ -161,6 +161,10 @@ class Desk:
         if not self._rules.replay and not portion.records and not _has_due(partition, portion.tick_end_ms):
             partition.cursor.tick_ms = portion.tick_end_ms or partition.cursor.tick_ms  # nothing to write for a quiet tick
             return
+        if self._rules.replay and portion.tick_end_ms is not None and portion.tick_end_ms <= partition.cursor.tick_ms:
+            raise Mismatch(
+                f"a replay's ticks must rise: {portion.tick_end_ms} came after {partition.cursor.tick_ms}; publish the log once, into a fresh namespace"
+            )
         worked = await work_off(
             partition, portion.records, self._knowledge, offsets=portion.offsets, tick_end_ms=portion.tick_end_ms,
             latest_ms=None if self._rules.replay else now_ms + self._rules.future_ms,

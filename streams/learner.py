@@ -12,7 +12,7 @@ import hashlib
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -29,6 +29,8 @@ from streams.partition import Cursor, LostCommit
 from streams.records import SHARED, SHARED_BEFORE, Counted, Message, Outcome, Outgoing, TickDone, encode_json
 
 logger = logging.getLogger(__name__)
+
+SNAPSHOT_MS: Final = 60_000  # live, a head's snapshots are at least so far apart
 
 
 class Expected(msgspec.Struct, array_like=True):
@@ -78,6 +80,7 @@ class Learner:
         self._read_to = 0
         self._snapshots: dict[str, bytes] = {}
         self._sent: list[str] = []
+        self._told_ms: dict[str, int] = {}
         self.heard: Callable[[Outcome], None] = lambda _: None
         """Called with each outcome that is applied, in order: for figures in the same process."""
 
@@ -177,13 +180,16 @@ class Learner:
             put["changed"] = {str(self._version + 1): encode_names([])}
         stamp_ms = tick_ms if tick_ms is not None else max((m.closed.close_ms for m in outcomes), default=self.cursor.stamp_ms)
         fresh = {
-            f"{stamp_ms:015d}:{name}": encode_json(snapshot(name, state, stamp_ms)) for name, state in self._states().items() if name in heads and self._replay
+            f"{stamp_ms:015d}:{name}": encode_json(snapshot(name, state, stamp_ms))
+            for name, state in self._states().items()
+            if name in heads and (self._replay or stamp_ms - self._told_ms.get(name, -SNAPSHOT_MS) >= SNAPSHOT_MS)
         }
         put["snapshots"] = fresh
         await self._commit(put, {"snapshots": self._sent, "changed": [str(self._version + 1 - CHANGED_KEPT)]}, expected, tick_ms)
         for name in self._sent:
             self._snapshots.pop(name, None)
         self._snapshots.update(fresh)
+        self._told_ms.update({name.partition(":")[2]: stamp_ms for name in fresh})
         self._sent = []
         for outcome in outcomes:
             self.heard(outcome)

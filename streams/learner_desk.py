@@ -90,7 +90,7 @@ class LearnerDesk:
                         self._reload = True
         except asyncio.CancelledError:
             raise
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  whatever it is, the process must not go on
             self._crashed(error)
 
     async def _work(self) -> None:

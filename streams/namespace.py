@@ -77,7 +77,10 @@ def description(settings: Settings, artifact: Artifact, rules: Rules, *, clock: 
 
 async def join(store: Store, wanted: dict[str, str], namespace: str) -> None:
     """Claim a new namespace, or check that this process belongs to it. Raises Mismatch with one line that says what differs."""
-    held = await store.claim_meta(wanted)
+    _compare(await store.claim_meta(wanted), wanted, namespace)
+
+
+def _compare(held: dict[str, str], wanted: dict[str, str], namespace: str) -> None:
     for name, value in wanted.items():
         if held.get(name) != value:
             raise Mismatch(f"namespace {namespace!r} differs in {WHAT_DIFFERS.get(name, name)} ({held.get(name)!r:.80} there, {value!r:.80} here)")
@@ -106,3 +109,20 @@ def need_window(window_s: float | None, artifact: Artifact) -> float:
     if window_s is not None and window_s != artifact.window_s:
         raise InputError(f"the trunk was trained for a window of {artifact.window_s:g} s; train another one for {window_s:g} s")
     return artifact.window_s
+
+
+async def check_publisher(settings: Settings) -> None:
+    """Raise Mismatch when what is about to be published does not belong to the settings' namespace; a new one has nothing to say."""
+    store = open_store(settings, patience_s=5.0)
+    try:
+        held = await store.meta()
+    finally:
+        await store.close()
+    if not held:
+        return
+    names = broker_names(settings.topic_prefix, settings.topic_names)
+    here = {"clock": LIVE, "cluster": cluster_id(settings.broker), "topics": ",".join(names.values())}
+    count = partition_counts(settings.broker, [names["browse"]]).get(names["browse"])
+    if count is not None:
+        here["partitions"] = str(count)
+    _compare(held, here, settings.namespace)

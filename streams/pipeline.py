@@ -230,7 +230,7 @@ def _expose(partition: Partition, a: Arrived, domain: str, category: str, x: NDA
             predictions=belief,
             delay_ms=[NONE] * 3,
             bin=1,
-        )  # fmt: skip
+        )
     )
     return name
 
@@ -246,7 +246,7 @@ def _score(a: Arrived, touched: list[_Domain], beliefs: list[Belief], opened: li
             arm=d.launch.arm(event.user_id) if d.launch else None,
             score=belief[0],
             probability=belief[1],
-        )  # fmt: skip
+        )
         for d, belief, exposure in (told[1:] or told)
     ]
     score = Score(

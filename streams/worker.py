@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -139,10 +140,8 @@ class Worker:
             while True:
                 if self._rules.replay:
                     self._stamp_news.clear()
-                    try:
+                    with suppress(TimeoutError):
                         await asyncio.wait_for(self._stamp_news.wait(), STAMP_POLL_S)
-                    except TimeoutError:
-                        pass
                 else:
                     await asyncio.sleep(self._tick_ms / 1000)
                 await self._refresh()
@@ -152,7 +151,7 @@ class Worker:
                     self._touch_alive_file()
         except asyncio.CancelledError:
             raise
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  whatever it is, the process must not go on
             self.crashed(error)
 
     def _listen_to_broker(self) -> None:

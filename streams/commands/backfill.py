@@ -35,9 +35,7 @@ def backfill(
     Shoppers' states, open exposures, the catalogue and what the old lines still teach end up in Redis; Kafka is asked for its topics only.
     The namespace must not have been worked yet.
     """
-    settings = load_settings(
-        config, needs=("broker", "redis"), assignments=assignments or (), broker=broker, redis=redis, namespace=namespace_, trunk=trunk
-    )
+    settings = load_settings(config, needs=("broker", "redis"), assignments=assignments or (), broker=broker, redis=redis, namespace=namespace_, trunk=trunk)
     artifact = namespace.load_trunk(settings)
     log = read_log(events, format=format, lines=lines)
     cluster = namespace.check_partitions(settings)

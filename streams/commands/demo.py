@@ -61,7 +61,9 @@ def demo(
         rules = namespace.rules_of(settings, None, replay=True)
         artifact = save(train(made.log, rules, tick_ms=TICK_MS, until_ms=launch_ms, seed=seed, progress=Steps(bar)), settings.trunk)
         say(f"   {artifact.trunk.parameters()} parameters; AUC on held-out shoppers {artifact.metrics.get('validation_auc', float('nan')):.3f}")
-        say(f"3  Line {shop.launch_line!r} is launched; its stream goes through Kafka ({stack.broker}) and Valkey ({stack.redis_url}), both embedded, memory only")
+        say(
+            f"3  Line {shop.launch_line!r} is launched; its stream goes through Kafka ({stack.broker}) and Valkey ({stack.redis_url}), both embedded, memory only"
+        )
         settings = replay_settings(settings, "demo")
         judged = _stream(settings, made, artifact, shop, launch_ms, keep, workers, bar)
         scores = sum(1 for _ in read_topic(settings, "scores"))

@@ -31,9 +31,7 @@ LEAD_MS = 5_000
 def add(
     name: Name,
     line: Annotated[str, typer.Option("--line", metavar="LINE", help="The product line whose events belong to the launch.")],
-    product: Annotated[
-        list[str] | None, typer.Option("--product", metavar="ID", help="Only events of this product belong to it; may be given again.")
-    ] = None,
+    product: Annotated[list[str] | None, typer.Option("--product", metavar="ID", help="Only events of this product belong to it; may be given again.")] = None,
     holdout: Annotated[float, typer.Option("--holdout", help="Share of the users that must not be targeted, from 0 to 1.")] = 0.0,
     start: Annotated[str | None, typer.Option("--from", metavar="TIME", help="When it begins: ISO 8601 or ms (default: in five seconds).")] = None,
     window: Annotated[float | None, typer.Option("--window", metavar="SECONDS", help="Its attribution window; must be the trunk's.")] = None,

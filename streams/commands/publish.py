@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ import typer
 from features.errors import InputError
 from features.events import KINDS, Refused, decode
 from features.log import events
-from streams.commands.options import Broker, Config, Set
+from streams.commands.options import Broker, Config, Redis, Set
 from streams.publisher import Outgoing, numbered_lines, publish_events, publish_records
 from streams.settings import load_settings
 from streams.topics import broker_names
@@ -40,6 +41,7 @@ def publish(
         str, typer.Argument(metavar="FILE|-", help="Events as JSON lines (.jsonl; each with its kind) or as Parquet; - reads JSON lines from standard input.")
     ],
     broker: Broker = None,
+    redis: Redis = None,
     raw: Annotated[
         bool, typer.Option("--raw", help="Send JSON lines as they are, broken ones too (to browse if they name no kind), to see how they are refused.")
     ] = False,
@@ -49,10 +51,14 @@ def publish(
     """Send events to Kafka, and return when the broker has all of them.
 
     A JSON line is an event with its kind: {"kind": "browse", "event_id": "e1", "user_id": "u1", "product_id": "p1", "line": "shoes",
-    "ts": 1767225600000}. Lines that are no valid event are reported by number and left out, and the exit code is then 1.
+    "ts": 1767225600000}. With --redis, the namespace is asked first whether it belongs to these topics. Lines that are no valid event are reported by number and left out, and the exit code is then 1.
     """
-    settings = load_settings(config, needs=("broker",), assignments=assignments or (), broker=broker)
+    settings = load_settings(config, needs=("broker",), assignments=assignments or (), broker=broker, redis=redis)
     topics = broker_names(settings.topic_prefix, settings.topic_names)
+    if settings.redis:
+        from streams import namespace  # needs Redis' client, which a publisher without --redis does not
+
+        asyncio.run(namespace.check_publisher(settings))
     lines = Lines(raw=raw)
     if file == "-":
         counts = publish_records(settings.broker, lines.outgoing(sys.stdin.buffer), topics, progress=_progress)

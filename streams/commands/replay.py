@@ -68,9 +68,7 @@ def replay(
     The figures equal those of `headstart evaluate` on the same log, trunk and launches exactly, however many partitions and workers there are.
     The replay has a namespace and topics of its own and refuses one that is in use.
     """
-    settings = load_settings(
-        config, needs=() if embedded else ("broker", "redis"), assignments=assignments or (), broker=broker, redis=redis, trunk=trunk
-    )
+    settings = load_settings(config, needs=() if embedded else ("broker", "redis"), assignments=assignments or (), broker=broker, redis=redis, trunk=trunk)
     try:
         factor = None if speed == "max" else float(speed)
     except ValueError:
@@ -88,7 +86,7 @@ def replay(
     launches = [as_launch(line, at_ms, artifact.window_s) for line in names]
     end_ms = int(pc.max(log["ts"]).as_py())
     first_ms = int(pc.min(log["ts"]).as_py())
-    with (EmbeddedStack() if embedded else nullcontext()) as stack, tempfile.TemporaryDirectory() as folder, progress_bar() as bar:
+    with EmbeddedStack() if embedded else nullcontext() as stack, tempfile.TemporaryDirectory() as folder, progress_bar() as bar:
         if stack is not None:
             settings = with_changes(settings, broker=stack.broker, redis=stack.redis_url, session_timeout_s=EMBEDDED_SESSION_S)
         settings = with_changes(replay_settings(settings, name or f"replay-{secrets.token_hex(4)}"), trunk=settings.trunk.resolve())

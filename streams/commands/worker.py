@@ -22,9 +22,7 @@ def worker(
     The worker stops on Ctrl-C or SIGTERM after the batch in hand. It exits with 70 when the broker or Redis stays down for longer than the
     setting dependency_timeout_s; a supervisor should start it again: it goes on from its cursors in Redis.
     """
-    settings = load_settings(
-        config, needs=("broker", "redis"), assignments=assignments or (), broker=broker, redis=redis, namespace=namespace_, trunk=trunk
-    )
+    settings = load_settings(config, needs=("broker", "redis"), assignments=assignments or (), broker=broker, redis=redis, namespace=namespace_, trunk=trunk)
     run(settings)
 
 
