@@ -27,7 +27,10 @@ IDLE_S = 0.25
 
 
 class Source(Protocol):
-    """What a desk asks of the transport; topics by their kind."""
+    """What a desk asks for; topics by their kind."""
+
+    async def look_again(self) -> None:
+        """Bring stamps and beliefs up to the store's present state."""
 
     async def seek(self, partition: int, offsets: list[int]) -> None:
         """Read the four topics on at these offsets."""
@@ -148,7 +151,8 @@ class Desk:
 
     def _next(self) -> Portion | None:
         if isinstance(self.gate, ReplayGate):
-            return self.gate.next() if self._stamp_ms() >= self.partition.cursor.tick_ms else None
+            # Not >=: a worker that stood still while another had its partition must not score with the heads of later ticks.
+            return self.gate.next() if self._stamp_ms() == self.partition.cursor.tick_ms else None
         return self.gate.next(self._clock_ms(), self._source.ends(self.number))
 
     async def _again(self) -> None:
@@ -165,10 +169,14 @@ class Desk:
             raise Mismatch(
                 f"a replay's ticks must rise: {portion.tick_end_ms} came after {partition.cursor.tick_ms}; publish the log once, into a fresh namespace"
             )
+        began_ms = partition.cursor.tick_ms
         worked = await work_off(
             partition, portion.records, self._knowledge, offsets=portion.offsets, tick_end_ms=portion.tick_end_ms,
             latest_ms=None if self._rules.replay else now_ms + self._rules.future_ms,
         )  # fmt: skip
+        if self._rules.replay and (self._stamp_ms() != began_ms or (partition.has_read and not await partition.is_current())):
+            self._reload = True  # heads or records are of another time: this worker lost the partition, or the store went back
+            return
         partition.cursor.time_ms = max(partition.cursor.time_ms, portion.time_ms)
         await settle(partition, worked, self._outlet, self._store, tick_done_ms=portion.tick_end_ms if self._rules.replay else None)
         self._down_since_ms = None
@@ -180,6 +188,7 @@ class Desk:
     async def _start_over(self) -> None:
         self._reload = False
         self.partition = await Partition.load(self.number, self._store, self._rules)
+        await self._source.look_again()  # if the store went back, so did the heads
         await self._again()
         for kind in range(4):
             self._acks[kind].clear()

@@ -68,6 +68,9 @@ class Knowledge:
             if version == seen:
                 continue
             now = await self._store.load(slot, ("heads",))
+            if now.version < seen:
+                await self.refresh()  # it went back just now
+                return
             if self.model:
                 for name, value in now.hashes["heads"].items():
                     if name == SHARED:

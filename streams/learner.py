@@ -76,7 +76,6 @@ class Learner:
         self._waiting: list[tuple[int, Outcome | Counted]] = []  # with their offsets
         self._next: dict[int, Expected] = {}
         self._done: dict[int, deque[tuple[int, TickDone]]] = {p: deque() for p in range(partitions)}
-        self._committed_ms = dict.fromkeys(range(partitions), 0)
         self._read_to = 0
         self._snapshots: dict[str, bytes] = {}
         self._sent: list[str] = []
@@ -116,9 +115,11 @@ class Learner:
             return
         expected = self._next.get(message.partition)
         if expected is None or expected.epoch != message.epoch:
-            if await self._epoch(message.partition) not in (message.epoch, None):
+            cursor = await self._partition_cursor(message.partition)
+            if cursor is None or cursor.epoch != message.epoch:
                 return
             expected = self._next[message.partition] = Expected(message.epoch, 0)
+            self._waiting = [(at, m) for at, m in self._waiting if m.partition != message.partition]
         if message.number == expected.number:
             expected.number += 1
             self._waiting.append((offset, message))
@@ -126,10 +127,6 @@ class Learner:
             self.cursor.duplicates += 1
         else:
             logger.warning("outcomes[%d]: partition %d sent %d, expected %d; it will come again", self.q, message.partition, message.number, expected.number)
-
-    async def _epoch(self, partition: int) -> int | None:
-        cursor = await self._partition_cursor(partition)
-        return cursor.epoch if cursor else None
 
     async def _partition_cursor(self, partition: int) -> Cursor | None:
         slot = await self._store.load(str(partition), ())
@@ -146,10 +143,8 @@ class Learner:
         ends = {told[0][1].tick_ms for told in self._done.values()}
         assert len(ends) == 1, f"partitions are done with different ticks: {sorted(ends)}"
         tick_ms = ends.pop()
-        behind = [p for p, committed_ms in self._committed_ms.items() if committed_ms < tick_ms]
-        for p, cursor in zip(behind, await asyncio.gather(*map(self._partition_cursor, behind)), strict=True):
-            self._committed_ms[p] = cursor.tick_ms if cursor else 0
-        return tick_ms if all(self._committed_ms[p] >= tick_ms for p in behind) else None
+        cursors = await asyncio.gather(*map(self._partition_cursor, self._done))
+        return tick_ms if all(cursor is not None and cursor.tick_ms >= tick_ms for cursor in cursors) else None
 
     async def step(self) -> bool:
         """Learn what can be learned now and commit it; False if there was nothing. Raises `LostCommit` and DependencyDown."""

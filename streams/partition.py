@@ -103,6 +103,7 @@ class Partition:
         self._fresh: dict[str, bytes] = {}
         self._records = Records(2 * rules.lru_users)
         self._written: dict[str, bytes] = {}
+        self.has_read = False  # records from the store, since the last commit
 
     @classmethod
     async def load(cls, number: int, store: Store, rules: Rules) -> Partition:
@@ -131,6 +132,7 @@ class Partition:
         # What is not committed yet is nowhere else, however small the LRU.
         found = [self._written.get(key) or self._records.get(key) for key in keys]
         missing = [i for i, value in enumerate(found) if value is None]
+        self.has_read = self.has_read or bool(missing)
         for i, value in zip(missing, await self._store.read(str(self.number), [keys[i] for i in missing]), strict=True):
             found[i] = value if value is not None else bytes(dtype.itemsize)
         return np.frombuffer(b"".join(value for value in found if value is not None), dtype).copy()
@@ -181,7 +183,7 @@ class Partition:
         for name in self._sent:
             self._outbox.pop(name, None)
         self._outbox.update(self._fresh)
-        self._written, self._fresh, self._sent = {}, {}, []
+        self._written, self._fresh, self._sent, self.has_read = {}, {}, [], False
 
     async def is_current(self) -> bool:
         """Whether the store's version is still ours: else it went back, or someone else has committed."""

@@ -59,8 +59,9 @@ class Worker:
         self.knowledge = Knowledge(store, model, rules.outcome_partitions)
         self.desks: dict[int, Desk] = {}
         self.learners: dict[int, LearnerDesk] = {}
-        self._stamp_ms = -1
+        self._stamp_ms = self._highest_ms = -1
         self._watch: asyncio.Task[None] | None = None
+        self._refreshing = asyncio.Lock()
         self._stamp_news = asyncio.Event()
         self._parked: set[tuple[int, int]] = set()
         self._broker_said_ms = 0
@@ -171,24 +172,35 @@ class Worker:
             raise InputError(f"setting 'alive_file': {self._alive_file} cannot be written: {error.strerror}") from None
 
     async def _refresh(self) -> None:
+        async with self._refreshing:
+            await self._refresh_now()
+
+    async def _refresh_now(self) -> None:
         if not self._rules.replay:
             await self.knowledge.refresh()
             self._wake()
             return
-        slots = await asyncio.gather(*(self._store.load(outcome_slot(q), ()) for q in range(self._rules.outcome_partitions)))
-        stamp_ms = min(stamp_of(slot.cursor) for slot in slots)
+        stamp_ms = await self._stamped()
         if stamp_ms == self._stamp_ms:
             return
-        await self.knowledge.refresh()
-        went_back = stamp_ms < self._stamp_ms
+        self._stamp_ms, refreshed_ms = -1, -1  # nobody works with beliefs of two times, nor says what came of it
+        while stamp_ms != refreshed_ms:  # else the store went back in the meantime
+            refreshed_ms = stamp_ms
+            await self.knowledge.refresh()
+            stamp_ms = await self._stamped()
         self._stamp_ms = stamp_ms
-        if went_back:
+        before_ms, self._highest_ms = self._highest_ms, stamp_ms
+        if stamp_ms < before_ms:
             logger.warning("the store went back to tick %d: all partitions start over from their cursors", stamp_ms)
             for desk in self.desks.values():
                 desk.load_again()
             for learner in self.learners.values():
                 learner.load_again()
         self._wake()
+
+    async def _stamped(self) -> int:
+        slots = await asyncio.gather(*(self._store.load(outcome_slot(q), ()) for q in range(self._rules.outcome_partitions)))
+        return min(stamp_of(slot.cursor) for slot in slots)
 
     def _wake(self) -> None:
         for desk in self.desks.values():
@@ -215,7 +227,11 @@ class Worker:
             q, self._store, self._model, partitions=self._rules.partitions, outcome_partitions=self._rules.outcome_partitions, replay=self._rules.replay
         )
 
-    # What the desks ask of the transport.
+    # What the desks ask for.
+
+    async def look_again(self) -> None:
+        """Bring stamps and beliefs up to the store's present state."""
+        await self._refresh()
 
     async def seek(self, partition: int, offsets: list[int]) -> None:
         """Read the four topics of a partition on at these offsets."""

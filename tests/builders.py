@@ -63,7 +63,7 @@ def random_events(n: int, *, seed: int = 0, users: int = 12, lines: int = 3, spa
         )  # fmt: skip
         event = make_event(
             ts_ms, id=f"e{i:05d}", who=f"user{rng.randrange(users)}", line=line, product=f"{line}-p{rng.randrange(14)}",
-            category=rng.choice([None, *(f"{line}-c{k}" for k in range(10))]), price=rng.choice([None, 0.0, 9.99, 1200.0]),
+            category=rng.choice([None, *(f"{line}-c{k}" for k in range(10))]), price=rng.choice([None, 0.0, round(rng.lognormvariate(3, 2), 2)]),
             user=shopper if rng.random() < 0.3 else None,
         )  # fmt: skip
         out.append(arrive(event, rng.choices(KINDS, (8, 4, 2, 1))[0]))

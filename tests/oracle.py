@@ -88,6 +88,8 @@ class Latest:
 
 @dataclass
 class LineState:
+    """A user in a line; `visit` is the number of the visit in which an exposure opened or an order barred it."""
+
     counters: Counters = field(default_factory=Counters)
     categories: Latest = field(default_factory=Latest)
     products: Latest = field(default_factory=Latest)
@@ -96,6 +98,8 @@ class LineState:
 
 @dataclass
 class UserState:
+    """A user over all lines; `told` is what the shop told of the user."""
+
     counters: Counters = field(default_factory=Counters)
     recent_ids: list[str] = field(default_factory=list)
     matured: int = 0
@@ -217,7 +221,9 @@ class Oracle:
         then = weight(max(self.at_ms - shop.at_ms, 0), WEEK)
         looks, all_looks = ((s.of("browse", "week") + s.of("click", "week")) * w for s, w in ((stats, now), (shop, then)))
         total = looks + (stats.of("cart", "week") + stats.of("order", "week")) * now
-        today = (stats.of("browse", "day") + stats.of("click", "day") + stats.of("cart", "day") + stats.of("order", "day")) * weight(max(self.at_ms - stats.at_ms, 0), DAY)
+        today = (stats.of("browse", "day") + stats.of("click", "day") + stats.of("cart", "day") + stats.of("order", "day")) * weight(
+            max(self.at_ms - stats.at_ms, 0), DAY
+        )
 
         def rate(part: float, whole: float, all_part: float, all_whole: float) -> float:
             return math.log((part + 20.0 * ((all_part + 1.0) / (all_whole + 20.0))) / (whole + 20.0))

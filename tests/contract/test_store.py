@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import cast
 
 import pytest
 import redis.asyncio as redis
@@ -219,7 +220,7 @@ def test_only_records_expire(redis_url: str) -> None:
             await store.put_meta({"clock": "live"})
         client = redis.Redis.from_url(redis_url)
         try:
-            ttl = {key.decode(): await client.pttl(key) for key in await client.keys("*")}
+            ttl = {key.decode(): await client.pttl(key) for key in cast(list[bytes], await client.keys("*"))}
         finally:
             await client.aclose()
         assert 40_000 < ttl.pop("hs:ns:{7}:u:a") <= 50_000

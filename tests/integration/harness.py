@@ -12,7 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from subprocess import Popen
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 import pyarrow as pa
@@ -31,7 +31,7 @@ from streams.evaluation import Figures, Judged, as_launch, launched
 from streams.offline import put_launches, run
 from streams.partition import Cursor, Rules
 from streams.records import REASON_HEADER, Launch, Outcome, Outgoing, decode_message
-from streams.replay import prepare, publish, read_topic, replay_settings, start_worker, wait_for, workers
+from streams.replay import prepare, publish, read_topic, replay_settings, start_worker, stop_worker, wait_for, workers
 from streams.learner import LearnerCursor, stamp_of
 from streams.settings import Settings, with_changes
 from streams.shop import Shop, simulate
@@ -182,6 +182,15 @@ def _sorted(left: Left) -> Left:
     return left
 
 
+def wait_until(true: Callable[[], bool], what: str, *, log: Path | None = None, timeout_s: float = PATIENCE_S, poll_s: float = 0.02) -> None:
+    """Return once `true()`; fails with what was awaited, and the end of the log."""
+    give_up_s = time.monotonic() + timeout_s
+    while not true():
+        said = log.read_text()[-2000:] if log is not None and log.exists() else ""
+        assert time.monotonic() < give_up_s, f"not within {timeout_s:g} s: {what}; {said}"
+        time.sleep(poll_s)
+
+
 class Replay:
     """One replay in a namespace and topics of its own. `prepare`, then `publish` and workers in any order, then `left`; `run` does all of it."""
 
@@ -193,6 +202,7 @@ class Replay:
         self.world, self.folder = world, folder
         self.rules = namespace.rules_of(self.settings, world.artifact, replay=True)
         self.log = folder / f"{name}.log"
+        self._running: list[Popen[bytes]] = []
 
     def prepare(self) -> None:
         """Make the topics, the namespace and its launches."""
@@ -212,12 +222,16 @@ class Replay:
 
     def reach(self, at_ms: int) -> None:
         """Return as soon as every learner has learned the tick that ends at `at_ms`."""
-        give_up_s = time.monotonic() + PATIENCE_S
+        keys = [f"hs:{self.settings.namespace}:{{o{q}}}:cursor" for q in range(self.settings.outcome_partitions)]
+
+        def reached(store: Any) -> bool:
+            try:
+                return min(stamp_of(store.hget(key, "cursor") or b"") for key in keys) >= at_ms
+            except redis.ConnectionError:
+                return False  # a test may have stopped it
+
         with closing(redis.Redis.from_url(self.settings.redis)) as store:
-            keys = [f"hs:{self.settings.namespace}:{{o{q}}}:cursor" for q in range(self.settings.outcome_partitions)]
-            while min(stamp_of(store.hget(key, "cursor") or b"") for key in keys) < at_ms:
-                assert time.monotonic() < give_up_s, f"the tick {at_ms} was not reached; {self.log.read_text()[-2000:]}"
-                time.sleep(0.003)
+            wait_until(lambda: reached(store), f"the tick {at_ms} is learned", log=self.log, poll_s=0.003)
 
     def work(self, last_ms: int, *, number: int = 1) -> None:
         """Run `number` workers until the tick that ends at `last_ms` is learned, and stop them."""
@@ -238,15 +252,42 @@ class Replay:
         self.work(self.publish(ticks), number=number)
         return self.left()
 
-    def start_worker(self) -> Popen[bytes]:
-        """Start one worker; the caller stops it."""
-        return start_worker(self.settings, self.log)
+    def start_worker(self, **changes: Any) -> Popen[bytes]:
+        """Start one worker, whose settings may differ; `close` kills what still runs."""
+        worker = start_worker(with_changes(self.settings, **changes), self.log)
+        self._running.append(worker)
+        return worker
+
+    def start_pair(self) -> tuple[Popen[bytes], Popen[bytes]]:
+        """Start two workers and return when both have been given partitions; nothing must have been published yet."""
+        alive = [self.folder / f"alive-{i}" for i in range(2)]
+        one, two = (self.start_worker(alive_file=str(file)) for file in alive)
+        wait_until(lambda: all(file.exists() for file in alive), "both workers have partitions", log=self.log)
+        return one, two
+
+    def stop(self, worker: Popen[bytes]) -> int:
+        """SIGTERM, and return the exit code."""
+        stop_worker(worker)
+        return worker.returncode
+
+    def close(self) -> None:
+        """Kill the workers that still run, stopped ones too."""
+        for worker in self._running:
+            if worker.poll() is None:
+                worker.kill()
+                worker.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def left(self) -> Left:
         """Read everything back from Kafka and Redis. Fails when one score_id has two different records."""
         left, judged = Left(), Judged()
         for score_id, value in self.scores():
-            assert left.scores.setdefault(score_id, value) == value, f"{score_id} was scored twice, differently"
+            assert left.scores.setdefault(score_id, value) == value, f"scored twice, differently: {left.scores[score_id]!r} {value!r}; {self.log.read_text()[-3000:]}"
         told: dict[tuple[int, int, int], Outcome] = {}
         for q, value in read_topic(self.settings, "outcomes"):
             message = decode_message(value)

@@ -41,7 +41,7 @@ def like(**changes: Any) -> bytes:
         (like().replace(b"ann", b"\xff\xfe"), "not_json"),
         (like().replace(b"ann", rb"\ud800"), "not_json"),
         (like().replace(b"ann", b"a\x1fn"), "not_json"),
-        (b"[" * 60_000, "not_json"),
+        (b"[" * 60_000, "wrong_shape"),
         (b'{"unknown":' + b"[" * 60_000, "not_json"),
         (like().replace(str(START_MS).encode(), b"NaN"), "not_json"),
         (b"null", "wrong_shape"),
@@ -53,7 +53,7 @@ def like(**changes: Any) -> bytes:
         (like(ts=1.5), "wrong_shape"),
         (like(ts=True), "wrong_shape"),
         (like(ts=None), "wrong_shape"),
-        (like(ts=10**5000).replace(b"0" * 60_000, b"0"), "wrong_shape"),
+        (like(ts=777).replace(b"777", b"9" * 5000), "wrong_shape"),
         (like(price="cheap"), "wrong_shape"),
         (like(price=1).replace(b'"price": 1', b'"price": 1e999'), "wrong_shape"),
         (like(user="ann"), "wrong_shape"),
@@ -144,19 +144,21 @@ def broken(draw: st.DrawFn) -> bytes:
 
 
 @given(st.binary(max_size=60) | near_misses | broken(), st.integers(0, 3))
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=600, deadline=None)
 def test_nothing_but_an_event_or_a_refusal_comes_out(value: bytes, kind: int) -> None:
     """Whatever the bytes: no other exception, a known reason, a short detail that can be sent; an event's time is in range."""
+    refused = None
     try:
         event, ts_ms = decode(value, kind)
-    except Refused as refused:
+    except Refused as refusal:
+        refused = refusal
+    if refused is not None:
         assert refused.reason in REASONS
         assert len(refused.detail) <= 300
-        refused.detail.encode("utf-8", "replace")
+        assert refused.detail.encode("utf-8", "replace")
     else:
         assert 0 <= ts_ms <= MAX_TS_MS
-        assert len(event.user_id.encode()) > 0
-        encode(event)
+        assert decode(encode(event), kind) == (event, ts_ms)
 
 
 def test_unknown_fields_are_ignored_and_a_kind_may_agree() -> None:
