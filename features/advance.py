@@ -31,7 +31,7 @@ _LINES = index("lines_popularity")
 _CATEGORIES = index("categories_popularity")
 _PRICE = index("price")
 _DAY_S = HALF_LIVES_S[1]
-_HOUR_OF_WEEK = 2  # index of the 7 d half-life
+_WEEK = 2  # index of the 7 d half-life
 _SMOOTH = 20.0  # pseudo-events with the shop's own rate
 _SMOOTH_CONVERSIONS = 20.0
 _CATALOGUE_DAY_S, _CATALOGUE_WEEK_S = CATALOGUE_HALF_LIVES_S
@@ -231,9 +231,9 @@ def _advance(
             for h in range(3):
                 row[3 * k + h] = math.log1p(np.float64(u.counts[k, h]))
                 row[_LINE + 3 * k + h] = math.log1p(np.float64(own.counts[k, h]))
-        seen = np.float64(u.counts[0, _HOUR_OF_WEEK]) + np.float64(u.counts[1, _HOUR_OF_WEEK]) + 5.0
-        row[_RATES] = math.log((np.float64(u.counts[2, _HOUR_OF_WEEK]) + 0.25) / seen)
-        row[_RATES + 1] = math.log((np.float64(u.counts[3, _HOUR_OF_WEEK]) + 0.1) / seen)
+        seen = np.float64(u.counts[0, _WEEK]) + np.float64(u.counts[1, _WEEK]) + 5.0
+        row[_RATES] = math.log((np.float64(u.counts[2, _WEEK]) + 0.25) / seen)
+        row[_RATES + 1] = math.log((np.float64(u.counts[3, _WEEK]) + 0.1) / seen)
         row[_RATES + 2] = math.log((float(u.converted) + 0.25) / (float(u.matured) + 5.0))
         row[_RATES + 3] = math.log1p(float(u.matured))
         row[_RATES + 4] = math.log1p(float(u.visit_events))

@@ -29,6 +29,7 @@ REASONS: Final[dict[str, str]] = {
     "wrong_topic": "the event names another kind than its topic",
     "wrong_key": "the record's key is not the event's user_id",
     "wrong_partition": "the record lies in another partition than murmur2(user_id) says; set partitioner=murmur2_random in the producer",
+    "too_old": "the event's time lies further back than any state is kept",
     "from_the_future": "the event's time lies too far ahead of the wall clock",
 }
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import faust
@@ -28,6 +31,7 @@ from streams.worker import OUTCOMES, Worker
 logger = logging.getLogger(__name__)
 
 BUFFERED_POLLS_A_PARTITION = 4
+STILL_S, STILL_LOOKS = 2.0, 8
 MAX_REQUEST_BYTES = 3_000_000  # a refused value may be as large as the broker took it, and carries its reason besides
 
 
@@ -43,12 +47,22 @@ class KafkaOutlet:
             await deliver(self._app, [delivery.Outgoing(self._names[r.topic], r.key, r.value, r.headers, r.partition) for r in records])
 
 
+@dataclass
+class _Still:
+    """A position at the end of a log, since when it is so, and how often it was looked at."""
+
+    position: int
+    since_s: float
+    looks: int = 0
+
+
 class FaustWire:
     """Between the worker, which counts topics by kind, and the transport, which calls them by name."""
 
     def __init__(self, app: faust.App, names: Mapping[str, str]) -> None:
         self._app = app
         self.topics = [names[kind] for kind in KINDS] + [names["outcomes"]]
+        self._still: dict[TP, _Still] = {}
 
     def _consumer(self) -> Consumer:
         return cast(Consumer, self._app.consumer)
@@ -69,9 +83,22 @@ class FaustWire:
             self._consumer().resume(tps)
 
     def end(self, topic: int, partition: int) -> End | None:
-        """Return where the partition ends, or None before the first answer."""
-        reading = self._consumer().reading(TP(self.topics[topic], partition))
-        return None if reading is None else End(reading.end, reading.as_of_ms)
+        """Return where the partition ends, or None before the first answer.
+
+        A log can end with the mark of a producer's transaction, an offset that nobody is handed. So when the consumer has stood at the end
+        for a while, long enough for what it drained to have been handed over, nothing is left to be read, whatever the end's offset.
+        """
+        tp = TP(self.topics[topic], partition)
+        reading = self._consumer().reading(tp)
+        if reading is None:
+            return None
+        still = self._still.get(tp)
+        if still is None or still.position != reading.position or reading.position < reading.end:
+            self._still[tp] = _Still(reading.position, time.monotonic())
+            return End(reading.end, reading.as_of_ms)
+        still.looks += 1
+        done = still.looks >= STILL_LOOKS and time.monotonic() - still.since_s >= STILL_S
+        return End(0 if done else reading.end, reading.as_of_ms)
 
 
 class WorkerPositions:
@@ -117,22 +144,27 @@ def create_app(settings: Settings, store: Store, model: Model, rules: Rules) -> 
         wire=wire, hard_exit=hard_exit, alive_file=settings.alive_file,
     )  # fmt: skip
     app.transport = Transport(app.conf.broker_consumer, app, positions=WorkerPositions(worker, wire.topics))
+
+    def is_current(batch: Batch) -> bool:
+        return cast(Consumer, app.consumer).is_current(batch)
+
     kinds = {topic: kind for kind, topic in enumerate(wire.topics)}
 
     @app.agent(batch_topic(app, *wire.topics[:OUTCOMES]), name="headstart-score")
     async def score(stream: Any) -> None:
         async for event in stream.noack().events():
             batch: Batch = event.value
-            if cast(Consumer, app.consumer).is_current(batch):
+            if is_current(batch):
                 kind = kinds[batch.tp.topic]
-                worker.take(kind, batch.tp.partition, _received(kind, batch, rules.replay), batch.next, event.ack)
+                worker.take(kind, batch.tp.partition, _received(kind, batch, rules.replay), batch.next, event.ack, partial(is_current, batch))
 
     @app.agent(batch_topic(app, wire.topics[OUTCOMES]), name="headstart-learn")
     async def learn(stream: Any) -> None:
         async for event in stream.noack().events():
             batch: Batch = event.value
-            if cast(Consumer, app.consumer).is_current(batch):
-                worker.take_outcomes(batch.tp.partition, [(r.offset, r.value) for r in batch.records], batch.next, event.ack)
+            if is_current(batch):
+                records = [(r.offset, r.value) for r in batch.records]
+                worker.take_outcomes(batch.tp.partition, records, batch.next, event.ack, partial(is_current, batch))
 
     return app, worker
 
@@ -143,6 +175,6 @@ def _received(kind: int, batch: Batch, replay: bool) -> list[Received]:
 
 def _tick(headers: Sequence[tuple[str, bytes]]) -> int | None:
     for name, value in headers:
-        if name == TICK_HEADER:
+        if name == TICK_HEADER and value.isdigit():
             return int(value)
     return None

@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 HELD_RECORDS = 20_000
 IDLE_S = 0.25
 
+_Taken = tuple[int, list[Received], int, Callable[[], Any], Callable[[], bool]]
+
 
 class Source(Protocol):
     """What a desk asks for; topics by their kind."""
@@ -59,6 +61,7 @@ class Desk:
         self._reload = False
         self._acks: list[deque[tuple[int, Callable[[], Any]]]] = [deque() for _ in range(4)]
         self._held = [False] * 4
+        self._meanwhile: list[_Taken] | None = None  # what comes while the desk starts over
         self._task: asyncio.Task[None] | None = None
         self._open_gate()
 
@@ -68,6 +71,8 @@ class Desk:
         if self._rules.replay:
             self.gate = ReplayGate(cursor.offsets, max_tick_events=self._rules.max_tick_events)
         else:
+            if not cursor.tick_ms:  # a new partition begins with the present tick: launches that are open now hold its first events
+                cursor.tick_ms = self._clock_ms() // self._tick_ms * self._tick_ms
             self.gate = LiveGate(cursor.offsets, tick_ms=self._tick_ms, closed_ms=cursor.tick_ms, future_ms=self._rules.future_ms)
 
     def start(self) -> None:
@@ -79,7 +84,7 @@ class Desk:
         self._stopping = True
         self._news.set()
         if self._task is not None:
-            await self._task
+            await asyncio.wait({self._task})  # whoever stops waiting does not cancel what is in hand
 
     def stopping(self) -> bool:
         """Whether the desk takes no further portion."""
@@ -94,9 +99,15 @@ class Desk:
         self._reload = True
         self._news.set()
 
-    def take(self, kind: int, records: list[Received], next_offset: int, ack: Callable[[], Any]) -> None:
-        """Queue what one poll of one topic brought; `ack` is called when all of it is in the store."""
+    def take(self, kind: int, records: list[Received], next_offset: int, ack: Callable[[], Any], is_current: Callable[[], bool]) -> None:
+        """Queue what one poll of one topic brought; `ack` is called when all of it is in the store.
+
+        While the desk starts over, it cannot be told yet whether a batch comes from before or after the seek: `is_current` says so then.
+        """
         if self._stopping:
+            return
+        if self._meanwhile is not None:
+            self._meanwhile.append((kind, records, next_offset, ack, is_current))
             return
         self.gate.add(kind, records, next_offset)
         self._acks[kind].append((next_offset, ack))
@@ -123,6 +134,7 @@ class Desk:
                     first = False
                     while not self.stopping() and not self._reload and (portion := self._next()) is not None:
                         await self._work(portion)
+                    self._down_since_ms = None
                 except LostCommit as lost:
                     logger.warning("%s; starting over from the cursor", lost)
                     self._reload = True
@@ -172,14 +184,13 @@ class Desk:
         began_ms = partition.cursor.tick_ms
         worked = await work_off(
             partition, portion.records, self._knowledge, offsets=portion.offsets, tick_end_ms=portion.tick_end_ms,
-            latest_ms=None if self._rules.replay else now_ms + self._rules.future_ms,
+            earliest_ms=None if self._rules.replay else now_ms - self._rules.ttl_ms, latest_ms=None if self._rules.replay else now_ms + self._rules.future_ms,
         )  # fmt: skip
         if self._rules.replay and (self._stamp_ms() != began_ms or (partition.has_read and not await partition.is_current())):
             self._reload = True  # heads or records are of another time: this worker lost the partition, or the store went back
             return
         partition.cursor.time_ms = max(partition.cursor.time_ms, portion.time_ms)
         await settle(partition, worked, self._outlet, self._store, tick_done_ms=portion.tick_end_ms if self._rules.replay else None)
-        self._down_since_ms = None
         for kind, acks in enumerate(self._acks):
             while acks and acks[0][0] <= portion.offsets[kind]:
                 acks.popleft()[1]()
@@ -187,6 +198,7 @@ class Desk:
 
     async def _start_over(self) -> None:
         self._reload = False
+        self._meanwhile = []
         self.partition = await Partition.load(self.number, self._store, self._rules)
         await self._source.look_again()  # if the store went back, so did the heads
         await self._again()
@@ -195,8 +207,12 @@ class Desk:
             if self._held[kind]:
                 self._held[kind] = False
                 self._source.hold(self.number, kind, False)
-        self._open_gate()
         await self._source.seek(self.number, self.partition.cursor.offsets)
+        self._open_gate()
+        meanwhile, self._meanwhile = self._meanwhile, None
+        for taken in meanwhile:
+            if taken[-1]():
+                self.take(*taken)
 
 
 def _has_due(partition: Partition, tick_end_ms: int | None) -> bool:

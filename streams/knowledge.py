@@ -115,9 +115,14 @@ class Knowledge:
         """Return the launches that the event belongs to, as they are at a tick's start."""
         return [launch for launch in self.launches if launch.is_open(at_ms) and launch.holds(event.product_id, event.line)]
 
-    def followed(self, event: Event) -> list[str]:
-        """Return the domains whose open exposures an order of this event counts for, whether new ones still open there or not."""
-        return [f"line:{event.line}", *(launch.id for launch in self.launches if launch.holds(event.product_id, event.line))]
+    def followed(self, event: Event, at_ms: int) -> list[str]:
+        """Return the domains whose open exposures an order of this event counts for, whether new ones still open there or not.
+
+        The order of a product that is being launched is no order of the line's other products.
+        """
+        holding = [launch for launch in self.launches if launch.holds(event.product_id, event.line)]
+        apart = any(launch.products and launch.is_open(at_ms) for launch in holding)
+        return [*([] if apart else [f"line:{event.line}"]), *(launch.id for launch in holding)]
 
     def is_source(self, line: str, at_ms: int) -> bool:
         """Whether a line's outcomes feed the shared heads: the trunk was trained on it, and it is not being launched."""

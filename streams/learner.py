@@ -217,7 +217,8 @@ class Learner:
         model = self._model
         if model is None:
             return {}
-        fresh = [m for m in outcomes if m.closed.close_ms > model.artifact.trained_until_ms]  # the rest taught the trunk and the heads before
+        # What closed before the end of training has taught the shared heads already.
+        fresh = [m for m in outcomes if m.key != SHARED or m.closed.close_ms > model.artifact.trained_until_ms]
         by_launch: dict[str, list[Closed]] = {}
         for m in fresh:
             by_launch.setdefault(m.key, []).append(m.closed)

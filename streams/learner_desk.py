@@ -19,6 +19,9 @@ from streams.records import decode_message
 logger = logging.getLogger(__name__)
 
 IDLE_S = 0.5
+STEP_MESSAGES = 5_000  # live, a backlog is learned in steps of so many
+
+_Taken = tuple[list[tuple[int, bytes | None]], int, Callable[[], Any], Callable[[], bool]]
 
 
 class LearnerDesk:
@@ -36,6 +39,7 @@ class LearnerDesk:
         self._acks: deque[tuple[int, Callable[[], Any]]] = deque()
         self._news = asyncio.Event()
         self._stopping = self._reload = False
+        self._meanwhile: list[_Taken] | None = None  # what comes while the desk starts over
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -47,16 +51,18 @@ class LearnerDesk:
         self._stopping = True
         self._news.set()
         if self._task is not None:
-            await self._task
+            await asyncio.wait({self._task})  # whoever stops waiting does not cancel what is in hand
 
     def load_again(self) -> None:
         """Drop everything and start from the store."""
         self._reload = True
         self._news.set()
 
-    def take(self, records: list[tuple[int, bytes | None]], next_offset: int, ack: Callable[[], Any]) -> None:
-        """Queue what one poll brought."""
-        if not self._stopping:
+    def take(self, records: list[tuple[int, bytes | None]], next_offset: int, ack: Callable[[], Any], is_current: Callable[[], bool]) -> None:
+        """Queue what one poll brought; what comes during a start over is kept until `is_current` can tell whether it is from after the seek."""
+        if self._meanwhile is not None:
+            self._meanwhile.append((records, next_offset, ack, is_current))
+        elif not self._stopping:
             self._queue.extend(records)
             self._acks.append((next_offset, ack))
             self._news.set()
@@ -73,6 +79,7 @@ class LearnerDesk:
                 except LostCommit as lost:
                     logger.warning("%s; starting over", lost)
                     self._reload = True
+                    await asyncio.sleep(0.05)
                     continue
                 except DependencyDown as down:
                     now_s = asyncio.get_running_loop().time()
@@ -94,6 +101,8 @@ class LearnerDesk:
             self._crashed(error)
 
     async def _work(self) -> None:
+        received = 0
+        await self._tell()
         while self._queue and not self._stopping and not self._reload:
             offset, value = self._queue.popleft()
             try:
@@ -101,7 +110,8 @@ class LearnerDesk:
             except msgspec.MsgspecError as error:
                 raise HeadstartError(f"outcomes[{self.q}] at offset {offset} is no outcome of ours: {error}") from None
             await self.learner.receive(message, offset)
-            if not self._queue or self.learner.is_tick_end(message):
+            received += 1
+            if not self._queue or self.learner.is_tick_end(message) or received % STEP_MESSAGES == 0:
                 await self._step()
         await self._step()
 
@@ -112,16 +122,24 @@ class LearnerDesk:
         if not learned:
             return
         self._learned()
+        await self._tell()
+        while self._acks and self._acks[0][0] <= self.learner.cursor.offset:
+            self._acks.popleft()[1]()
+
+    async def _tell(self) -> None:
         unsent = self.learner.unsent()
         if unsent:
             await self._outlet.deliver(unsent)
             self.learner.mark_sent()
-        while self._acks and self._acks[0][0] <= self.learner.cursor.offset:
-            self._acks.popleft()[1]()
 
     async def _start_over(self) -> None:
         self._reload = False
+        self._meanwhile = []
         self._queue.clear()
         self._acks.clear()
         self.learner = await self._load(self.q)
         await self._seek(self.q, self.learner.cursor.offset)
+        meanwhile, self._meanwhile = self._meanwhile, None
+        for taken in meanwhile:
+            if taken[-1]():
+                self.take(*taken)

@@ -53,7 +53,7 @@ def rules_of(settings: Settings, artifact: Artifact | None, *, replay: bool, win
         learn_share=settings.learn_share,
         max_pending=max(1, settings.max_pending // settings.partitions),
         max_tick_events=settings.max_tick_events,
-        lru_users=settings.lru_users,
+        lru_users=max(1, settings.lru_users // settings.partitions),
         timezone=settings.timezone,
         replay=replay,
         partitioner_check=settings.partitioner_check,

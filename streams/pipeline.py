@@ -60,16 +60,17 @@ async def work_off(
     *,
     offsets: Sequence[int],
     tick_end_ms: int | None = None,
+    earliest_ms: int | None = None,
     latest_ms: int | None = None,
     scoring: bool = True,
 ) -> Worked:
     """Apply a batch to the partition, in memory, and return its scores and rejects.
 
     `offsets` (4,) are the next ones to read once the batch is done. With `tick_end_ms`, the tick ends there: due delay bins close.
-    An event later than `latest_ms` is refused.
+    An event before `earliest_ms` or after `latest_ms` is refused.
     """
     worked = Worked()
-    arrived = take_in(partition, records, latest_ms, worked)
+    arrived = take_in(partition, records, earliest_ms, latest_ms, worked)
     cursor = partition.cursor
     if arrived:
         await _apply(partition, arrived, knowledge, scoring, worked)
@@ -102,7 +103,7 @@ async def publish_outbox(partition: Partition, outlet: Outlet, store: Store, *, 
         partition.mark_sent()
 
 
-def take_in(partition: Partition, records: Sequence[Received], latest_ms: int | None, worked: Worked) -> list[Arrived]:
+def take_in(partition: Partition, records: Sequence[Received], earliest_ms: int | None, latest_ms: int | None, worked: Worked) -> list[Arrived]:
     """Decode and validate; what is not valid goes to `rejected` as it came, with the reason."""
     arrived, rules = [], partition.rules
     for record in records:
@@ -114,6 +115,8 @@ def take_in(partition: Partition, records: Sequence[Received], latest_ms: int | 
                 raise Refused("wrong_key", f"key {record.key!r:.60}, user_id {event.user_id!r:.60}")
             if rules.partitioner_check and partition_for(key, rules.partitions) != partition.number:
                 raise Refused("wrong_partition", f"in {partition.number}, expected {partition_for(key, rules.partitions)}")
+            if earliest_ms is not None and ts_ms < earliest_ms:
+                raise Refused("too_old", f"{earliest_ms - ts_ms} ms too old; are its milliseconds seconds?")
             if latest_ms is not None and ts_ms > latest_ms:
                 raise Refused("from_the_future", f"{ts_ms - latest_ms} ms too far")
         except Refused as refused:
@@ -164,7 +167,7 @@ async def _apply(partition: Partition, arrived: list[Arrived], knowledge: Knowle
         totals.applied += 1
         event, line, category = a.event, a.event.line, a.event.category or a.event.line
         count(partition.cursor.counts, line, category, a.kind)
-        partition.pending.mark(event.user_id, knowledge.followed(event), a.kind, a.ts_ms)
+        partition.pending.mark(event.user_id, knowledge.followed(event, at_ms), a.kind, a.ts_ms)
         opened: list[str | None] = []
         for domain, belief in zip(touched, beliefs[i], strict=True):
             is_open = domain.exposure is not None and bool(opens[starts[i] + domain.place])
@@ -179,8 +182,10 @@ def _domains(event: Event, knowledge: Knowledge, at_ms: int) -> tuple[list[str],
     A launch of a whole line shares the line's record; one of some products has a record of its own.
     """
     names = [event.line]
-    domains = [_Domain(0, f"line:{event.line}" if knowledge.is_source(event.line, at_ms) else None, None)]
-    for launch in knowledge.launches_of(event, at_ms):
+    launches = knowledge.launches_of(event, at_ms)
+    # What is being launched teaches its launch alone, until it has become a source.
+    domains = [_Domain(0, f"line:{event.line}" if not launches and knowledge.is_source(event.line, at_ms) else None, None)]
+    for launch in launches:
         if launch.products:
             names.append(f"\x1e{launch.id}")
         domains.append(_Domain(len(names) - 1 if launch.products else 0, launch.id, launch))

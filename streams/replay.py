@@ -151,7 +151,7 @@ def workers(settings: Settings, number: int, folder: Path) -> Iterator[Callable[
 
 def replay_log(
     settings: Settings, log: pa.Table, artifact: Artifact, launches: Sequence[Launch], *, number: int, folder: Path, speed: float | None = None,
-    timeout_s: float = 120.0, on_published: Callable[[Tick], None] | None = None, on_stamp: Callable[[int], None] | None = None,
+    timeout_s: float = 120.0, on_prepared: Callable[[], None] | None = None, on_published: Callable[[Tick], None] | None = None, on_stamp: Callable[[int], None] | None = None,
 ) -> Judged:  # fmt: skip
     """Send a log through Kafka to `number` workers of its own (0: to those that the user starts), and return what became final.
 
@@ -182,8 +182,15 @@ def replay_log(
             if on_stamp is not None:
                 on_stamp(now_ms)
 
+        def told(tick: Tick) -> None:
+            alive(tick.end_ms)
+            if on_published is not None:
+                on_published(tick)
+
+        if on_prepared is not None:
+            on_prepared()
         ticks = with_end(cut(log, settings.replay_tick_ms), rules.edges_ms[-1] + rules.grace_ms)
-        last_ms = publish(settings, ticks, speed=speed, on_tick=on_published)
+        last_ms = publish(settings, ticks, speed=speed, on_tick=told)
         asyncio.run(worked(last_ms, check))
         return read_outcomes(settings)
 

@@ -44,11 +44,14 @@ def without_past(log: pa.Table, line: str, until_ms: int) -> pa.Table:
     return log.filter((pc.field("line") != line) | (pc.field("ts") >= until_ms))
 
 
-def final_rows(log: pa.Table, rules: Rules, *, tick_ms: int, lines: Sequence[str]) -> Rows:
-    """Return the exposures of a log whose label is final by its end, as the pipeline sees them."""
+def final_rows(log: pa.Table, rules: Rules, *, tick_ms: int, lines: Sequence[str], until_ms: int) -> Rows:
+    """Return the exposures whose window ends by `until_ms`, as the pipeline sees them; the log has no later events.
+
+    The last tick ends after `until_ms`, and closes bins of which the log does not tell: those are left out.
+    """
     finals: list[Outcome] = []
     asyncio.run(run(cut(log, tick_ms), MemoryStore(), rules, None, scoring=False, on_outcome=lambda m: finals.append(m) if m.closed.label != NONE else None))
-    exposures = [m.closed.exposure for m in finals]
+    exposures = [m.closed.exposure for m in finals if m.closed.close_ms <= until_ms]
     place = {line: i for i, line in enumerate(lines)}
     delay_ms = np.array([e.delay_ms for e in exposures], np.float64).reshape(len(exposures), 3)
     return Rows(
@@ -84,14 +87,14 @@ def train(
     rules = replace(rules, partitions=1, outcome_partitions=1, partitioner_check=False)
     lines = sorted(pc.unique(log["line"]).to_pylist())
     tell(f"features of {log.num_rows} events, {len(lines)} lines")
-    rows = final_rows(log, rules, tick_ms=tick_ms, lines=lines)
+    rows = final_rows(log, rules, tick_ms=tick_ms, lines=lines, until_ms=until_ms)
     pairs = []
     if pseudo and len(lines) > 2:
         first_ms = int(pc.min(log["ts"]).as_py())
         middle_ms = first_ms + (until_ms - first_ms) // 2
         for line in lines:
             tell(f"line {line} launched in pretence")
-            seen = final_rows(without_past(log, line, middle_ms), rules, tick_ms=tick_ms, lines=lines)
+            seen = final_rows(without_past(log, line, middle_ms), rules, tick_ms=tick_ms, lines=lines, until_ms=until_ms)
             own = seen.line == lines.index(line)
             known = ~own & (seen.ts_ms + rules.edges_ms[-1] <= middle_ms)
             if own.sum() >= FEWEST_PSEUDO_ROWS and known.sum() >= FEWEST_PSEUDO_ROWS:

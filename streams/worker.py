@@ -51,7 +51,7 @@ class Worker:
 
     def __init__(
         self, store: Store, model: Model, rules: Rules, *, tick_ms: int, patience_s: float, outlet: Outlet, wire: Wire,
-        hard_exit: Callable[[str], Any], clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000, alive_file: str = "",
+        hard_exit: Callable[..., Any], clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000, alive_file: str = "",
     ) -> None:  # fmt: skip
         self._store, self._model, self._rules, self._outlet, self._wire = store, model, rules, outlet, wire
         self._tick_ms, self._patience_s, self._clock_ms, self._hard_exit = tick_ms, patience_s, clock_ms, hard_exit
@@ -100,13 +100,6 @@ class Worker:
         self.learners.clear()
         self._parked.clear()
 
-    async def close(self) -> None:
-        """Settle, and let go of the store."""
-        if self._watch is not None:
-            self._watch.cancel()
-        await self.settle()
-        await self._store.close()
-
     def log_start_above(self, topic: int, partition: int, cursor: int, first: int) -> None:
         """Count a loss: the log starts above the cursor, so records are gone that were never worked."""
         self.lost_records += first - cursor
@@ -114,24 +107,30 @@ class Worker:
 
     def crashed(self, error: BaseException) -> None:
         """End the process: nothing in hand is acknowledged."""
-        if isinstance(error, HeadstartError):
+        if isinstance(error, DependencyDown):
             self._hard_exit(str(error))
+        if isinstance(error, HeadstartError):
+            self._hard_exit(str(error), 1)
         logger.error("a bug, or an answer that nobody expected", exc_info=error)
-        self._hard_exit(f"{type(error).__name__}: {error}")
+        self._hard_exit(f"{type(error).__name__}: {error}", 1)
 
     # What comes in: handed over by the agents.
 
-    def take(self, kind: int, partition: int, records: list[Received], next_offset: int, ack: Callable[[], Any]) -> None:
+    def take(
+        self, kind: int, partition: int, records: list[Received], next_offset: int, ack: Callable[[], Any], is_current: Callable[[], bool]
+    ) -> None:  # fmt: skip
         """Hand one poll of an input topic to its desk; without a desk it is stale, and read again where it belongs."""
         desk = self.desks.get(partition)
         if desk is not None:
-            desk.take(kind, records, next_offset, ack)
+            desk.take(kind, records, next_offset, ack, is_current)
 
-    def take_outcomes(self, q: int, records: list[tuple[int, bytes | None]], next_offset: int, ack: Callable[[], Any]) -> None:
+    def take_outcomes(
+        self, q: int, records: list[tuple[int, bytes | None]], next_offset: int, ack: Callable[[], Any], is_current: Callable[[], bool]
+    ) -> None:  # fmt: skip
         """Hand one poll of `outcomes` to its learner."""
         desk = self.learners.get(q)
         if desk is not None:
-            desk.take(records, next_offset, ack)
+            desk.take(records, next_offset, ack, is_current)
 
     # Between ticks: stamps, heads, catalogue, launches.
 

@@ -33,7 +33,7 @@ def backfill(
     """Take a history into the live namespace through the same pipeline, without scores, before workers start: else every user is cold for a week.
 
     Shoppers' states, open exposures, the catalogue and what the old lines still teach end up in Redis; Kafka is asked for its topics only.
-    The namespace must not have been worked yet.
+    The namespace must not have been worked yet. Workers then read the topics from their beginning: the history should end where they begin.
     """
     settings = load_settings(config, needs=("broker", "redis"), assignments=assignments or (), broker=broker, redis=redis, namespace=namespace_, trunk=trunk)
     artifact = namespace.load_trunk(settings)

@@ -23,6 +23,7 @@ from streams.commands.options import (
     Set,
     Steps,
     Window,
+    need_past,
     print_figures,
     progress_bar,
     time_ms,
@@ -97,6 +98,7 @@ def _judge(
             namespace.need_window(window, artifact)
             if set(group) & set(artifact.lines):
                 raise InputError(f"the trunk in {trunk} was trained on {', '.join(sorted(set(group) & set(artifact.lines)))}, which is to be launched")
+            need_past(artifact.trained_until_ms, at_ms, trunk)
         else:
             rules = namespace.rules_of(settings, None, replay=True, window_s=window)
             artifact = train(log, rules, tick_ms=settings.replay_tick_ms, until_ms=at_ms, seed=seed, progress=_named(Steps(bar), name))

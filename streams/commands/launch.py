@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from features.errors import InputError
+from features.errors import InputError, Mismatch
 from features.hashing import partition_for
 from features.redis_store import RedisStore
 from streams import launches, namespace
@@ -43,7 +43,7 @@ def add(
 ) -> None:
     """Begin to learn a new product: its events open exposures, and their outcomes teach its head."""
     settings = _settings(config, assignments, redis, namespace_, trunk)
-    if name == SHARED or name.startswith(("line:", "shared:")) or not name.isprintable():
+    if not name or name == SHARED or name.startswith(("line:", "shared:")) or not name.isprintable():
         raise InputError(f"a launch cannot be called {name!r}")
     if not 0 <= holdout < 1:
         raise InputError(f"--holdout {holdout}: expected a share from 0 to below 1")
@@ -52,7 +52,18 @@ def add(
         id=name, line=line, products=sorted(product or ()), window_s=namespace.need_window(window, artifact), holdout=holdout,
         from_ms=time_ms("--from", start) if start else _now_ms() + LEAD_MS,
     )  # fmt: skip
-    _with_store(settings, lambda store: launches.change(store, name, launch, must_exist=False))
+
+    async def adding(store: RedisStore) -> None:
+        held = await store.meta()  # empty before the namespace's first worker
+        if held.get("trunk", artifact.sha256) != artifact.sha256:
+            raise Mismatch(
+                f"namespace {settings.namespace!r} works with the trunk {held['trunk'][:16]}, not {artifact.sha256[:16]} in {settings.trunk} (--trunk)"
+            )
+        if namespace.clock_of(held) != namespace.LIVE:
+            raise Mismatch(f"namespace {settings.namespace!r} is a replay's: its launches are fixed before the first event")
+        await launches.change(store, name, launch, must_exist=False)
+
+    _with_store(settings, adding)
     known = "a line that the trunk was trained on" if line in artifact.lines else "a line that the trunk has never seen"
     typer.echo(f"launch {name}: {'products ' + ', '.join(launch.products) + ' of ' if product else ''}line {line} ({known}), from {launch.from_ms} ms on")
 

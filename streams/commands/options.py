@@ -60,6 +60,14 @@ def time_ms(option: str, text: str) -> int:
         raise InputError(f"{option} {text}: {refused.detail}") from None
 
 
+def need_past(trained_until_ms: int, launch_ms: int, folder: Path) -> None:
+    """Raise InputError for a trunk that has seen what came after the launch: it would be judged on what it knows, and learn nothing from it."""
+    if trained_until_ms > launch_ms:
+        raise InputError(
+            f"the trunk in {folder} was trained until {trained_until_ms} ms, after the launch at {launch_ms} ms: train it with --until {launch_ms}"
+        )
+
+
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
     """Show progress on standard error: a bar on a terminal, nothing but the last state elsewhere."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -21,7 +22,7 @@ from streams.training import train
 def pretrain(
     events: Annotated[Path, typer.Argument(metavar="FILE", help="The event log of the older product lines.")],
     until: Annotated[
-        str | None, typer.Option("--until", metavar="TIME", help="Use only what was known at this time: ISO 8601 or ms (default: the whole log).")
+        str | None, typer.Option("--until", metavar="TIME", help="Use only what was known at this time: ISO 8601 or ms (default: the whole log, up to now).")
     ] = None,
     without_line: Annotated[list[str] | None, typer.Option("--without-line", metavar="LINE", help="Leave a line out; may be given again.")] = None,
     out: Trunk = None,
@@ -38,7 +39,8 @@ def pretrain(
     log = read_log(events, format=format, lines=lines)
     if without_line:
         log = log.filter(~pc.field("line").isin(without_line))
-    until_ms = time_ms("--until", until) if until else int(pc.max(log["ts"]).as_py() or 0) + 1
+    # An event with a time in the future must not set the end of training: learning online begins there.
+    until_ms = time_ms("--until", until) if until else min(int(pc.max(log["ts"]).as_py() or 0) + 1, time.time_ns() // 1_000_000)
     rules = namespace.rules_of(settings, None, replay=True, window_s=window)
     with progress_bar() as bar:
         artifact = train(

@@ -23,6 +23,7 @@ from streams.commands.options import (
     Redis,
     Set,
     Trunk,
+    need_past,
     print_figures,
     progress_bar,
     time_ms,
@@ -33,7 +34,7 @@ from streams.embedded import EmbeddedStack
 from streams.evaluation import as_launch, launch_time, launched, write_predictions
 from streams.importing import read_log
 from streams.replay import replay_log, replay_settings
-from streams.settings import load_settings, with_changes
+from streams.settings import as_environment, load_settings, with_changes
 
 EMBEDDED_SESSION_S = 6
 
@@ -83,6 +84,8 @@ def replay(
     taught = sorted(set(names) & set(artifact.lines))
     if taught:
         raise InputError(f"the trunk in {settings.trunk} was trained on {', '.join(taught)}, which is to be launched")
+    if names:
+        need_past(artifact.trained_until_ms, at_ms, settings.trunk)
     launches = [as_launch(line, at_ms, artifact.window_s) for line in names]
     end_ms = int(pc.max(log["ts"]).as_py())
     first_ms = int(pc.min(log["ts"]).as_py())
@@ -90,13 +93,13 @@ def replay(
         if stack is not None:
             settings = with_changes(settings, broker=stack.broker, redis=stack.redis_url, session_timeout_s=EMBEDDED_SESSION_S)
         settings = with_changes(replay_settings(settings, name or f"replay-{secrets.token_hex(4)}"), trunk=settings.trunk.resolve())
-        if workers == 0:
-            bar.console.print(f"start workers with: headstart worker --namespace {settings.namespace} --set topic_prefix={settings.topic_prefix}")
+        variables = " ".join(f"{name}={value}" for name, value in as_environment(settings).items())
+        invitation = f"the namespace is ready; start workers with: {variables} headstart worker"
         published = bar.add_task("events published", total=log.num_rows)
         learned = bar.add_task("hours of event time learned", total=round((end_ms - first_ms) / 3_600_000))
         judged = replay_log(
             settings, log, artifact, launches, number=workers, folder=logs or Path(folder), speed=factor,
-            timeout_s=120.0 if workers else 3_600.0,
+            timeout_s=120.0 if workers else 3_600.0, on_prepared=None if workers else lambda: typer.echo(invitation, err=True),
             on_published=lambda tick: bar.advance(published, len(tick.records)),
             on_stamp=lambda ms: bar.update(learned, completed=max(0, min(ms, end_ms) - first_ms) // 3_600_000),
         )  # fmt: skip

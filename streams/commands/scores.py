@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import msgspec
 import typer
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
@@ -46,12 +47,19 @@ def scores(
         raise DependencyDown(f"the broker at {settings.broker} does not answer: {error}") from None
 
 
+def _belongs(value: bytes, launch: str) -> bool:
+    try:
+        return any(entry.launch_id == launch for entry in decode_score(value).entries)
+    except msgspec.MsgspecError:
+        return False  # somebody else's record
+
+
 def _print(consumer: KafkaConsumer, tps: list[TopicPartition], follow: bool, launch: str | None, most: int) -> None:
     printed = 0
     while True:
         for records in consumer.poll(timeout_ms=500).values():
             for record in records:
-                if launch is not None and all(entry.launch_id != launch for entry in decode_score(record.value).entries):
+                if launch is not None and not _belongs(record.value, launch):
                     continue
                 typer.echo(record.value.decode())
                 printed += 1

@@ -20,7 +20,8 @@ def worker(
     """Score events as they arrive, keep the shoppers' state in Redis, and learn from outcomes. Start as many as there are partitions.
 
     The worker stops on Ctrl-C or SIGTERM after the batch in hand. It exits with 70 when the broker or Redis stays down for longer than the
-    setting dependency_timeout_s; a supervisor should start it again: it goes on from its cursors in Redis.
+    setting dependency_timeout_s; a supervisor should start it again: it goes on from its cursors in Redis. It exits with 1 for what no new
+    start mends, such as another trunk than the namespace's.
     """
     settings = load_settings(config, needs=("broker", "redis"), assignments=assignments or (), broker=broker, redis=redis, namespace=namespace_, trunk=trunk)
     run(settings)

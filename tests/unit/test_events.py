@@ -85,7 +85,7 @@ def test_what_is_wrong_is_refused_with_its_reason(value: bytes | None, expected:
 def test_every_reason_is_tested() -> None:
     """The closed list has no reason that `decode` or the pipeline (tests/unit/test_pipeline.py) does not give."""
     ours = {mark.args[1][i][1] for mark in test_what_is_wrong_is_refused_with_its_reason.pytestmark for i in range(len(mark.args[1]))}  # type: ignore[attr-defined]
-    assert ours | {"wrong_key", "wrong_partition", "from_the_future"} == set(REASONS)
+    assert ours | {"wrong_key", "wrong_partition", "too_old", "from_the_future"} == set(REASONS)
 
 
 @pytest.mark.parametrize(

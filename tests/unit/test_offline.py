@@ -32,6 +32,7 @@ LOG = make_log(EVENTS)
 LAUNCHES = (
     Launch(id="whole", line="line2", window_s=EDGES_MS[-1] / 1000, from_ms=START_MS + 6 * HOUR_MS, holdout=0.5),
     Launch(id="inside", line="line0", products=[f"line0-p{i}" for i in range(9)], window_s=EDGES_MS[-1] / 1000),
+    Launch(id="again", line="line2", window_s=EDGES_MS[-1] / 1000, from_ms=START_MS + 12 * HOUR_MS),
 )
 
 
@@ -183,7 +184,10 @@ def test_every_exposure_is_told_bin_by_bin_and_ends_with_one_label(wanted: Ran) 
 
 
 def test_labels_are_what_a_look_at_the_whole_log_says(wanted: Ran) -> None:
-    """An exposure's label is 1 just if the log holds an order of its user in its domain later than it and within the window."""
+    """An exposure's label is 1 just if the log holds an order of its user in its domain later than it and within the window.
+
+    What a launch holds of some products is a domain of its own, apart from their line.
+    """
     orders = [a for a in EVENTS if a.kind == 3]
     for m in wanted.outcomes:
         if m.closed.label == NONE:
@@ -192,7 +196,7 @@ def test_labels_are_what_a_look_at_the_whole_log_says(wanted: Ran) -> None:
         mine = [
             a for a in orders
             if a.event.user_id == e.user and 0 < a.ts_ms - e.ts_ms <= EDGES_MS[-1]
-            and (a.event.product_id in LAUNCHES[1].products if e.domain == "inside" else a.event.line == e.line)
+            and a.event.line == e.line and (a.event.product_id in LAUNCHES[1].products) == (e.domain == "inside")
         ]  # fmt: skip
         assert m.closed.label == bool(mine), e
         assert e.delay_ms[2] == min((a.ts_ms - e.ts_ms for a in mine), default=NONE)

@@ -39,9 +39,9 @@ class Desk:
     async def deliver(self, records: Sequence[Outgoing]) -> None:
         self.sent += records
 
-    async def work(self, *records: Received, tick_end_ms: int | None = None, latest_ms: int | None = None) -> Worked:
+    async def work(self, *records: Received, tick_end_ms: int | None = None, earliest_ms: int | None = None, latest_ms: int | None = None) -> Worked:
         """Work off and settle one batch."""
-        worked = await work_off(self.partition, records, self.knowledge, offsets=NOWHERE, tick_end_ms=tick_end_ms, latest_ms=latest_ms)
+        worked = await work_off(self.partition, records, self.knowledge, offsets=NOWHERE, tick_end_ms=tick_end_ms, earliest_ms=earliest_ms, latest_ms=latest_ms)
         await settle(self.partition, worked, self, self.store)
         return worked
 
@@ -93,8 +93,9 @@ def test_what_is_refused_goes_out_as_it_came(model: Model) -> None:
             (Received(0, 12, None, good[0].value), "wrong_key"),
             (receive(make_event(who=theirs), offset=13), "wrong_partition"),
             (late, "from_the_future"),
+            (receive(make_event(START_MS // 1000, id="seconds", who=ours), offset=15), "too_old"),
         ]
-        worked = await desk.work(good[0], *(r for r, _ in bad), good[1], latest_ms=START_MS + HOUR_MS)
+        worked = await desk.work(good[0], *(r for r, _ in bad), good[1], earliest_ms=START_MS - HOUR_MS, latest_ms=START_MS + HOUR_MS)
         assert [s.event_id for s in scores(worked)] == ["good0", "good1"]
         assert [(r.topic, r.key, r.value) for r in worked.rejected] == [("rejected", r.key, r.value) for r, _ in bad]
         for out, (record, reason) in zip(worked.rejected, bad, strict=True):
@@ -104,7 +105,7 @@ def test_what_is_refused_goes_out_as_it_came(model: Model) -> None:
             assert (headers["headstart-partition"], headers["headstart-offset"]) == (b"1", str(record.offset).encode())
             assert headers["headstart-detail"]
         totals = desk.partition.cursor.totals
-        assert (totals.read, totals.applied, totals.duplicate, totals.rejected) == (8, 2, 0, 6)
+        assert (totals.read, totals.applied, totals.duplicate, totals.rejected) == (9, 2, 0, 7)
 
     go(work())
 
@@ -181,6 +182,21 @@ def test_a_product_launch_inside_a_source_line_is_a_domain_of_its_own(model: Mod
         assert {e.domain: e.delay_ms[2] for e in desk.partition.pending.open.values()} == {"line:shoes": 2, "new": NONE}
         await desk.work(receive(make_event(START_MS + 3, id="d", product="p9"), "order"))
         assert {e.domain: e.delay_ms[2] for e in desk.partition.pending.open.values()} == {"line:shoes": 2, "new": 2}
+
+    go(work())
+
+
+def test_what_is_launched_teaches_its_launch_alone(model: Model) -> None:
+    """An event of a launched product opens no exposure of its line, and its order is none of the line's: the shared heads hear of neither."""
+
+    async def work() -> None:
+        desk = await open_desk(model, Launch(id="new", line="shoes", products=["p9"], window_s=EDGES_MS[-1] / 1000))
+        await desk.work(receive(make_event(id="a", product="p9")))
+        assert [e.domain for e in desk.partition.pending.open.values()] == ["new"]
+        await desk.work(receive(make_event(START_MS + 2 * HOUR_MS, id="b")))
+        await desk.work(receive(make_event(START_MS + 2 * HOUR_MS + 1, id="c", product="p9"), "order"))
+        marks = {e.domain: e.delay_ms[2] for e in desk.partition.pending.open.values()}
+        assert marks["line:shoes"] == NONE
 
     go(work())
 

@@ -1,0 +1,151 @@
+"""The loop around a partition: what must not be lost when it starts over, and what a slow broker must not stop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from features.errors import DependencyDown
+from features.memory_store import MemoryStore
+from models.mind import Model
+from streams.desk import Desk
+from streams.gate import End
+from streams.knowledge import Knowledge
+from streams.partition import Partition
+from streams.records import Outgoing, Received
+from streams.worker import Worker
+from tests.builders import START_MS, make_event, make_model, make_rules, receive
+
+RULES = make_rules(replay=False, partitioner_check=False)
+LOG = [receive(make_event(START_MS + i, id=f"e{i}"), offset=i) for i in range(150)]
+
+
+class FailingOnce:
+    """An outlet whose first delivery fails."""
+
+    def __init__(self) -> None:
+        self.failed = False
+
+    async def deliver(self, records: Sequence[Outgoing]) -> None:
+        """Fail once, then take everything."""
+        if records and not self.failed:
+            self.failed = True
+            raise DependencyDown("the broker is away for a moment")
+
+
+class LateSource:
+    """A transport that hands over one more old batch while it seeks, and reads on from the cursor after it."""
+
+    def __init__(self) -> None:
+        self.desk: Desk | None = None
+        self.sought: list[list[int]] = []
+        self.epoch = 0
+
+    def hand_over(self, first: int, last: int) -> None:
+        """Give the desk the records [first, last) of browse."""
+        assert self.desk is not None
+        epoch = self.epoch
+        self.desk.take(0, LOG[first:last], last, lambda: None, lambda: self.epoch == epoch)
+
+    async def look_again(self) -> None:
+        """Nothing is stamped live."""
+
+    async def seek(self, partition: int, offsets: list[int]) -> None:
+        """The seek takes effect in the middle."""
+        self.sought.append(offsets)
+        self.hand_over(100, 150)
+        await asyncio.sleep(0)
+        self.epoch += 1
+        self.hand_over(offsets[0], 120)
+        await asyncio.sleep(0)
+        asyncio.get_running_loop().call_soon(self.hand_over, 120, 150)
+
+    def hold(self, partition: int, kind: int, held: bool) -> None:
+        """Nothing is held."""
+
+    def ends(self, partition: int) -> list[End | None]:
+        """Only browse has records."""
+        return [End(150, START_MS), *[End(0, START_MS)] * 3]
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    """A model that needs no training."""
+    return make_model("shoes")
+
+
+async def until(holds: Callable[[], bool], *, tries: int = 500) -> None:
+    """Wait until something holds, for at most five seconds."""
+    for _ in range(tries):
+        if holds():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it never came about")
+
+
+def test_no_record_is_lost_when_a_desk_starts_over(model: Model) -> None:
+    """What was drained before the seek is dropped, what came after it is kept, though both arrive while the desk starts over."""
+
+    async def work() -> None:
+        store, source = MemoryStore(), LateSource()
+        knowledge = Knowledge(store, model, 1)
+        crashes: list[BaseException] = []
+        desk = source.desk = Desk(
+            await Partition.load(0, store, RULES), store=store, rules=RULES, knowledge=knowledge, outlet=FailingOnce(), source=source,
+            tick_ms=1000, patience_s=10, clock_ms=lambda: START_MS, stamp_ms=lambda: -1, crashed=crashes.append,
+        )  # fmt: skip
+        desk.start()
+        source.hand_over(0, 100)
+        await until(lambda: bool(crashes) or desk.partition.cursor.offsets[0] == 150)
+        await desk.stop()
+        assert not crashes
+        assert source.sought == [[0, 0, 0, 0]]
+        assert (desk.partition.cursor.totals.read, desk.partition.cursor.totals.applied) == (150, 150)
+
+    asyncio.run(work())
+
+
+class Slow:
+    """An outlet that takes its time, as a broker does that fails over."""
+
+    async def deliver(self, records: Sequence[Outgoing]) -> None:
+        """Wait."""
+        if records:
+            await asyncio.sleep(0.3)
+
+
+class NoWire:
+    """A transport without records."""
+
+    async def seek(self, offsets: object) -> None:
+        """Nothing to do."""
+
+    def hold(self, topic: int, partition: int, held: bool) -> None:
+        """Nothing to do."""
+
+    def end(self, topic: int, partition: int) -> End | None:
+        """Browse has one record."""
+        return End(1 if topic == 0 else 0, START_MS)
+
+
+def test_a_rebalance_during_a_slow_delivery_goes_on_afterwards(model: Model) -> None:
+    """The wait for the batch in hand may be given up: the batch is finished all the same, and the next assignment opens the desks."""
+
+    async def work() -> None:
+        exits: list[object] = []
+        worker = Worker(
+            MemoryStore(), model, RULES, tick_ms=1000, patience_s=10, outlet=Slow(), wire=NoWire(), hard_exit=lambda *why: exits.append(why),
+            clock_ms=lambda: START_MS,
+        )  # fmt: skip
+        await worker.assigned([0], [])
+        worker.take(0, 0, [Received(0, 0, b"u", b"broken")], 1, lambda: None, lambda: True)
+        await asyncio.sleep(0.1)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(worker.settle(), 0.05)
+        assert (await worker.assigned([0], []))[0, 0] == 1
+        await worker.settle()
+        assert not exits
+
+    asyncio.run(work())
