@@ -8,15 +8,14 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
-import redis
 
 from streams.embedded import EmbeddedBroker, EmbeddedValkey
 from streams.ticks import Tick
-from tests.integration.harness import Cursors, Left, Replay, World, differences
+from tests.integration.harness import Cursors, Replay, connected
+from tests.integration.worlds import Left, World, differences
 
 PARTITIONS = 3
 SESSION_S = 2  # a killed worker's partitions are free after so long
@@ -51,7 +50,7 @@ def replay(world: World, broker: str, redis_url: str, tmp_path: Path) -> Iterato
 def draw() -> random.Random:
     """A source of random moments, whose seed is told when the test fails."""
     seed = random.SystemRandom().getrandbits(32)
-    print("seed", seed)
+    print("seed", seed)  # noqa: T201  pytest shows it when the test fails
     return random.Random(seed)
 
 
@@ -83,9 +82,11 @@ def test_workers_killed_at_random_moments_change_nothing(replay: Replay, ticks: 
     same(replay, undisturbed)
 
 
-def test_a_worker_killed_while_the_other_waits_at_the_barrier(replay: Replay, ticks: list[Tick], undisturbed: tuple[Left, Cursors], draw: random.Random) -> None:
+def test_a_worker_killed_while_the_other_waits_at_the_barrier(
+    replay: Replay, ticks: list[Tick], undisturbed: tuple[Left, Cursors], draw: random.Random
+) -> None:
     """When one of two workers stops dead and the other waits for it at a tick's end, its kill frees the partitions and the other finishes."""
-    one, two = replay.start_pair()
+    one, two = replay.start_ready(2)
     last_ms = replay.publish(ticks)
     replay.reach(moments(draw, ticks, 2)[0])
     one.send_signal(signal.SIGSTOP)
@@ -101,7 +102,7 @@ def test_a_worker_killed_while_the_other_waits_at_the_barrier(replay: Replay, ti
 
 def test_a_worker_that_was_thought_dead_does_no_harm(replay: Replay, ticks: list[Tick], undisturbed: tuple[Left, Cursors], draw: random.Random) -> None:
     """A worker that stands still until another has its partitions, and then goes on with old batches and states, is refused by the version."""
-    one, two = replay.start_pair()
+    one, two = replay.start_ready(2)
     last_ms = replay.publish(ticks)
     first_ms, then_ms = moments(draw, ticks, 2)
     replay.reach(first_ms)
@@ -119,13 +120,16 @@ def test_an_older_redis_ends_in_the_same_state(
 ) -> None:
     """Redis is put back to a snapshot while Kafka's offsets are ahead: the rest is worked again from the cursors, to the same bits."""
     save_ms, back_ms = moments(draw, ticks, 2)
-    with EmbeddedValkey(tmp_path / "redis") as valkey, Replay(world, broker, valkey.url, tmp_path, partitions=PARTITIONS, session_timeout_s=SESSION_S) as replay:
+    with (
+        EmbeddedValkey(tmp_path / "redis") as valkey,
+        Replay(world, broker, valkey.url, tmp_path, partitions=PARTITIONS, session_timeout_s=SESSION_S) as replay,
+    ):
         replay.prepare()
         last_ms = replay.publish(ticks)
         if not early:
             worker = replay.start_worker()
             replay.reach(save_ms)
-        with closing(redis.Redis.from_url(valkey.url)) as store:
+        with connected(valkey.url) as store:
             store.save()
         shutil.copy(tmp_path / "redis" / "dump.rdb", tmp_path / "older.rdb")
         if early:

@@ -12,7 +12,8 @@ from features.errors import InputError, Mismatch
 from streams import namespace
 from streams.replay import read_outcomes
 from streams.ticks import Tick
-from tests.integration.harness import WINDOW_S, Left, Replay, World, differences, in_process, shuffled
+from tests.integration.harness import Replay
+from tests.integration.worlds import WINDOW_S, Left, World, differences, in_process, shuffled
 
 
 @pytest.mark.parametrize(
