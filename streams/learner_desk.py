@@ -19,6 +19,7 @@ from streams.records import decode_message
 logger = logging.getLogger(__name__)
 
 IDLE_S = 0.5
+HELD_MESSAGES = 20_000
 STEP_MESSAGES = 5_000  # live, a backlog is learned in steps of so many
 
 _Taken = tuple[list[tuple[int, bytes | None]], int, Callable[[], Any], Callable[[], bool]]
@@ -29,10 +30,11 @@ class LearnerDesk:
 
     def __init__(
         self, learner: Learner, *, load: Callable[[int], Awaitable[Learner]], seek: Callable[[int, int], Awaitable[None]], outlet: Outlet,
-        patience_s: float, learned: Callable[[], None], crashed: Callable[[BaseException], None],
+        hold: Callable[[int, bool], None], patience_s: float, learned: Callable[[], None], crashed: Callable[[BaseException], None],
     ) -> None:  # fmt: skip
         self.learner, self.q = learner, learner.q
-        self._load, self._seek, self._outlet, self._learned, self._crashed = load, seek, outlet, learned, crashed
+        self._load, self._seek, self._hold, self._outlet, self._learned, self._crashed = load, seek, hold, outlet, learned, crashed
+        self._held = False
         self._patience_s = patience_s
         self._down_since_s: float | None = None
         self._queue: deque[tuple[int, bytes | None]] = deque()
@@ -65,7 +67,13 @@ class LearnerDesk:
         elif not self._stopping:
             self._queue.extend(records)
             self._acks.append((next_offset, ack))
+            self._set_hold(len(self._queue) > HELD_MESSAGES)
             self._news.set()
+
+    def _set_hold(self, held: bool) -> None:
+        if held != self._held:
+            self._held = held
+            self._hold(self.q, held)
 
     async def _run(self) -> None:
         try:
@@ -113,6 +121,7 @@ class LearnerDesk:
             received += 1
             if not self._queue or self.learner.is_tick_end(message) or received % STEP_MESSAGES == 0:
                 await self._step()
+        self._set_hold(len(self._queue) > HELD_MESSAGES)
         await self._step()
 
     async def _step(self) -> None:
@@ -137,6 +146,7 @@ class LearnerDesk:
         self._meanwhile = []
         self._queue.clear()
         self._acks.clear()
+        self._set_hold(False)
         self.learner = await self._load(self.q)
         await self._seek(self.q, self.learner.cursor.offset)
         meanwhile, self._meanwhile = self._meanwhile, None

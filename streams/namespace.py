@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from features.errors import InputError, Mismatch
+from features.events import KINDS
 from features.redis_store import RedisStore
 from features.store import Store
 from features.vector import SCHEMA_HASH
@@ -10,7 +11,7 @@ from models.checkpoint import Artifact, load
 from models.delay import default_edges_s
 from streams.partition import Rules
 from streams.settings import Settings
-from streams.topics import broker_names, cluster_id, partition_counts
+from streams.topics import broker_names, cluster_id, partition_counts, topic_ids
 
 LIVE = "live"
 WHAT_DIFFERS = {
@@ -20,6 +21,7 @@ WHAT_DIFFERS = {
     "partitions": "the partitions: a changed count needs another namespace",
     "outcome_partitions": "the outcome partitions: a changed count needs another namespace",
     "cluster": "the Kafka cluster",
+    "topic_ids": "the topics: one was deleted and made again, and the cursors belong to the old one",
     "topics": "the names of the topics",
     "rules": "the settings grace_ms, ttl_s, learn_share, timezone or the window",
 }
@@ -61,15 +63,15 @@ def rules_of(settings: Settings, artifact: Artifact | None, *, replay: bool, win
     )
 
 
-def description(settings: Settings, artifact: Artifact, rules: Rules, *, clock: str, cluster: str) -> dict[str, str]:
-    """Return what the namespace's `meta` says."""
+def description(settings: Settings, artifact: Artifact, rules: Rules, *, clock: str, broker: dict[str, str]) -> dict[str, str]:
+    """Return what the namespace's `meta` says; `broker` is what `check_partitions` found."""
     return {
         "clock": clock,
         "schema": SCHEMA_HASH,
         "trunk": artifact.sha256,
         "partitions": str(rules.partitions),
         "outcome_partitions": str(rules.outcome_partitions),
-        "cluster": cluster,
+        **broker,
         "topics": ",".join(broker_names(settings.topic_prefix, settings.topic_names).values()),
         "rules": f"edges={rules.edges_ms} grace={rules.grace_ms} ttl={rules.ttl_ms} share={rules.learn_share} timezone={rules.timezone}",
     }
@@ -91,17 +93,18 @@ def clock_of(held: dict[str, str]) -> str:
     return held.get("clock", LIVE)
 
 
-def check_partitions(settings: Settings) -> str:
-    """Return the cluster's id after checking that the topics are there with the partitions of the settings."""
+def check_partitions(settings: Settings) -> dict[str, str]:
+    """Return the cluster's id and the ids of the topics that are read, after checking that all are there with the partitions of the settings."""
     names = broker_names(settings.topic_prefix, settings.topic_names)
     counts = partition_counts(settings.broker, names.values())
     for plain, name in names.items():
-        wanted = settings.outcome_partitions if plain == "outcomes" else settings.partitions if plain in ("browse", "click", "cart", "order") else None
+        wanted = settings.outcome_partitions if plain == "outcomes" else settings.partitions if plain in KINDS else None
         if name not in counts:
             raise Mismatch(f"topic {name} is missing: create the topics with `headstart topics create`")
         if wanted is not None and counts[name] != wanted:
             raise Mismatch(f"topic {name} has {counts[name]} partitions, the settings say {wanted}")
-    return cluster_id(settings.broker)
+    ids = topic_ids(settings.broker, [names[plain] for plain in (*KINDS, "outcomes")])
+    return {"cluster": cluster_id(settings.broker), "topic_ids": ",".join(ids[name] for name in sorted(ids))}
 
 
 def need_window(window_s: float | None, artifact: Artifact) -> float:

@@ -50,9 +50,9 @@ async def prepare(settings: Settings, store: Store, artifact: Artifact, launches
         settings.broker, prefix=settings.topic_prefix, names=settings.topic_names, partitions=settings.partitions,
         outcome_partitions=settings.outcome_partitions, replication=settings.replication,
     )  # fmt: skip
-    cluster = namespace.check_partitions(settings)
+    found = namespace.check_partitions(settings)
     clock = f"replay:{settings.replay_tick_ms}"
-    await namespace.join(store, namespace.description(settings, artifact, rules, clock=clock, cluster=cluster), settings.namespace)
+    await namespace.join(store, namespace.description(settings, artifact, rules, clock=clock, broker=found), settings.namespace)
     await put_launches(store, launches)
 
 

@@ -217,9 +217,13 @@ class Worker:
         async def seek(q: int, offset: int) -> None:
             await self._wire.seek({(OUTCOMES, q): offset})
 
+        def hold(q: int, held: bool) -> None:
+            self.hold(q, OUTCOMES, held)
+
         return LearnerDesk(
-            learner, load=self._load_learner, seek=seek, outlet=self._outlet, patience_s=self._patience_s, learned=self._stamp_news.set, crashed=self.crashed
-        )
+            learner, load=self._load_learner, seek=seek, hold=hold, outlet=self._outlet, patience_s=self._patience_s, learned=self._stamp_news.set,
+            crashed=self.crashed,
+        )  # fmt: skip
 
     async def _load_learner(self, q: int) -> Learner:
         return await Learner.load(

@@ -38,13 +38,13 @@ def backfill(
     settings = load_settings(config, needs=("broker", "redis"), assignments=assignments or (), broker=broker, redis=redis, namespace=namespace_, trunk=trunk)
     artifact = namespace.load_trunk(settings)
     log = read_log(events, format=format, lines=lines)
-    cluster = namespace.check_partitions(settings)
+    found = namespace.check_partitions(settings)
     rules = namespace.rules_of(settings, artifact, replay=False)
 
     async def work() -> None:
         store = namespace.open_store(settings)
         try:
-            wanted = namespace.description(settings, artifact, rules, clock=namespace.LIVE, cluster=cluster)
+            wanted = namespace.description(settings, artifact, rules, clock=namespace.LIVE, broker=found)
             await namespace.join(store, wanted, settings.namespace)
             for p in range(rules.partitions):
                 if (await store.load(str(p), ())).version:

@@ -30,8 +30,8 @@ DAY_MS = 86_400_000
 
 
 def demo(
-    users: Annotated[int, typer.Option("--users", help="Shoppers of the simulated shop.")] = 2000,
-    seed: Annotated[int, typer.Option("--seed", help="Another seed is another shop.")] = 1,
+    users: Annotated[int, typer.Option("--users", help="Shoppers of the simulated shop.")] = 2500,
+    seed: Annotated[int, typer.Option("--seed", help="Another seed is another shop.")] = 2,
     workers: Annotated[int, typer.Option("--workers", help="Worker processes.")] = 1,
     partitions: Annotated[int, typer.Option("--partitions", help="Partitions of the event topics.")] = 4,
     folder: Annotated[Path | None, typer.Option("--dir", metavar="FOLDER", help="Keep trunk and logs here (default: a temporary folder).")] = None,
@@ -39,7 +39,7 @@ def demo(
 ) -> None:
     """Run the whole system on a simulated shop: history, training, a launch, live scores and a final table. Needs nothing installed.
 
-    The data is SYNTHETIC. An embedded Kafka broker and Valkey start on free ports and are stopped at the end. It takes about two minutes.
+    The data is SYNTHETIC. An embedded Kafka broker and Valkey start on free ports and are stopped at the end. It takes about a minute.
     """
     began_s = time.monotonic()
     shop = Shop(users=users, seed=seed)

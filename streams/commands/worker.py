@@ -30,7 +30,7 @@ def worker(
 def run(settings: Settings) -> None:
     """Join the namespace and run one worker in this process."""
     artifact = namespace.load_trunk(settings)
-    cluster = namespace.check_partitions(settings)
+    found = namespace.check_partitions(settings)
 
     async def joined() -> str:
         store = namespace.open_store(settings)
@@ -38,7 +38,7 @@ def run(settings: Settings) -> None:
             await store.check_durability()
             clock = namespace.clock_of(await store.meta())
             rules = namespace.rules_of(settings, artifact, replay=clock != namespace.LIVE)
-            await namespace.join(store, namespace.description(settings, artifact, rules, clock=clock, cluster=cluster), settings.namespace)
+            await namespace.join(store, namespace.description(settings, artifact, rules, clock=clock, broker=found), settings.namespace)
             return clock
         finally:
             await store.close()
