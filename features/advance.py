@@ -10,11 +10,10 @@ from __future__ import annotations
 import math
 from typing import Any, Final
 
-import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from features.counters import log1p_s, weight
+from features.kernel import kernel
 from features.layout import CATALOGUE_HALF_LIVES_S, HALF_LIVES_S, LATEST, RING, VISIT_GAP_MS
 from features.vector import NEVER_MS, WIDTH, index
 
@@ -36,9 +35,26 @@ _SMOOTH = 20.0  # pseudo-events with the shop's own rate
 _SMOOTH_CONVERSIONS = 20.0
 _CATALOGUE_DAY_S, _CATALOGUE_WEEK_S = CATALOGUE_HALF_LIVES_S
 _HALF_LIVES = np.array(HALF_LIVES_S)
+_LN2 = math.log(2.0)
 
 
-@nb.njit(cache=True)
+@kernel
+def weight(age_ms: float, half_life_s: float) -> float:
+    """Return 2^(-age / half-life) for an age >= 0 in milliseconds.
+
+    A counter is kept as of a reference time r. An event at t adds 2^(-(r' - t) / half-life) with r' = max(r, t), so a late event lands
+    with the weight that it would have had on time. Values are float32 between events; the arithmetic is float64.
+    """
+    return math.exp(-_LN2 * age_ms / (1000.0 * half_life_s))
+
+
+@kernel
+def _log1p_s(age_ms: float) -> float:
+    """Return ln(1 + age in seconds), with a negative age (a late event) read as 0."""
+    return math.log1p(max(age_ms, 0.0) / 1000.0)
+
+
+@kernel
 def _count(counts: Any, ref_ms: int, ts_ms: int, kind: int) -> None:
     """Bring the counters (4, 3) from ref_ms to max(ref_ms, ts_ms) and add one event of `kind`."""
     if ref_ms > 0 and ts_ms > ref_ms:
@@ -51,12 +67,12 @@ def _count(counts: Any, ref_ms: int, ts_ms: int, kind: int) -> None:
         counts[kind, h] = np.float32(counts[kind, h] + weight(late_ms, _HALF_LIVES[h]))
 
 
-@nb.njit(cache=True)
+@kernel
 def _since(last_s: Any, ts_ms: int) -> float:
-    return log1p_s(NEVER_MS) if last_s == 0 else log1p_s(min(float(ts_ms - last_s * 1000), NEVER_MS))
+    return _log1p_s(NEVER_MS) if last_s == 0 else _log1p_s(min(float(ts_ms - last_s * 1000), NEVER_MS))
 
 
-@nb.njit(cache=True)
+@kernel
 def _remember(hashes: Any, counts: Any, seen_s: Any, wanted: int, ts_ms: int) -> tuple[float, float]:
     """Count an event of `wanted` among the latest eight; returns (decayed count with it, ln(1+s) since the previous)."""
     now_s = ts_ms // 1000
@@ -71,7 +87,7 @@ def _remember(hashes: Any, counts: Any, seen_s: Any, wanted: int, ts_ms: int) ->
         hashes[oldest] = wanted
         counts[oldest] = np.float32(1.0)
         seen_s[oldest] = now_s
-        return 1.0, log1p_s(NEVER_MS)
+        return 1.0, _log1p_s(NEVER_MS)
     since = _since(seen_s[place], ts_ms)
     before_s = np.int64(seen_s[place])
     if now_s >= before_s:
@@ -82,7 +98,7 @@ def _remember(hashes: Any, counts: Any, seen_s: Any, wanted: int, ts_ms: int) ->
     return np.float64(counts[place]), since
 
 
-@nb.njit(cache=True)
+@kernel
 def _advance_line(line: Any, event: Any, visit: Any, ttl_ms: int) -> tuple[bool, bool]:
     """Apply one event to a user-line record; returns (first event in this line in this visit, an exposure opens)."""
     ts_ms = event.ts_ms
@@ -110,14 +126,14 @@ def _advance_line(line: Any, event: Any, visit: Any, ttl_ms: int) -> tuple[bool,
     return first, first and event.kind != 3
 
 
-@nb.njit(cache=True)
+@kernel
 def _log_rate(part: float, whole: float, all_part: float, all_whole: float, strength: float) -> float:
     """ln of part/whole, shrunk with `strength` pseudo-events towards the shop's own smoothed rate."""
     prior = (all_part + 1.0) / (all_whole + 20.0)
     return math.log((part + strength * prior) / (whole + strength))
 
 
-@nb.njit(cache=True)
+@kernel
 def _statistics(stats: Any, shop: Any, at_ms: int, out: Any, start: int, with_trend: bool) -> None:
     """Write popularity, [trend], cart, order and conversion rate of one catalogue record, decayed to at_ms."""
     week = weight(float(max(at_ms - stats.at_ms, 0)), _CATALOGUE_WEEK_S)
@@ -137,7 +153,7 @@ def _statistics(stats: Any, shop: Any, at_ms: int, out: Any, start: int, with_tr
     out[start + 2] = _log_rate(stats.converted * week, stats.matured * week, shop.converted * all_week, shop.matured * all_week, _SMOOTH_CONVERSIONS)
 
 
-@nb.njit(cache=True)
+@kernel
 def _renew(user: Any) -> None:
     """Make a user record read as empty."""
     user.ref_ms = 0
@@ -163,7 +179,7 @@ def _renew(user: Any) -> None:
             user.counts[k, h] = np.float32(0.0)
 
 
-@nb.njit(cache=True)
+@kernel
 def _advance(
     events: Any, users: Any, lines: Any, domain_rows: Any, domain_start: Any, catalogue: Any, at_ms: int, ttl_ms: int, x: Any, fate: Any, opens: Any
 ) -> None:
@@ -237,9 +253,9 @@ def _advance(
         row[_RATES + 2] = math.log((float(u.converted) + 0.25) / (float(u.matured) + 5.0))
         row[_RATES + 3] = math.log1p(float(u.matured))
         row[_RATES + 4] = math.log1p(float(u.visit_events))
-        row[_RATES + 5] = log1p_s(float(ts_ms - u.visit_start_ms))
+        row[_RATES + 5] = _log1p_s(float(ts_ms - u.visit_start_ms))
         row[_RATES + 6] = math.log1p(float(u.visit_lines))
-        row[_RATES + 7] = log1p_s(min(gap_ms, NEVER_MS))
+        row[_RATES + 7] = _log1p_s(min(gap_ms, NEVER_MS))
         row[_RATES + 8] = math.log1p(float(u.visits))
         row[_RATES + 9] = math.log1p(float(u.lines))
         row[_RATES + 10] = math.log1p(float(categories))

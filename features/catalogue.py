@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from features.counters import weight
+from features.advance import weight
 from features.layout import CATALOGUE, CATALOGUE_HALF_LIVES_S
 
 SHOP: Final = "shop"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from models.kernel import kernel
+from features.kernel import kernel
 
 CLIP = 6.0
 NORM_EPSILON = 1e-5

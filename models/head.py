@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.kernel import kernel
+from features.kernel import kernel
 
 Matrix = NDArray[np.float64]
 Vector = NDArray[np.float64]

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from features.kernel import kernel
 from models.head import Vector, check_outcomes
-from models.kernel import kernel
 
 GRID = np.linspace(-3.5, 3.5, 141)
 SIGMAS = np.array([0.03, 0.1, 0.3, 1.0])
