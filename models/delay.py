@@ -48,8 +48,3 @@ def fit_curve(delays_s: NDArray[np.float64], edges_s: NDArray[np.float64], *, ps
     curve = np.concatenate([[0.0], np.cumsum(counts) / counts.sum()])
     curve[-1] = 1.0
     return curve
-
-
-def hazard(p: float, f_prev: float, f_next: float) -> float:
-    """P(order in the bin | none before), of an exposure that converts in its window with probability p."""
-    return p * (f_next - f_prev) / (1.0 - p * f_prev)

@@ -29,6 +29,8 @@ from streams.knowledge import Belief, Knowledge
 from streams.partition import Partition, distinct
 from streams.records import REASON_HEADER, SHARED, Entry, Launch, Outgoing, Received, Score, TickDone, encode_json, encode_message
 
+MAX_REJECTED = {"key": 100_000, "value": 1_900_000}  # bytes; the topic `rejected` takes 2 MiB in all
+
 
 class Outlet(Protocol):
     """Where records leave. Returns when the broker has all of them; raises DependencyDown."""
@@ -121,15 +123,25 @@ def take_in(partition: Partition, records: Sequence[Received], earliest_ms: int 
                 raise Refused("from_the_future", f"{ts_ms - latest_ms} ms too far")
         except Refused as refused:
             partition.cursor.totals.rejected += 1
-            told = ((REASON_HEADER, refused.reason), ("headstart-detail", refused.detail), ("headstart-topic", KINDS[record.kind]),
-                    ("headstart-partition", str(partition.number)), ("headstart-offset", str(record.offset)))  # fmt: skip
-            headers = tuple((name, text.encode("utf-8", "replace")) for name, text in told)
-            worked.rejected.append(Outgoing("rejected", record.key, record.value, headers))
+            worked.rejected.append(_rejected(partition, record, refused))
         else:
             arrived.append(Arrived(event, record.kind, ts_ms, record.value or b""))
     if rules.replay:
         arrived.sort(key=Arrived.order)
     return arrived
+
+
+def _rejected(partition: Partition, record: Received, refused: Refused) -> Outgoing:
+    """Return the record as it came, with the reason. What no topic of ours would take is cut, and a header says how long it was."""
+    told = [(REASON_HEADER, refused.reason), ("headstart-detail", refused.detail), ("headstart-topic", KINDS[record.kind]),
+            ("headstart-partition", str(partition.number)), ("headstart-offset", str(record.offset))]  # fmt: skip
+    parts = {"key": record.key, "value": record.value}
+    for name, part in parts.items():
+        if part is not None and len(part) > MAX_REJECTED[name]:
+            told.append((f"headstart-{name}-bytes", str(len(part))))
+            parts[name] = part[: MAX_REJECTED[name]]
+    headers = tuple((name, text.encode("utf-8", "replace")) for name, text in told)
+    return Outgoing("rejected", parts["key"], parts["value"], headers)
 
 
 async def _apply(partition: Partition, arrived: list[Arrived], knowledge: Knowledge, scoring: bool, worked: Worked) -> None:

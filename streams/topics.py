@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal
 
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
@@ -59,22 +59,6 @@ TOPICS: Final[tuple[TopicSpec, ...]] = (
     ),
 )
 NAMES: Final = tuple(spec.name for spec in TOPICS)
-
-
-class TopicNaming(Protocol):
-    """The two settings that say how a topic is called on the broker."""
-
-    @property
-    def topic_prefix(self) -> str: ...
-
-    @property
-    def topic_names(self) -> Mapping[str, str]: ...
-
-
-def topic_name(naming: TopicNaming, name: str) -> str:
-    """Return the name on the broker of one of `NAMES`. Raises InputError as `broker_names`."""
-    assert name in NAMES, name
-    return broker_names(naming.topic_prefix, naming.topic_names)[name]
 
 
 def broker_names(prefix: str = "", names: Mapping[str, str] | None = None) -> dict[str, str]:

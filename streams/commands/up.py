@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import signal
 import threading
 from pathlib import Path
@@ -56,6 +57,11 @@ def up(
             signal.signal(number, handler)
 
 
+def _days_ago(days: int) -> str:
+    """Live workers refuse events that are older than any state is kept, so the example's log must end about now."""
+    return (dt.datetime.now(dt.UTC) - dt.timedelta(days=days)).date().isoformat()
+
+
 def _welcome(stack: EmbeddedStack, partitions: int) -> str:
     return f"""\
 Kafka broker  {stack.broker}   (Tansu, embedded; {partitions} partitions for each event topic)
@@ -66,10 +72,12 @@ Memory only, for trying out: when this ends, all events, scores and states are g
 In another terminal:
 
   export HEADSTART_BROKER={stack.broker} HEADSTART_REDIS={stack.redis_url}
-  headstart simulate --help     # make a history of a simulated shop
-  headstart pretrain --help     # train the trunk on it
-  headstart worker              # score events as they arrive
-  headstart publish FILE        # send events
-  headstart scores              # watch the scores
+  headstart simulate --out shop.parquet --start {_days_ago(14)}         # a simulated shop's last two weeks
+  headstart pretrain shop.parquet --without-line launch --until {_days_ago(6)}   # the trunk, from the older lines
+  headstart worker &                                                    # score events as they arrive
+  headstart launch add spring --line launch --from {_days_ago(6)}           # the new line
+  headstart publish shop.parquet                                        # send the events
+  headstart scores --launch spring --max 3                              # look at the scores
+  headstart launch show spring                                          # and at what was learned
 
 Ctrl-C stops both."""

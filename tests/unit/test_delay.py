@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import numpy as np
 import pytest
 
 from features.errors import InputError
-from models.delay import check_edges_s, default_edges_s, fit_curve, hazard
+from models.delay import check_edges_s, default_edges_s, fit_curve
 
 
 @pytest.mark.parametrize(("window_s", "bins"), [(600, (2, 2)), (6 * 3600, (2, 4)), (86_400, (4, 4)), (7 * 86_400, (6, 8)), (30 * 86_400, (8, 8))])
@@ -49,10 +48,3 @@ def test_no_bin_is_impossible() -> None:
         assert (np.diff(curve) > 0).all()
         assert curve[0] == 0.0
         assert curve[-1] == 1.0
-
-
-def test_hazards_multiply_to_the_final_probability() -> None:
-    """The chance to pass all bins without an order is 1 - p."""
-    curve, p = [0.0, 0.3, 0.7, 1.0], 0.2
-    none = math.prod(1 - hazard(p, a, b) for a, b in itertools.pairwise(curve))
-    assert none == pytest.approx(1 - p)

@@ -19,7 +19,7 @@ from models.mind import Model
 from streams.knowledge import Knowledge
 from streams.offline import put_launches
 from streams.partition import LostCommit, Partition, Rules
-from streams.pipeline import Worked, publish_outbox, settle, work_off
+from streams.pipeline import MAX_REJECTED, Worked, publish_outbox, settle, work_off
 from streams.records import SHARED, Counted, Launch, Outcome, Outgoing, Received, Score, TickDone, decode_message, decode_score
 from tests.builders import DAY_MS, EDGES_MS, HOUR_MS, MINUTE_MS, START_MS, make_event, make_model, make_rules, receive, user_of
 
@@ -167,6 +167,23 @@ def test_an_event_in_two_launches_has_two_entries(model: Model) -> None:
             ("one", exposure_id("one", "ann", "e1"), "holdout"),
         ]
         assert {(e.domain, e.counts) for e in desk.partition.pending.open.values()} == {("all", True), ("one", False)}
+
+    go(work())
+
+
+def test_a_refused_record_that_no_topic_takes_is_cut(model: Model) -> None:
+    """Else its delivery would fail for ever, and the partition would stand still: key and value are cut, and headers say how long they were."""
+
+    async def work() -> None:
+        desk = await open_desk(model)
+        huge, long = b"x" * (MAX_REJECTED["value"] + 1), b"k" * (MAX_REJECTED["key"] + 7)
+        worked = await desk.work(Received(0, 0, long, huge), Received(0, 1, b"k", huge[:-1]))
+        cut, whole = worked.rejected
+        assert (cut.key, cut.value) == (long[:-7], huge[:-1])
+        assert dict(cut.headers)["headstart-value-bytes"] == str(len(huge)).encode()
+        assert dict(cut.headers)["headstart-key-bytes"] == str(len(long)).encode()
+        assert (whole.key, whole.value) == (b"k", huge[:-1])
+        assert not {"headstart-value-bytes", "headstart-key-bytes"} & dict(whole.headers).keys()
 
     go(work())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
 
 import msgspec
 import pytest
@@ -16,17 +15,9 @@ from features.hashing import murmur2, partition_for
 from streams import settings
 from streams.commands.publish import Lines
 from streams.publisher import Outgoing
-from streams.topics import DAY_MS, NAMES, TOPICS, _config_differences, broker_names, cluster_id, expected_partitions, topic_name
+from streams.topics import DAY_MS, NAMES, TOPICS, _config_differences, broker_names, cluster_id, expected_partitions
 
 SPECS = {spec.name: spec for spec in TOPICS}
-
-
-@dataclass
-class Naming:
-    """The settings that name topics."""
-
-    topic_prefix: str = ""
-    topic_names: dict[str, str] = field(default_factory=dict)
 
 
 def keys(number: int) -> list[bytes]:
@@ -68,9 +59,9 @@ def test_the_settings_know_the_same_topics() -> None:
 
 def test_prefix_and_mapping() -> None:
     """A prefix stands before every name but the mapped ones."""
-    naming = Naming("replay-1.", {"browse": "shop.views"})
-    assert topic_name(naming, "browse") == "shop.views"
-    assert topic_name(naming, "scores") == "replay-1.scores"
+    names = broker_names("replay-1.", {"browse": "shop.views"})
+    assert names["browse"] == "shop.views"
+    assert names["scores"] == "replay-1.scores"
 
 
 @pytest.mark.parametrize(
