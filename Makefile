@@ -16,14 +16,15 @@ PIP_OPTIONS ?=
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check $(PIP_OPTIONS) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt
 WORKERS ?= 2
 TESTS ?= tests/unit tests/contract tests/integration
-BENCHES = $(sort $(wildcard bench/*.py))
+SEEDS ?= 20
+BENCHES = $(sort $(filter-out bench/learning%.py,$(wildcard bench/*.py)))
 
-.PHONY: help install demo test lint format ci bench clean
+.PHONY: help install demo test lint format ci bench bench-learning clean
 
 help:  ## list the targets (default)
 	@echo "Headstart: make TARGET"
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)$$/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
-	@echo "Options: PYTHON=python3.12  TORCH_INDEX=https://download.pytorch.org/whl/cpu  PIP_OPTIONS=…  WORKERS=2  TESTS=tests/unit"
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)$$/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
+	@echo "Options: PYTHON=python3.12  TORCH_INDEX=https://download.pytorch.org/whl/cpu  PIP_OPTIONS=…  WORKERS=2  TESTS=tests/unit  SEEDS=20"
 
 install: $(VENV)/.installed-dev  ## make .venv with everything, development tools included
 
@@ -48,6 +49,9 @@ ci: lint test  ## exactly what CI runs
 bench: $(VENV)/.installed  ## run the measurements in bench/
 	@set -e; for script in $(BENCHES); do echo "== $$script"; $(BIN)/python $$script; done
 	@$(if $(BENCHES),:,echo "there is nothing to measure yet: bench/ holds no script")
+
+bench-learning: $(VENV)/.installed  ## measure the learning figures over SEEDS simulated launches (20 take about an hour on 2 cores, less the second time)
+	$(BIN)/python bench/learning.py --seeds $(SEEDS) --workers $(WORKERS)
 
 clean:  ## remove what was made here: .venv, caches, build leftovers (var/ stays)
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -68,6 +68,8 @@ FEATURES: Final[tuple[Feature, ...]] = (
 NAMES: Final = tuple(f.name for f in FEATURES)
 WIDTH: Final = len(FEATURES)
 SCHEMA_HASH: Final = schema_hash(*(f"{f.name}: {f.meaning}" for f in FEATURES))
+ABOUT_LINE: Final = tuple(name for name in NAMES if name.startswith(("line_", "lines_", "categories_", "price")))
+"""Features that tell how busy, how old and how dear a line is: they would tell any two lines apart, however alike their shoppers."""
 NEVER_MS: Final = 30.0 * 86_400_000.0
 
 

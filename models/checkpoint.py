@@ -8,7 +8,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +20,23 @@ from safetensors.numpy import save as save_tensors
 
 from features.errors import InputError, Mismatch
 from models.encode import TrunkArrays
-from models.head import Posterior
+from models.head import Matrix, Posterior, Vector
+from models.hierarchy import Hierarchy
+from models.trees import TreeArrays
+from models.wire import under
 
-FORMAT = 1
+FORMAT = 2
 TENSORS, MANIFEST = "trunk.safetensors", "manifest.json"
-HEADS = ("raw_final", "raw_delay", "trunk_delay")
-VERSIONED = ("numpy", "numba", "torch", "safetensors")
+VERSIONED = ("numpy", "numba", "torch", "lightgbm", "safetensors")
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """What pre-training hands to scoring. Heads: name of the map and of the labels it learns → posterior."""
+    """What pre-training hands to scoring.
+
+    `heads`: name of the map and of the labels it learns → posterior. `profiles` (M, D + 1): the mean z of each source line, NaN without rows.
+    `sample_z` (R, D + 1) float32 and `sample_y` (R,): source rows that the instance-based expert weighs anew. `expert_pi` (K,): the prior of the experts.
+    """
 
     feature_names: tuple[str, ...]
     schema_hash: str
@@ -39,8 +45,16 @@ class Artifact:
     edges_s: NDArray[np.float64]
     curve: NDArray[np.float64]
     trunk: TrunkArrays
+    trees: TreeArrays
     heads: Mapping[str, Posterior]
+    hierarchy: Hierarchy
+    profiles: Matrix
+    sample_z: NDArray[np.float32]
+    sample_y: Vector
+    c_trunk: float
+    attribute_names: tuple[str, ...]
     offset_pi: NDArray[np.float64]
+    expert_pi: NDArray[np.float64]
     deff: float
     trained_until_ms: int
     fingerprint: str
@@ -62,16 +76,20 @@ def save(artifact: Artifact, folder: Path | str) -> Artifact:
         "schema_hash": artifact.schema_hash,
         "feature_names": list(artifact.feature_names),
         "lines": list(artifact.lines),
+        "heads": list(artifact.heads),
         "window_s": artifact.window_s,
         "edges_s": artifact.edges_s.tolist(),
         "trained_until_ms": artifact.trained_until_ms,
         "deff": artifact.deff,
+        "c_trunk": artifact.c_trunk,
+        "attribute_names": list(artifact.attribute_names),
         "fingerprint": artifact.fingerprint,
         "architecture": {
             "features": artifact.trunk.features,
             "bins": len(artifact.trunk.w1),
             "layers": [len(artifact.trunk.b1), len(artifact.trunk.b2), len(artifact.trunk.b3)],
             "parameters": artifact.trunk.parameters(),
+            "tree_parameters": artifact.trees.parameters(),
         },
         "metrics": dict(artifact.metrics),
         "settings": dict(artifact.settings),
@@ -116,9 +134,17 @@ def load(folder: Path | str, *, schema_hash: str | None = None) -> Artifact:
             window_s=float(manifest["window_s"]),
             edges_s=arrays["edges_s"],
             curve=arrays["curve"],
-            trunk=TrunkArrays(**{name.removeprefix("trunk."): a for name, a in arrays.items() if name.startswith("trunk.")}),
-            heads={name: Posterior(arrays[f"head.{name}.m"], arrays[f"head.{name}.p"]) for name in HEADS},
+            trunk=TrunkArrays(**under("trunk.", arrays)),
+            trees=TreeArrays(**under("trees.", arrays)),
+            heads={name: Posterior(arrays[f"head.{name}.m"], arrays[f"head.{name}.p"]) for name in manifest["heads"]},
+            hierarchy=Hierarchy(**under("hierarchy.", arrays)),
+            profiles=arrays["profiles"],
+            sample_z=arrays["sample_z"],
+            sample_y=arrays["sample_y"],
+            c_trunk=float(manifest["c_trunk"]),
+            attribute_names=tuple(manifest["attribute_names"]),
             offset_pi=arrays["offset_pi"],
+            expert_pi=arrays["expert_pi"],
             deff=float(manifest["deff"]),
             trained_until_ms=int(manifest["trained_until_ms"]),
             fingerprint=manifest["fingerprint"],
@@ -160,9 +186,11 @@ def cpu_model() -> str:
 
 def _tensors(artifact: Artifact) -> bytes:
     arrays: dict[str, NDArray[np.generic]] = {f"trunk.{name}": a for name, a in artifact.trunk.as_dict().items()}
-    for name in HEADS:
-        arrays[f"head.{name}.m"], arrays[f"head.{name}.p"] = artifact.heads[name].m, artifact.heads[name].p
-    arrays |= {"curve": artifact.curve, "edges_s": artifact.edges_s, "offset_pi": artifact.offset_pi}
+    arrays |= {f"trees.{name}": a for name, a in artifact.trees.as_dict().items()}
+    arrays |= {f"hierarchy.{f.name}": getattr(artifact.hierarchy, f.name) for f in fields(Hierarchy)}
+    for name, head in artifact.heads.items():
+        arrays[f"head.{name}.m"], arrays[f"head.{name}.p"] = head.m, head.p
+    arrays |= {name: getattr(artifact, name) for name in ("curve", "edges_s", "profiles", "sample_z", "sample_y", "offset_pi", "expert_pi")}
     return bytes(save_tensors({name: np.ascontiguousarray(a) for name, a in arrays.items()}))
 
 

@@ -14,18 +14,19 @@ INTERCEPT_VARIANCE = 100.0
 C_GRID = (0.003, 0.01, 0.03, 0.1, 0.3)
 
 
-def _derivatives(x: Vector, f_prev: Vector, f_next: Vector, y: Vector) -> tuple[Vector, Vector, float]:
-    """Gradient and Fisher information of each row's logit, (N,) each, and the log-likelihood of all."""
+def _derivatives(x: Vector, f_prev: Vector, f_next: Vector, y: Vector, times: Vector) -> tuple[Vector, Vector, float]:
+    """Gradient and Fisher information of each row's logit, (N,) each, and the log-likelihood of all; each row counts `times` (N,)."""
     q = np.exp(-np.clip(x, -LOGIT_BOUND, LOGIT_BOUND))
     den, rest = q + (1.0 - f_prev), q + (1.0 - f_next)
     h = (f_next - f_prev) / den
     ratio = q / rest
-    return (y - h) * ratio, h * q / den * ratio, float(np.where(y > 0, np.log(h), np.log(rest / den)).sum())
+    return times * (y - h) * ratio, times * h * q / den * ratio, float((times * np.where(y > 0, np.log(h), np.log(rest / den))).sum())
 
 
 def fit_map(
-    z: Matrix, y: Vector, f_prev: Vector | float = 0.0, f_next: Vector | float = 1.0, *, c: float, start: Vector | None = None, steps: int = 50
-) -> Posterior:
+    z: Matrix, y: Vector, f_prev: Vector | float = 0.0, f_next: Vector | float = 1.0,
+    *, c: float, weight: Vector | None = None, start: Vector | None = None, steps: int = 50,
+) -> Posterior:  # fmt: skip
     """MAP and inverse Hessian of the logistic head on N outcomes; z (N, d), its last column the constant 1.
 
     Prior N(0, c) on each weight, N(0, 100) on the intercept. Final labels: F from 0 to 1. Delay bins: one row for each bin until the order; if every
@@ -38,31 +39,34 @@ def fit_map(
     check_outcomes(n, prev, following, y)
     if not np.isfinite(z).all():
         raise ValueError("z is not finite")
+    times = np.ones(n) if weight is None else np.asarray(weight, dtype=np.float64)
+    if times.shape != (n,) or not (times >= 0.0).all() or not np.isfinite(times).all():
+        raise ValueError(f"weight is {times.shape}: expected ({n},) finite numbers, none below 0")
     precision = np.full(d, 1.0 / c)
     precision[-1] = 1.0 / INTERCEPT_VARIANCE
     if start is None:
         m = np.zeros(d)
-        rate = (y.sum() + 0.5) / (n + 1.0)
+        rate = (float(times @ y) + 0.5) / (float(times.sum()) + 1.0)
         m[-1] = np.log(rate / (1.0 - rate))
     else:
         m = start.copy()
-    g, weight, likelihood = _derivatives(z @ m, prev, following, y)
+    g, info, likelihood = _derivatives(z @ m, prev, following, y, times)
     value = likelihood - 0.5 * float(precision @ (m * m))
     for _ in range(steps):
-        hessian = (z.T * weight) @ z + np.diag(precision)
+        hessian = (z.T * info) @ z + np.diag(precision)
         step = np.linalg.solve(hessian, z.T @ g - precision * m)
         scale = 1.0
         while True:
             trial = m + scale * step
-            trial_g, trial_weight, likelihood = _derivatives(z @ trial, prev, following, y)
+            trial_g, trial_info, likelihood = _derivatives(z @ trial, prev, following, y, times)
             trial_value = likelihood - 0.5 * float(precision @ (trial * trial))
             if trial_value >= value - 1e-9 * abs(value) or scale < 1e-6:
                 break
             scale /= 2.0
-        m, g, weight, value = trial, trial_g, trial_weight, trial_value
+        m, g, info, value = trial, trial_g, trial_info, trial_value
         if np.abs(scale * step).max() < 1e-8:
             break
-    p = np.linalg.inv((z.T * weight) @ z + np.diag(precision))
+    p = np.linalg.inv((z.T * info) @ z + np.diag(precision))
     return Posterior(m, (p + p.T) / 2.0)
 
 

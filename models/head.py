@@ -42,7 +42,7 @@ def _predict(z: Matrix, m: Vector, p: Matrix, s: Vector) -> None:
 
 
 @kernel
-def _learn(z: Matrix, f_prev: Vector, f_next: Vector, y: Vector, m: Vector, p: Matrix) -> None:
+def _learn(z: Matrix, f_prev: Vector, f_next: Vector, y: Vector, m: Vector, p: Matrix, before: Vector) -> None:
     d = m.shape[0]
     a = np.empty(d)
     for i in range(z.shape[0]):
@@ -57,6 +57,7 @@ def _learn(z: Matrix, f_prev: Vector, f_next: Vector, y: Vector, m: Vector, p: M
         s2 = 0.0
         for k in range(d):
             s2 += z[i, k] * a[k]
+        before[i] = x0 / math.sqrt(1.0 + math.pi * max(s2, 0.0) / 8.0)
         if not s2 > 0.0:
             continue
         x = x0
@@ -113,8 +114,10 @@ class Posterior:
         _predict(z, self.m, self.p, s)
         return s
 
-    def learn_many(self, z: Matrix, f_prev: Vector, f_next: Vector, y: Vector) -> None:
+    def learn_many(self, z: Matrix, f_prev: Vector, f_next: Vector, y: Vector) -> Vector:
         """Take in N outcomes in the given order; z (N, d), the rest (N,), y in {0, 1}. The same bits as N times `learn_many` of one row.
+
+        Returns s (N,): what `predict` said of each row just before it was learned.
 
         ValueError for anything not finite, F outside 0 ≤ F_prev < F_next ≤ 1, or another y; then nothing has been learned.
         """
@@ -123,7 +126,9 @@ class Posterior:
         check_outcomes(len(z), f_prev, f_next, y)
         if not np.isfinite(z).all():
             raise ValueError("z is not finite: outcome refused")
-        _learn(z, f_prev, f_next, y, self.m, self.p)
+        before = np.empty(len(z))
+        _learn(z, f_prev, f_next, y, self.m, self.p, before)
+        return before
 
     def _rows(self, z: Matrix) -> Matrix:
         if z.ndim != 2 or z.shape[1] != len(self.m):

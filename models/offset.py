@@ -38,18 +38,41 @@ def _mean_probability(s: Vector, w: Vector, exp_minus_b: Vector, out: Vector) ->
 
 
 @kernel
+def _weights(prior: Vector, evidence: Vector, w: Vector) -> None:
+    best = -math.inf
+    for g in range(w.shape[0]):
+        best = max(best, prior[g] + evidence[g])
+    total = 0.0
+    for g in range(w.shape[0]):
+        w[g] = math.exp(prior[g] + evidence[g] - best)
+        total += w[g]
+    for g in range(w.shape[0]):
+        w[g] /= total
+
+
+@kernel
 def _learn(
-    s: Vector, f_prev: Vector, f_next: Vector, y: Vector, close_ms: NDArray[np.int64], exp_minus_b: Vector,
-    share: float, half_life_ms: float, evidence: Vector, last_ms: NDArray[np.int64],
+    s: Vector, f_prev: Vector, f_next: Vector, y: Vector, close_ms: NDArray[np.int64], prior: Vector, exp_minus_b: Vector,
+    share: float, half_life_ms: float, evidence: Vector, last_ms: NDArray[np.int64], before: Vector,
 ) -> None:  # fmt: skip
     n = evidence.shape[0]
     for i in range(s.shape[0]):
+        q = math.exp(-min(max(s[i], -30.0), 30.0))
+        best = -math.inf
+        for g in range(n):
+            best = max(best, prior[g] + evidence[g])
+        total = 0.0
+        mean = 0.0
+        for g in range(n):
+            w = math.exp(prior[g] + evidence[g] - best)
+            total += w
+            mean += w / (1.0 + q * exp_minus_b[g])
+        before[i] = min(max(mean / total, 0.0), 1.0)
         if last_ms[0] > -(2**62) and close_ms[i] > last_ms[0]:
             keep = math.exp(-math.log(2.0) * float(close_ms[i] - last_ms[0]) / half_life_ms)
             for g in range(n):
                 evidence[g] *= keep
         last_ms[0] = max(last_ms[0], close_ms[i])
-        q = math.exp(-min(max(s[i], -30.0), 30.0))
         rest_prev = 1.0 - f_prev[i]
         rest_next = 1.0 - f_next[i]
         width = f_next[i] - f_prev[i]
@@ -94,10 +117,9 @@ class Offset:
 
     def weights(self, prior: Vector) -> Vector:
         """The belief w (141,), summing to 1, given the log prior (141,)."""
-        log_w = prior + self.evidence
-        best = float(log_w.max())
-        w = np.array([math.exp(a - best) for a in log_w.tolist()])
-        return np.asarray(w / math.fsum(w.tolist()))
+        w = np.empty(len(GRID))
+        _weights(prior, self.evidence, w)
+        return w
 
     def probability(self, s: Vector, prior: Vector) -> Vector:
         """Return p (N,) for s (N,), given the log prior (141,)."""
@@ -106,18 +128,22 @@ class Offset:
         return out
 
     def learn_many(
-        self, s: Vector, f_prev: Vector, f_next: Vector, y: Vector, close_ms: NDArray[np.int64], *, deff: float, half_life_ms: float = HALF_LIFE_MS
-    ) -> None:
+        self, s: Vector, f_prev: Vector, f_next: Vector, y: Vector, close_ms: NDArray[np.int64],
+        *, prior: Vector, deff: float, half_life_ms: float = HALF_LIFE_MS,
+    ) -> Vector:  # fmt: skip
         """Take in N closed bins in the given order, (N,) each; `close_ms` is event time, and evidence halves in `half_life_ms` of it.
 
-        A close time before the last one decays nothing. ValueError as `Posterior.learn_many`; then nothing has been learned.
+        Returns p (N,): what `probability` said of each row, with the log `prior` (141,), just before it was learned. A close time before the last one
+        decays nothing. ValueError as `Posterior.learn_many`; then nothing has been learned.
         """
         s, f_prev, f_next, y = (np.ascontiguousarray(a, dtype=np.float64) for a in (s, f_prev, f_next, y))
         close_ms = np.ascontiguousarray(close_ms, dtype=np.int64)
         check_outcomes(len(s), f_prev, f_next, y)
         if not np.isfinite(s).all() or close_ms.shape != s.shape:
             raise ValueError("s is not finite, or close_ms has another length: outcome refused")
-        _learn(s, f_prev, f_next, y, close_ms, _EXP_MINUS_B, 1.0 / deff, half_life_ms, self.evidence, self.last_ms)
+        before = np.empty(len(s))
+        _learn(s, f_prev, f_next, y, close_ms, prior, _EXP_MINUS_B, 1.0 / deff, half_life_ms, self.evidence, self.last_ms, before)
+        return before
 
 
 def likelihood_curve(s: Vector, y: Vector, *, deff: float) -> Vector:

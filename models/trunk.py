@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -151,9 +152,10 @@ def plan_edges(raw: NDArray[np.float64], settings: TrunkSettings) -> list[NDArra
 
 
 def train_trunk(
-    rows: Rows, mean: NDArray[np.float64], std: NDArray[np.float64], *, seed: int, settings: TrunkSettings | None = None, progress: Progress | None = None
-) -> tuple[Trunk, NDArray[np.bool_]]:
-    """Train on `rows`; returns the trunk in evaluation mode and the mask (N,) of the rows whose users it was not trained on.
+    rows: Rows, mean: NDArray[np.float64], std: NDArray[np.float64], *, seed: int,
+    weight: NDArray[np.float64] | None = None, settings: TrunkSettings | None = None, progress: Progress | None = None,
+) -> tuple[Trunk, NDArray[np.bool_]]:  # fmt: skip
+    """Train on `rows`, each of which counts `weight` (N,) times (default: once); returns the trunk in evaluation mode and the mask (N,) of the rows whose users it was not trained on.
 
     Early stopping by the held-out users' log-loss of the order. The same seed and machine give the same bits: one thread, seeded, deterministic.
     """
@@ -167,21 +169,29 @@ def train_trunk(
         torch.manual_seed(seed)
         trunk = Trunk(mean, std, plan_edges(raw[~held_out], settings), settings)
         heads = LineHeads(len(rows.lines), settings.outputs)
-        best = _fit(trunk, heads, rows, held_out, generator, settings, progress)
+        counts = torch.ones(len(rows)) if weight is None else torch.from_numpy(weight.astype(np.float32))
+        best = fit(trunk, heads, rows, counts, held_out, generator, settings, progress)
     trunk.load_state_dict(best)
     return trunk.eval(), held_out
 
 
-def _fit(
-    trunk: Trunk, heads: LineHeads, rows: Rows, held_out: NDArray[np.bool_], generator: torch.Generator, settings: TrunkSettings, progress: Progress | None
-) -> dict[str, torch.Tensor]:
+def fit(
+    trunk: Trunk, heads: LineHeads, rows: Rows, counts: torch.Tensor, held_out: NDArray[np.bool_],
+    generator: torch.Generator, settings: TrunkSettings, progress: Progress | None, groups: list[dict[str, Any]] | None = None,
+) -> dict[str, torch.Tensor]:  # fmt: skip
+    """Train trunk and heads in place; returns the trunk's state that was best on the held-out users.
+
+    `groups`: AdamW's parameter groups for a trunk and heads that were trained already; then the state they come with is the first to beat.
+    """
     x, line, target = torch.from_numpy(rows.x.copy()), torch.from_numpy(rows.line.astype(np.int64)), torch.from_numpy(rows.happened.astype(np.float32))
     train, valid = torch.from_numpy(np.flatnonzero(~held_out)), torch.from_numpy(np.flatnonzero(held_out)[:MOST_CHECKED_ROWS])
-    with torch.no_grad():
-        rate = (target[train].sum(0) + 1) / (len(train) + 2)
-        heads.shared.bias.copy_(torch.log(rate / (1 - rate)))
+    if groups is None:
+        with torch.no_grad():
+            rate = (target[train].sum(0) + 1) / (len(train) + 2)
+            heads.shared.bias.copy_(torch.log(rate / (1 - rate)))
     optimiser = torch.optim.AdamW(
-        [
+        groups
+        or [
             {"params": trunk.parameters(), "weight_decay": settings.weight_decay},
             {"params": heads.shared.parameters(), "weight_decay": settings.weight_decay},
             {"params": [heads.deviation], "weight_decay": 1.0},
@@ -191,12 +201,15 @@ def _fit(
     weight = torch.tensor([0.5, 0.5, 1.0])
     every = max(settings.check_steps, len(train) // settings.batch // 4)
     best, best_loss, waited, step = {k: v.clone() for k, v in trunk.state_dict().items()}, float("inf"), 0, 0
+    if groups is not None:
+        best_loss = _order_loss(trunk, heads, x, line, target, valid)
     while step < settings.most_steps and waited < settings.patience:
         for chosen in torch.split(torch.randperm(len(train), generator=generator), settings.batch):
             trunk.train()
             index = train[chosen]
             logits = heads(trunk(x[index]), line[index])
-            loss = (nn.functional.binary_cross_entropy_with_logits(logits, target[index], reduction="none") * weight).sum(1).mean()
+            loss = (nn.functional.binary_cross_entropy_with_logits(logits, target[index], reduction="none") * weight).sum(1)
+            loss = (loss * counts[index]).mean()
             optimiser.zero_grad()
             torch.autograd.backward(loss)
             nn.utils.clip_grad_norm_(trunk.parameters(), 5.0)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import TypeVar
+
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +13,7 @@ from numpy.typing import NDArray
 from features.errors import Mismatch
 
 FORMAT = 1
+Array = TypeVar("Array")
 
 
 class _Packed(msgspec.Struct, array_like=True):
@@ -37,15 +42,26 @@ def unpack(kind: str, raw: bytes) -> dict[str, NDArray[np.generic]]:
     return arrays
 
 
+@lru_cache(maxsize=16)
+def _upper(d: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    rows, columns = np.triu_indices(d)
+    return rows, columns
+
+
 def triangle(p: NDArray[np.float64]) -> NDArray[np.float64]:
     """The upper triangle (d (d + 1) / 2,) of an exactly symmetric matrix (d, d)."""
-    return np.ascontiguousarray(p[np.triu_indices(len(p))])
+    return np.ascontiguousarray(p[_upper(len(p))])
 
 
 def square(upper: NDArray[np.float64], d: int) -> NDArray[np.float64]:
     """The inverse of `triangle`."""
     p = np.zeros((d, d))
-    rows, columns = np.triu_indices(d)
+    rows, columns = _upper(d)
     p[rows, columns] = upper
     p[columns, rows] = upper
     return p
+
+
+def under(prefix: str, arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """The arrays whose names begin with a prefix, without it."""
+    return {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}

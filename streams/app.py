@@ -16,7 +16,7 @@ from faust.types import TP
 from features.errors import DependencyDown
 from features.events import KINDS
 from features.store import Store
-from models.mind import Model
+from models.model import Model
 from streams import delivery
 from streams.delivery import deliver
 from streams.faust_worker import app_settings, hard_exit
@@ -129,8 +129,11 @@ class WorkerPositions:
         self._worker.crashed(error)
 
 
-def create_app(settings: Settings, store: Store, model: Model, rules: Rules) -> tuple[faust.App, Worker]:
-    """Return the app of one worker, and the worker. Its group is the namespace's, so that namespaces never share partitions."""
+def create_app(settings: Settings, store: Store, model: Model, rules: Rules, *, base: str = "") -> tuple[faust.App, Worker]:
+    """Return the app of one worker, and the worker. Its group is the namespace's, so that namespaces never share partitions.
+
+    `base`: the sha256 of the trunk that the namespace was made with, if that is not the model's.
+    """
     names = broker_names(settings.topic_prefix, settings.topic_names)
     buffered = BUFFERED_POLLS_A_PARTITION * (len(KINDS) * rules.partitions + rules.outcome_partitions) + 64
     kwargs = app_settings(
@@ -141,7 +144,7 @@ def create_app(settings: Settings, store: Store, model: Model, rules: Rules) -> 
     wire = FaustWire(app, names)
     worker = Worker(
         store, model, rules, tick_ms=settings.tick_ms, patience_s=float(settings.dependency_timeout_s), outlet=KafkaOutlet(app, names),
-        wire=wire, hard_exit=hard_exit, alive_file=settings.alive_file,
+        wire=wire, hard_exit=hard_exit, alive_file=settings.alive_file, base=base,
     )  # fmt: skip
     app.transport = Transport(app.conf.broker_consumer, app, positions=WorkerPositions(worker, wire.topics))
 

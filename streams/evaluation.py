@@ -1,4 +1,4 @@
-"""Does transfer help here? One or more lines of a log are launched, and headstart, frozen and scratch are judged on what came.
+"""One or more lines of a log are launched, and headstart and each of its experts are judged on what came.
 
 `Judged` gathers final facts, whether they come from the offline loop or from the topic of a replay: so the figures of both are the
 same to the bit.
@@ -20,8 +20,9 @@ from features.errors import InputError
 from features.exposures import NONE
 from features.memory_store import MemoryStore
 from models.checkpoint import Artifact
+from models.launch_head import MODELS
 from models.metrics import figures
-from models.mind import EXPERTS, Model
+from models.model import Model
 from streams.offline import put_launches, run
 from streams.partition import Rules
 from streams.records import SHARED, Launch, Outcome, Outgoing
@@ -71,8 +72,8 @@ class Judged:
         """Return {expert: figures} over the exposures whose window ends by `until_ms`: of the others the log cannot know."""
         rows = [s for s in self.of(launch) if s.ts_ms + window_ms <= until_ms]
         y = np.array([s.label for s in rows], np.float64)
-        said = np.array([s.predictions for s in rows], np.float64).reshape(len(rows), 2 * len(EXPERTS))
-        return {name: figures(y, said[:, 2 * k + 1], said[:, 2 * k]) for k, name in enumerate(EXPERTS)}
+        said = np.array([s.predictions for s in rows], np.float64).reshape(len(rows), 2 * len(MODELS))
+        return {name: figures(y, said[:, 2 * k + 1], said[:, 2 * k]) for k, name in enumerate(MODELS)}
 
 
 def table_of(rows: Sequence[Settled]) -> pa.Table:
@@ -122,15 +123,20 @@ def as_launch(line: str, at_ms: int, window_s: float) -> Launch:
 
 def prequential(
     log: pa.Table, artifact: Artifact, launches: Sequence[Launch], rules: Rules, *, tick_ms: int,
-    on_tick: Callable[[Tick], None] | None = None, heard: Callable[[Outgoing], None] | None = None,
+    on_tick: Callable[[Tick], None] | None = None, heard: Callable[[Outgoing], None] | None = None, on_outcome: Callable[[Outcome], None] | None = None,
 ) -> Judged:  # fmt: skip
     """Run the pipeline over a log in one process, and return what became final; `rules` as in a replay, with any number of partitions."""
     judged, store = Judged(), MemoryStore()
 
+    def hear(outcome: Outcome) -> None:
+        judged.hear(outcome)
+        if on_outcome is not None:
+            on_outcome(outcome)
+
     async def all_of_it() -> None:
         await put_launches(store, launches)
         ticks = with_end(cut(log, tick_ms), rules.edges_ms[-1] + rules.grace_ms)
-        await run(ticks, store, rules, Model(artifact), scoring=heard is not None, heard=heard, on_outcome=judged.hear, on_tick=on_tick)
+        await run(ticks, store, rules, Model(artifact), scoring=heard is not None, heard=heard, on_outcome=hear, on_tick=on_tick)
 
     asyncio.run(all_of_it())
     return judged

@@ -34,7 +34,7 @@ _SKIPPED: Final = b"headstart.skipped"
 def read_log(path: Path, *, format: str = "auto", lines: str | None = None) -> pa.Table:
     """Return the log in `features.log.SCHEMA`, in order; `skipped(table)` tells what was left out.
 
-    `lines` is None (the line is what the log says, or the category), `hash:N[:SALT]`, or a mapping file (see `streams.lines`).
+    `lines` is None (the line is what the log says, or the category), `hash:N[:SALT]`, `behaviour:N[:SHARE]`, or a mapping file (see `streams.lines`).
     Raises `InputError` for a missing, unreadable or empty file, wrong columns, or the first bad row.
     """
     path = Path(path)

@@ -1,21 +1,36 @@
-"""What a worker believes during a tick: the heads, the catalogue and the launches, as of the tick before. Read-only between ticks."""
+"""What a worker believes during a tick: trunk and heads, the catalogue and the launches, as of the tick before. Read-only between ticks.
+
+Trunk and heads are a pair. While the learners carry the heads over to a new trunk, each in its own commit, the old pair is believed: of a learner that
+is ahead, the heads that it kept from before. When the last one has stamped the new trunk, everything changes in one step, with no await in between.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from features.catalogue import SHOP, empty
+from features.errors import DependencyDown
 from features.events import Event
 from features.layout import CATALOGUE
 from features.store import Store
-from models.mind import LaunchHead, Maps, Model, SharedHeads, predict_launch, predict_source
+from models.launch_head import LaunchHead
+from models.model import Maps, Model, probability_of_source
+from models.shared_heads import SharedHeads
+from streams import trunks
 from streams.records import SHARED, SHARED_BEFORE, Launch, decode_launch
 
-CONTROL_SLOT = "control"
+logger = logging.getLogger(__name__)
+
+CONTROL_SLOT = trunks.CONTROL_SLOT
+HEADS = "heads"
+HEADS_BEFORE = "heads_before"  # of the trunk before the one that the slot's stamp names
+LOOKS, LOOK_AGAIN_S = 100, 0.01  # at slots that move on while they are read
 CHANGED_KEPT = 64  # how many commits of the catalogue's writer say which names they changed
 
 encode_names = msgspec.msgpack.Encoder().encode
@@ -32,12 +47,16 @@ def outcome_slot(q: int) -> str:
 
 
 class Knowledge:
-    """Heads, catalogue and launches. `refresh` takes what the learners have committed since."""
+    """Trunk and heads, catalogue and launches. `refresh` takes what the learners have committed since.
 
-    def __init__(self, store: Store, model: Model | None, outcome_partitions: int) -> None:
-        self._store = store
+    With a `shelf` (live) the trunk is the one that the heads in the store belong to; without one (replays, offline) it is `model` for good.
+    """
+
+    def __init__(self, store: Store, model: Model | None, outcome_partitions: int, *, shelf: trunks.Shelf | None = None) -> None:
+        self._store, self._shelf = store, shelf
         self.model = model
         self.trunk = model.artifact.sha256[:16] if model else ""
+        self._number = 0 if shelf is None else -1  # the activation that trunk and heads belong to
         self._slots = [outcome_slot(q) for q in range(outcome_partitions)]
         self._versions = dict.fromkeys([*self._slots, CONTROL_SLOT], -1)
         self.launches: list[Launch] = []
@@ -49,7 +68,7 @@ class Knowledge:
     def _forget(self) -> None:
         """Believe nothing but the artifact."""
         self._versions = dict.fromkeys(self._versions, -1)
-        self.shared: SharedHeads | None = self.model.shared() if self.model else None
+        self.shared: SharedHeads | None = SharedHeads.of(self.model) if self.model else None
         self._heads: dict[str, LaunchHead] = {}
         self._catalogue = np.zeros_like(self._catalogue)
 
@@ -57,29 +76,64 @@ class Knowledge:
         """Bring everything up to the store's present state."""
         control = await self._store.load(CONTROL_SLOT, ())
         if control.version != self._versions[CONTROL_SLOT]:
-            control = await self._store.load(CONTROL_SLOT, ("launches",))
+            control = await self._store.load(CONTROL_SLOT, ("launches", trunks.ACTIVATIONS))
+            if self._shelf is not None:
+                await self._shelf.take(control.hashes[trunks.ACTIVATIONS])
             self.launches = [decode_launch(value) for _, value in sorted(control.hashes["launches"].items())]
             self._versions[CONTROL_SLOT] = control.version
-        versions = {slot: (await self._store.load(slot, ())).version for slot in self._slots}
-        if any(version < self._versions[slot] for slot, version in versions.items()):
-            self._forget()  # the store went back: what it has lost must not live on here
-        for slot, version in versions.items():
-            seen = self._versions[slot]
-            if version == seen:
-                continue
-            now = await self._store.load(slot, ("heads",))
-            if now.version < seen:
-                await self.refresh()  # it went back just now
+        for _ in range(LOOKS):
+            if await self._refresh_slots():
                 return
+            await asyncio.sleep(LOOK_AGAIN_S)
+        if self._number < 0:
+            raise DependencyDown(
+                "the heads of the outcome partitions belong to trunks that are too far apart: a learner is missing, or the store was put back in part"
+            )
+        logger.warning("the outcome partitions' heads belong to different trunks for long; what was known is believed on")
+
+    async def _refresh_slots(self) -> bool:
+        """Take up what the learners have committed; False if the store moved on, or went back, while it was read: look again."""
+        stamp = () if self._shelf is None else (trunks.STAMP,)
+        found = {slot: await self._store.load(slot, stamp) for slot in self._slots}
+        if any(now.version < self._versions[slot] for slot, now in found.items()):
+            self._forget()  # the store went back: what it has lost must not live on here
+        stamps = {slot: trunks.Stamp() if self._shelf is None else trunks.stamp_in(now) for slot, now in found.items()}
+        # Nobody is more than one activation ahead of the slowest: the slowest one's trunk is the one for which all slots have heads.
+        pair = min(stamps.values(), key=lambda s: s.number)
+        model, swapped = self.model, self._shelf is not None and pair.number != self._number
+        if self._shelf is not None and swapped:
+            model = await self._shelf.model(pair.sha256)
+        taken: dict[str, tuple[int, Mapping[str, bytes]]] = {}
+        for slot, seen in ((slot, self._versions[slot]) for slot in self._slots):
+            if found[slot].version == seen and not swapped:
+                continue
+            name = HEADS if stamps[slot].number == pair.number else HEADS_BEFORE
+            now = await self._store.load(slot, (*stamp, name))
+            if now.version < seen:
+                self._forget()
+                return False
+            if self._shelf is not None:
+                found_stamp = trunks.stamp_in(now)
+                if pair.number != (found_stamp.number if name == HEADS else found_stamp.before):
+                    return False
+            taken[slot] = now.version, now.hashes[name]
+        if (first := taken.get(self._slots[0])) is not None and first[0] != self._versions[self._slots[0]]:
+            await self._refresh_catalogue(self._slots[0], self._versions[self._slots[0]], first[0])
+        # From here on nothing waits: whoever scores sees the old pair or the new one.
+        if swapped and model is not None:
+            if self._number >= 0:
+                logger.info("trunk %s takes the place of %s", model.artifact.sha256[:16], self.trunk)
+            self.model, self.trunk, self._number = model, model.artifact.sha256[:16], pair.number
+            self.shared, self._heads = SharedHeads.of(model), {}
+        for slot, (version, heads) in taken.items():
             if self.model:
-                for name, value in now.hashes["heads"].items():
+                for name, value in heads.items():
                     if name == SHARED:
                         self.shared = SharedHeads.from_bytes(value)
                     elif name != SHARED_BEFORE:
                         self._heads[name] = LaunchHead.from_bytes(value)
-            if slot == self._slots[0]:
-                await self._refresh_catalogue(slot, seen, now.version)
-            self._versions[slot] = now.version
+            self._versions[slot] = version
+        return True
 
     async def _refresh_catalogue(self, slot: str, seen: int, version: int) -> None:
         lists: list[bytes | None] = [None]
@@ -138,18 +192,18 @@ class Knowledge:
     def of_lines(self, maps: Maps) -> list[Belief]:
         """Return what the shared heads believe of N rows."""
         assert self.model and self.shared
-        told = predict_source(self.model, self.shared, maps)
-        return list(zip(told.score.tolist(), told.probability.tolist(), strict=True))
+        p = probability_of_source(self.shared.logit(maps)).tolist()
+        return list(zip(p, p, strict=True))
 
     def head(self, launch: str) -> LaunchHead:
         """Return a launch's head; a fresh one if it has learned nothing."""
         assert self.model
         if launch not in self._heads:
-            self._heads[launch] = self.model.launch()
+            self._heads[launch] = LaunchHead.of(self.model)
         return self._heads[launch]
 
     def of_launch(self, launch: str, maps: Maps) -> list[Belief]:
-        """Return what headstart, frozen and scratch believe of N rows in a launch."""
+        """Return what headstart and each of its experts believe of N rows in a launch: score and probability of each of `MODELS`, in a row."""
         assert self.model and self.shared
-        told = predict_launch(self.model, self.head(launch), self.shared, maps)
+        told = self.head(launch).predict(self.model, self.shared, maps)
         return list(zip(*(column.tolist() for expert in told for column in (expert.score, expert.probability)), strict=True))

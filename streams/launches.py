@@ -8,7 +8,7 @@ import msgspec
 
 from features.errors import InputError, Mismatch
 from features.store import Changes, Store
-from models.mind import LaunchHead
+from models.launch_head import LaunchHead
 from streams.knowledge import CONTROL_SLOT, outcome_slot
 from streams.records import Launch, decode_launch, encode_json
 

@@ -2,6 +2,9 @@
 
 It applies only the number that it expects of each input partition, in a replay tick by tick once every partition is done with the
 tick, live as they come; and it commits as a worker does. In a replay, launches learn against the shared heads as of the tick before.
+
+Live, it also carries its heads over to a new trunk, in one commit with the stamp that says so (`_switch`). It learns with the trunk that its heads belong
+to, so what is on its way at the switch is learned once, with the old trunk or the new one.
 """
 
 from __future__ import annotations
@@ -10,12 +13,14 @@ import asyncio
 import base64
 import hashlib
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from features.catalogue import add, empty, merge
 from features.exposures import Closed
@@ -23,8 +28,13 @@ from features.hashing import partition_for
 from features.layout import CATALOGUE
 from features.store import Changes, Store
 from features.vector import WIDTH
-from models.mind import LaunchHead, Model, SharedHeads, learn_launch, learn_shared
-from streams.knowledge import CHANGED_KEPT, encode_names, outcome_slot
+from models.carry import carried_launch, carried_shared, heard_since, same_scaler
+from models.experts import EXPERTS
+from models.launch_head import LaunchHead
+from models.model import Model
+from models.shared_heads import SharedHeads
+from streams import trunks
+from streams.knowledge import CHANGED_KEPT, HEADS, HEADS_BEFORE, encode_names, outcome_slot
 from streams.partition import Cursor, LostCommit
 from streams.records import SHARED, SHARED_BEFORE, Counted, Message, Outcome, Outgoing, TickDone, encode_json
 
@@ -56,6 +66,7 @@ class Snapshot(msgspec.Struct, kw_only=True):
 
     launch_id: str
     tick_ms: int
+    trunk: str  # the first 16 hex digits of its sha256: means on its outputs are to be read with it
     n_learned: int
     sha256: str
     means: dict[str, str]  # base64 of little-endian float64
@@ -64,10 +75,13 @@ class Snapshot(msgspec.Struct, kw_only=True):
 class Learner:
     """Outcome partition q. Made by `load`, and made anew after every commit that was refused or failed."""
 
-    def __init__(self, q: int, store: Store, model: Model | None, *, partitions: int, outcome_partitions: int, replay: bool) -> None:
+    def __init__(
+        self, q: int, store: Store, model: Model | None, *, partitions: int, outcome_partitions: int, replay: bool, shelf: trunks.Shelf | None = None
+    ) -> None:  # fmt: skip
         self.q, self.cursor = q, LearnerCursor()
         self._store, self._model, self._slot = store, model, outcome_slot(q)
-        self._partitions, self._replay = partitions, replay
+        self._partitions, self._outcome_partitions, self._replay = partitions, outcome_partitions, replay
+        self._shelf, self._stamp = shelf, trunks.Stamp()
         self._shared_q = partition_for(SHARED.encode(), outcome_partitions)
         self._version = 0
         self._shared: SharedHeads | None = None
@@ -84,20 +98,28 @@ class Learner:
         """Called with each outcome that is applied, in order: for figures in the same process."""
 
     @classmethod
-    async def load(cls, q: int, store: Store, model: Model | None, *, partitions: int, outcome_partitions: int, replay: bool) -> Learner:
-        """Read version, cursor, heads, catalogue and unsent snapshots in one step."""
-        learner = cls(q, store, model, partitions=partitions, outcome_partitions=outcome_partitions, replay=replay)
-        slot = await store.load(learner._slot, ("heads", "catalogue", "snapshots"))
+    async def load(
+        cls, q: int, store: Store, model: Model | None, *, partitions: int, outcome_partitions: int, replay: bool, shelf: trunks.Shelf | None = None
+    ) -> Learner:  # fmt: skip
+        """Read version, cursor, heads, catalogue and unsent snapshots in one step.
+
+        With a `shelf` (live) the trunk is the one that the stored heads belong to, and new ones are followed; else it is `model` for good.
+        """
+        learner = cls(q, store, model, partitions=partitions, outcome_partitions=outcome_partitions, replay=replay, shelf=shelf)
+        slot = await store.load(learner._slot, (HEADS, "catalogue", "snapshots", trunks.STAMP))
         learner._version = slot.version
+        if shelf is not None:
+            learner._stamp = trunks.stamp_in(slot)
+            learner._model = model = await shelf.model(learner._stamp.sha256)
         if slot.version:
             learner.cursor = msgspec.msgpack.decode(slot.cursor, type=LearnerCursor)
-        for name, value in slot.hashes["heads"].items():
+        for name, value in slot.hashes[HEADS].items():
             if name == SHARED:
                 learner._shared = SharedHeads.from_bytes(value)
             elif name != SHARED_BEFORE:
                 learner._heads[name] = LaunchHead.from_bytes(value)
         if learner._shared is None and q == learner._shared_q and model is not None:
-            learner._shared = model.shared()
+            learner._shared = SharedHeads.of(model)
         learner._catalogue = dict(slot.hashes["catalogue"])
         learner._snapshots = dict(slot.hashes["snapshots"])
         learner._next = {p: Expected(e.epoch, e.number) for p, e in learner.cursor.expected.items()}
@@ -147,7 +169,12 @@ class Learner:
         return tick_ms if all(cursor is not None and cursor.tick_ms >= tick_ms for cursor in cursors) else None
 
     async def step(self) -> bool:
-        """Learn what can be learned now and commit it; False if there was nothing. Raises `LostCommit` and DependencyDown."""
+        """Learn what can be learned now and commit it, or carry the heads over to a new trunk; False if there was nothing to do.
+
+        Raises `LostCommit` and DependencyDown.
+        """
+        if self._shelf is not None and await self._switch(self._shelf):
+            return True
         tick_ms = await self.due_ms() if self._replay else None
         if self._replay:
             if tick_ms is None:
@@ -165,7 +192,7 @@ class Learner:
         if self._replay:
             outcomes.sort(key=lambda m: (m.closed.close_ms, m.closed.exposure.id, m.closed.bin))
         heads = await self._learn(outcomes)
-        put: dict[str, dict[str, bytes]] = {"heads": heads}
+        put: dict[str, dict[str, bytes]] = {HEADS: heads}
         if counted:
             at_ms = tick_ms if tick_ms is not None else max(m.tick_ms for m in counted)
             changed = self._count(counted, at_ms)
@@ -175,7 +202,7 @@ class Learner:
             put["changed"] = {str(self._version + 1): encode_names([])}
         stamp_ms = tick_ms if tick_ms is not None else max((m.closed.close_ms for m in outcomes), default=self.cursor.stamp_ms)
         fresh = {
-            f"{stamp_ms:015d}:{name}": encode_json(snapshot(name, state, stamp_ms))
+            f"{stamp_ms:015d}:{name}": encode_json(snapshot(name, state, stamp_ms, self._model.artifact.sha256[:16] if self._model else ""))
             for name, state in self._states().items()
             if name in heads and (self._replay or stamp_ms - self._told_ms.get(name, -SNAPSHOT_MS) >= SNAPSHOT_MS)
         }
@@ -189,6 +216,43 @@ class Learner:
         for outcome in outcomes:
             self.heard(outcome)
         return True
+
+    async def _switch(self, shelf: trunks.Shelf) -> bool:
+        """Carry the heads over to the next trunk, if its time has come, in one commit with the stamp; True if it was done.
+
+        What the heads were is kept beside them for workers, until the other outcome partitions have followed. Only when they have followed the last
+        activation is the next one taken, and none is left out: so two outcome partitions are never more than one activation apart.
+        """
+        following = shelf.after(self._stamp.number)
+        if following is None:
+            return False
+        others = [await self._store.load(outcome_slot(q), (trunks.STAMP,)) for q in range(self._outcome_partitions) if q != self.q]
+        if any(trunks.stamp_in(other).number < self._stamp.number for other in others):
+            return False
+        old, new = await shelf.model(self._stamp.sha256), await shelf.model(following.sha256)
+        if not same_scaler(old.artifact, new.artifact):
+            logger.warning("outcomes[%d]: trunk %s has another scaler: all heads start again, and only levels, mixture weights and delays are carried over",
+                           self.q, following.sha256[:16])  # fmt: skip
+        shared = carried_shared(self._shared, old, new) if self._shared is not None else None
+        heads = {name: carried_launch(head, old, new) for name, head in self._heads.items()}
+        since_ms = self._since_ms(old) if self._shared is not None and self._shared.n_learned else None
+        stamp = trunks.Stamp(number=following.number, sha256=following.sha256, before=self._stamp.number, since_ms=since_ms)
+        before = {name: state.to_bytes() for name, state in self._states().items()}
+        after = {name: head.to_bytes() for name, head in heads.items()} | ({SHARED: shared.to_bytes()} if shared is not None else {})
+        put = {HEADS: after, HEADS_BEFORE: before, **trunks.stamp_entry(stamp)}
+        if self.q == 0:
+            put["changed"] = {str(self._version + 1): encode_names([])}
+        drop = {"changed": [str(self._version + 1 - CHANGED_KEPT)]}
+        changes = Changes(cursor=msgspec.msgpack.encode(self.cursor), put=put, drop=drop)
+        if not await self._store.commit(self._slot, self._version, changes):
+            raise LostCommit(f"outcomes[{self.q}]: version {self._version} is no longer the store's")
+        self._version += 1
+        self._model, self._stamp, self._shared, self._heads = new, stamp, shared, heads
+        logger.info("outcomes[%d]: the heads are carried over to trunk %s", self.q, following.sha256[:16])
+        return True
+
+    def _since_ms(self, model: Model) -> int:
+        return model.artifact.trained_until_ms if self._stamp.since_ms is None else self._stamp.since_ms
 
     def _states(self) -> dict[str, Any]:
         shared = {SHARED: self._shared} if self._shared is not None and self.q == self._shared_q else {}
@@ -227,15 +291,16 @@ class Learner:
         if by_launch:
             shared = await self._shared_before(model)
             for launch, rows in sorted(by_launch.items()):
-                head = self._heads.setdefault(launch, model.launch())
-                x, bin_, y, final, close_ms = _arrays(rows)
-                learn_launch(model, head, shared, x, bin_, y, final, close_ms)
+                if launch not in self._heads:
+                    self._heads[launch] = LaunchHead.of(model)
+                head = self._heads[launch]
+                head.learn_many(model, shared, *_arrays(rows), _said(rows))
                 changed[launch] = head.to_bytes()
         if self.q == self._shared_q and self._shared is not None and (shared_rows or self._replay):
             if self._replay:
                 changed[SHARED_BEFORE] = self._shared.to_bytes()
             if shared_rows:
-                learn_shared(model, self._shared, *_arrays(shared_rows)[:4])
+                self._shared.learn_many(heard_since(model, self._since_ms(model)), *_arrays(shared_rows))
             changed[SHARED] = self._shared.to_bytes()
         return changed
 
@@ -243,13 +308,30 @@ class Learner:
         """Return the shared heads as of the tick before, wherever they are kept; live, their latest state."""
         if self._shared is not None:
             return self._shared
-        slot = await self._store.load(outcome_slot(self._shared_q), ("heads",))
+        if self._shelf is not None:
+            return await self._shared_elsewhere(self._shelf, model)
+        slot = await self._store.load(outcome_slot(self._shared_q), (HEADS,))
         if not slot.version:
-            return model.shared()
+            return SharedHeads.of(model)
         stamp_ms = msgspec.msgpack.decode(slot.cursor, type=LearnerCursor).stamp_ms
         ahead = self._replay and stamp_ms > self.cursor.stamp_ms
-        value = slot.hashes["heads"].get(SHARED_BEFORE if ahead else SHARED)
-        return SharedHeads.from_bytes(value) if value else model.shared()
+        value = slot.hashes[HEADS].get(SHARED_BEFORE if ahead else SHARED)
+        return SharedHeads.from_bytes(value) if value else SharedHeads.of(model)
+
+    async def _shared_elsewhere(self, shelf: trunks.Shelf, model: Model) -> SharedHeads:
+        """Return the shared heads of another outcome partition's learner, under the trunk of this one, which may be one activation ahead or behind."""
+        slot = await self._store.load(outcome_slot(self._shared_q), (HEADS, trunks.STAMP))
+        stamp = trunks.stamp_in(slot)
+        held = slot.hashes[HEADS]
+        if stamp.number > self._stamp.number:
+            slot = await self._store.load(outcome_slot(self._shared_q), (HEADS_BEFORE, trunks.STAMP))
+            if trunks.stamp_in(slot).before != self._stamp.number:
+                raise LostCommit(f"outcomes[{self.q}]: the shared heads are more than one trunk ahead")
+            held = slot.hashes[HEADS_BEFORE]
+        if SHARED not in held:
+            return SharedHeads.of(model)
+        shared = SharedHeads.from_bytes(held[SHARED])
+        return carried_shared(shared, await shelf.model(stamp.sha256), model) if stamp.number < self._stamp.number else shared
 
     def _count(self, counted: Sequence[Counted], at_ms: int) -> dict[str, bytes]:
         changed = {}
@@ -288,15 +370,23 @@ def _arrays(rows: Sequence[Closed]) -> tuple[Any, Any, Any, Any, Any]:
     return x, *(np.ascontiguousarray(columns[:, i]) for i in range(4))  # type: ignore[return-value]
 
 
-def snapshot(name: str, state: SharedHeads | LaunchHead, tick_ms: int) -> Snapshot:
+def _said(rows: Sequence[Closed]) -> NDArray[np.float64]:
+    """Return the probability (N, K) that each expert gave when an exposure was scored; NaN for one that was scored by other experts."""
+    unknown = (math.nan,) * len(EXPERTS)
+    told = [c.exposure.predictions[3::2] for c in rows]
+    return np.array([p if len(p) == len(EXPERTS) else unknown for p in told], np.float64).reshape(len(rows), len(EXPERTS))
+
+
+def snapshot(name: str, state: SharedHeads | LaunchHead, tick_ms: int, trunk: str) -> Snapshot:
     """Return the audit record of a head's state."""
     if isinstance(state, SharedHeads):
-        means = {"raw_final": state.raw_final.m, "raw_delay": state.raw_delay.m, "trunk_delay": state.trunk_delay.m}
+        means = {name: head.m for name, head in state.heads.items()} | {"delay_curve": state.delay.in_use}
     else:
-        means = {"offset_log_evidence": state.offset.evidence, "scratch": state.scratch.m}
+        means = {"weights": state.mixture.w, "losses": state.mixture.losses, "delay_curve": state.delay.in_use} | state.means()
     return Snapshot(
         launch_id=name,
         tick_ms=tick_ms,
+        trunk=trunk,
         n_learned=state.n_learned,
         sha256=hashlib.sha256(state.to_bytes()).hexdigest(),
         means={part: base64.b64encode(np.ascontiguousarray(m, "<f8").tobytes()).decode() for part, m in means.items()},

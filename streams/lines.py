@@ -1,4 +1,4 @@
-"""Which product line a row of a foreign log belongs to: by a hash of its category, or by a mapping file."""
+"""Which product line a row of a foreign log belongs to: by a hash of its category, by how its category behaves, or by a mapping file."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features.errors import InputError
+from streams.behaviour_lines import FIRST_PART, behaviour_lines
 
 DEFAULT_SALT = "headstart"
 KEYS = {"product": "product_id", "category": "category", "category_code": "category_code"}  # the first that maps a row wins
 
 
 def line_rule(text: str) -> Callable[[pa.Table], Any]:
-    """Return what makes the `line` column of a table with `product_id`, `category` and `line`, from the value of `--lines`.
+    """Return what makes the `line` column of a table with `product_id`, `category`, `line`, `kind` and `ts`, from the value of `--lines`.
 
-    `hash:N[:SALT]`: the line is sha256("SALT:<category>")[:8] mod N, as a string. Otherwise the path of a mapping file:
+    `hash:N[:SALT]`: the line is sha256("SALT:<category>")[:8] mod N, as a string.
+    `behaviour:N[:SHARE]`: categories that behave alike in the first SHARE (a third) of the log's span are one line, "b0" to "b{N-1}", with the
+    more interest the higher the number (see `streams.behaviour_lines`). Otherwise the path of a mapping file:
 
     - CSV with a header of two columns, `category,line` or `product,line` (or `category_code,line` for REES46);
     - JSON: `{"category": {"1051": "shoes"}, "product": {"77": "boots"}}`; either part may be absent.
@@ -33,6 +36,8 @@ def line_rule(text: str) -> Callable[[pa.Table], Any]:
         if not (count.isascii() and count.isdigit() and 1 <= int(count) <= 1_000_000):
             raise InputError(f"lines {text!r}: expected hash:N or hash:N:SALT with N from 1 to 1000000")
         return lambda table: hashed(table, int(count), salt or DEFAULT_SALT)
+    if text.startswith("behaviour:"):
+        return _by_behaviour(text)
     mapping = _read_mapping(Path(text))
     return lambda table: _mapped(table, mapping)
 
@@ -44,10 +49,24 @@ def hash_line(category: str, count: int, salt: str = DEFAULT_SALT) -> str:
 
 def hashed(table: pa.Table, count: int, salt: str) -> Any:
     """Return the `line` column made by `hash_line` from `category`, or from `line` where a row has no category."""
-    category = pc.coalesce(table["category"], table["line"]) if "category" in table.column_names else table["line"]
-    encoded = pa.chunked_array([category.combine_chunks()]).combine_chunks().dictionary_encode()
+    encoded = pa.chunked_array([_category(table).combine_chunks()]).combine_chunks().dictionary_encode()
     lines = pa.array([hash_line(name, count, salt) for name in encoded.dictionary.to_pylist()], pa.string())
     return lines.take(encoded.indices)
+
+
+def _category(table: pa.Table) -> Any:
+    return pc.coalesce(table["category"], table["line"]) if "category" in table.column_names else table["line"]
+
+
+def _by_behaviour(text: str) -> Callable[[pa.Table], Any]:
+    number, _, part = text.partition(":")[2].partition(":")
+    try:
+        count, share = int(number), float(part) if part else FIRST_PART
+    except ValueError:
+        count, share = 0, 0.0
+    if not (1 <= count <= 1000 and 0 < share <= 1):
+        raise InputError(f"lines {text!r}: expected behaviour:N or behaviour:N:SHARE with N from 1 to 1000 and SHARE above 0, at most 1")
+    return lambda table: behaviour_lines(_category(table), table["kind"], table["ts"], count, share)
 
 
 def _mapped(table: pa.Table, mapping: dict[str, dict[str, str]]) -> Any:
@@ -64,7 +83,7 @@ def _read_mapping(path: Path) -> dict[str, dict[str, str]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise InputError(f"cannot read the mapping of lines {path}: {error.strerror}; expected a file, or hash:N[:SALT]") from None
+        raise InputError(f"cannot read the mapping of lines {path}: {error.strerror}; expected a file, hash:N[:SALT] or behaviour:N[:SHARE]") from None
     except UnicodeDecodeError:
         raise InputError(f"the mapping of lines {path} is not UTF-8 text") from None
     return _from_json(path, text) if text.lstrip().startswith("{") else _from_csv(path, text)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from features.errors import InputError, Mismatch
 from features.events import KINDS
 from features.redis_store import RedisStore
@@ -17,7 +19,7 @@ LIVE = "live"
 WHAT_DIFFERS = {
     "clock": "the clock: a replay needs a namespace of its own",
     "schema": "the feature schema: run the code that made the namespace, or start a new one",
-    "trunk": "the trunk: give the one that the namespace was made with, or start a new namespace",
+    "trunk": "the trunk: give the one that the namespace was made with, make this one active with `headstart trunk promote`, or start a new namespace",
     "partitions": "the partitions: a changed count needs another namespace",
     "outcome_partitions": "the outcome partitions: a changed count needs another namespace",
     "cluster": "the Kafka cluster",
@@ -77,9 +79,14 @@ def description(settings: Settings, artifact: Artifact, rules: Rules, *, clock: 
     }
 
 
-async def join(store: Store, wanted: dict[str, str], namespace: str) -> None:
-    """Claim a new namespace, or check that this process belongs to it. Raises Mismatch with one line that says what differs."""
-    _compare(await store.claim_meta(wanted), wanted, namespace)
+async def join(store: Store, wanted: dict[str, str], namespace: str, *, trunks: Container[str] = ()) -> dict[str, str]:
+    """Claim a new namespace, or check that this process belongs to it; returns its description. Raises Mismatch with one line that says what differs.
+
+    `trunks`: those that were activated in the namespace. A process may come with any of them, and takes the active one from the store.
+    """
+    held = await store.claim_meta(wanted)
+    _compare(held, {**wanted, "trunk": held["trunk"]} if wanted.get("trunk") in trunks else wanted, namespace)
+    return held
 
 
 def _compare(held: dict[str, str], wanted: dict[str, str], namespace: str) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from features.hashing import partition_for
 from features.store import Changes, Store
-from models.mind import Model
+from models.model import Model
 from streams.knowledge import CONTROL_SLOT, Knowledge
 from streams.learner import Learner
 from streams.partition import TOPICS, Partition, Rules

@@ -24,7 +24,6 @@ from features.exposures import NONE, Exposure, exposure_id, is_followed
 from features.hashing import partition_for
 from features.intake import Arrived, rows
 from features.store import Store
-from models.mind import Maps
 from streams.knowledge import Belief, Knowledge
 from streams.partition import Partition, distinct
 from streams.records import REASON_HEADER, SHARED, Entry, Launch, Outgoing, Received, Score, TickDone, encode_json, encode_message
@@ -217,7 +216,7 @@ def _believe(knowledge: Knowledge, x: NDArray[np.float32], domains: list[list[_D
             members.setdefault(domain.launch.id, []).append(i)
             beliefs[i].append(())
     for launch, indices in members.items():
-        told = knowledge.of_launch(launch, Maps(maps.raw[indices], maps.z[indices]))
+        told = knowledge.of_launch(launch, maps.rows(indices))
         for i, belief in zip(indices, told, strict=True):
             place = next(j for j, d in enumerate(domains[i]) if d.launch and d.launch.id == launch)
             beliefs[i][place] = belief

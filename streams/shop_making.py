@@ -7,7 +7,6 @@ import numpy as np
 from streams.shop_settings import Shop
 from streams.shop_world import AGE_BANDS, CHANNELS, GENDERS, MISSIONS, REGIONS, SLOPES, TASTES, Array, World
 
-LAUNCH_APPEAL = 0.8  # people are curious about what is new
 AGES = (0.2, 0.3, 0.22, 0.16, 0.12)
 THRIFT = (0.6, 0.2, 0.0, -0.2, -0.3)  # by age band
 GRADUAL_DAYS = 2.0
@@ -26,16 +25,19 @@ def make_world(shop: Shop, rng: np.random.Generator) -> World:
     price_cp = np.round(np.exp(3.2 + log_price_c[:, None] + 0.35 * rng.normal(size=(categories, shop.products_per_category))), 2)
     popularity = np.exp(rng.normal(size=price_cp.shape))
     appeal_l, own_appeal = 0.4 * rng.normal(size=lines), 0.5 * rng.normal(size=categories)
-    level_l, own_level = 0.3 * rng.normal(size=lines), 0.4 * rng.normal(size=categories)
+    level_l, own_level = shop.line_offset * rng.normal(size=lines), 0.4 * rng.normal(size=categories)
     if launched:  # its categories differ from each other, but their mean is fixed, so that `launch_offset` is the whole shift
-        appeal_l[-1], level_l[-1] = LAUNCH_APPEAL, 0.0
+        appeal_l[-1], level_l[-1] = shop.launch_appeal, 0.0
         for own in (own_appeal, own_level):
             own[line_of_c == lines - 1] -= own[line_of_c == lines - 1].mean()
     appeal_c, intercept_c = appeal_l[line_of_c] + own_appeal, level_l[line_of_c] + own_level
     shared = np.array(list(SLOPES.values()))
-    slopes_lf = shared * (1 + shop.own_structure * rng.normal(size=(lines, len(shared))))
+    alike_lf = shared * (1 + shop.own_structure * rng.normal(size=(lines, len(shared))))
+    slopes_lf = _with_launch_kind(shop, alike_lf, shared, rng) if launched else alike_lf
     hour_phase_l = rng.uniform(size=lines)
     delay_l = np.exp(0.2 * rng.normal(size=lines))
+    if launched:
+        delay_l[-1] *= shop.launch_delay
 
     users = shop.users
     age, gender = rng.choice(len(AGE_BANDS), users, p=AGES), rng.choice(len(GENDERS), users, p=(0.52, 0.45, 0.03))
@@ -69,6 +71,7 @@ def make_world(shop: Shop, rng: np.random.Generator) -> World:
         product_share_cp=np.cumsum(popularity / popularity.sum(axis=1, keepdims=True), axis=1),
         intercept_c=intercept_c,
         slopes_lf=slopes_lf,
+        alike_lf=alike_lf,
         hour_phase_l=hour_phase_l,
         delay_l=delay_l,
         visits_u=visits,
@@ -89,6 +92,16 @@ def make_world(shop: Shop, rng: np.random.Generator) -> World:
         mission_strength_uk=strength,
         hours=_busy_hours(horizon),
     )
+
+
+def _with_launch_kind(shop: Shop, alike_lf: Array, shared: Array, rng: np.random.Generator) -> Array:
+    """Return the slopes with the launch's, which are last, of its kind; (L, F) → (L, F). Draws from a stream of its own: all else stays as it was."""
+    slopes_lf = alike_lf.copy()
+    if shop.launch_kind == "flipped":
+        slopes_lf[-1] *= -1
+    elif shop.launch_kind == "unrelated":
+        slopes_lf[-1] = np.sqrt(np.mean(shared**2)) * rng.spawn(1)[0].normal(size=len(shared))
+    return slopes_lf
 
 
 def _missions(shop: Shop, horizon: float, line_of_c: Array, weight_uc: Array, rng: np.random.Generator) -> tuple[Array, Array, Array]:

@@ -10,6 +10,7 @@ from features.errors import InputError
 LINE_NAMES: Final = ("audio", "bags", "books", "coffee", "garden", "kitchen", "lamps", "shoes", "sport", "toys", "watches", "wool")
 DRIFTS: Final = ("none", "abrupt", "gradual")
 DRIFT_ON: Final = ("all", "launch")
+LAUNCH_KINDS: Final = ("like", "unrelated", "flipped")
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,10 @@ class Shop:
     launch_line: str = "launch"
     launch_day: float | None = 8.0  # None: no line is launched
     launch_offset: float = 0.5  # what the launch's log odds lie above those of a line like the others
+    launch_kind: str = "like"  # its slopes: like (around the shared ones), unrelated (drawn apart from them) or flipped (their opposite); not its level
+    launch_delay: float = 1.0  # factor on the delays of its orders; those that fall out of the window are not made up for
+    launch_appeal: float = 0.8  # log of how much it draws shoppers, against a typical line; people are curious about what is new
+    line_offset: float = 0.3  # standard deviation of the other lines' own levels, in log odds; their categories' levels (0.4) come on top
     drift: str = "none"  # none, abrupt or gradual (over two days)
     drift_size: float = 0.5  # log odds
     drift_day: float = 11.0
@@ -51,12 +56,17 @@ class Shop:
             "seed": (0, 2**63 - 1),
             "drift_size": (-5, 5),
             "launch_offset": (-5, 5),
+            "launch_delay": (0.01, 100),
+            "launch_appeal": (-5, 5),
+            "line_offset": (0, 3),
         }
         for name, (low, high) in limits.items():
             if not low <= getattr(self, name) <= high:
                 raise InputError(f"{name} {getattr(self, name)} is not between {low} and {high}")
         if self.launch_day is not None and not 0 <= self.launch_day < self.days:
             raise InputError(f"launch_day {self.launch_day} is not within the {self.days} days")
+        if self.launch_kind not in LAUNCH_KINDS:
+            raise InputError(f"launch_kind {self.launch_kind!r} is not one of {', '.join(LAUNCH_KINDS)}")
         if self.drift not in DRIFTS:
             raise InputError(f"drift {self.drift!r} is not one of {', '.join(DRIFTS)}")
         if self.drift_on not in DRIFT_ON:

@@ -80,7 +80,7 @@ def true_probability(world: World, stays: Stays, looks: Looks, stay: Array, *, w
     future = np.concatenate(
         [np.zeros(0)]
         + [
-            world.future_orders(user[i : i + CHUNK], line[i : i + CHUNK], now[i : i + CHUNK], window=window, intercept=stays.intercept)
+            world.future_orders(user[i : i + CHUNK], line[i : i + CHUNK], now[i : i + CHUNK], window=window, intercept_l=stays.intercept_l)
             for i in range(0, len(stay), CHUNK)
         ]
     )

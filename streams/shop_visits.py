@@ -6,16 +6,16 @@ looking then depends on the same hidden interest, and the cart on the order, so 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from features.events import BROWSE, CART, CLICK
+from streams.shop_levels import line_intercepts, stay_odds
 from streams.shop_world import DELAYS, EXTRA_LINES, MISSION_FADES_DAYS, MISSION_VISITS, NOISE, PURPOSEFUL, Array, World, sigmoid
 
 SECOND = 1 / 86_400  # in days
 CART_IF_ORDER = 0.6
-ORDERS_SHARED = 0.62  # an order counts for about 1 / this exposures: those before it in its line, within the window
 FAVOURITE = 0.35  # how often a user looks again at the product they like best in a category
 
 
@@ -40,7 +40,7 @@ class Stays:
     probability: Array  # of an order, before anything of the stay is seen
     ordered: Array
     delay: Array  # from the last look to the order, if there is one
-    intercept: float  # that all lines share
+    intercept_l: Array  # what all lines share, and what holds a launch of another kind at its level
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def draw_visits(world: World, rng: np.random.Generator) -> Visits:
 def draw_stays(world: World, visits: Visits, rng: np.random.Generator, orders: np.random.Generator, *, conversion: float, window: float) -> Stays:
     """Return the lines each visit goes to, no line twice, and whether each stay ends in an order.
 
-    The shared intercept is set so that about a share `conversion` of the source lines' exposures, without drift, sees an order within `window` days.
+    The intercepts are such that about a share `conversion` of the source lines' exposures, without drift, sees an order within `window` days.
     """
     count = len(visits.user)
     weights = np.cumsum(world.category_weights(visits.user, visits.t), axis=1)
@@ -104,28 +104,15 @@ def draw_stays(world: World, visits: Visits, rng: np.random.Generator, orders: n
     user, t = visits.user[visit], visits.t[visit]
     noise = rng.normal(size=len(visit))
     mission = world.mission_in(user, category, t)
-    odds = world.steady(user, category) + world.slopes_lf[line, 2] * mission + world.slopes_lf[line, 4] * purposeful[visit] + NOISE * noise
-    sources = line != world.launch_line
-    intercept = _intercept(odds[sources], ORDERS_SHARED * conversion / float(world.delayed(np.zeros(1, np.int64), np.array([window]))[0]))
-    probability = sigmoid(odds + intercept + world.level_shift(line, t))
+    odds, alike = (stay_odds(which, user, category, mission, purposeful[visit]) + NOISE * noise for which in (world, replace(world, slopes_lf=world.alike_lf)))
+    intercept_l = line_intercepts(world, line, odds, alike, conversion=conversion, window=window)
+    probability = sigmoid(odds + intercept_l[line] + world.level_shift(line, t))
     drive = 0.4 * world.interest_uc[user, category] + 0.6 * mission + 0.5 * purposeful[visit] + 0.5 * noise
     ordered = orders.uniform(size=len(visit)) < probability
     part = orders.choice(len(DELAYS), size=len(visit), p=[share for share, _, _ in DELAYS])
     medians, sigmas = np.array([median for _, median, _ in DELAYS])[part], np.array([sigma for _, _, sigma in DELAYS])[part]
     delay = world.delay_l[line] * medians * np.exp(sigmas * orders.normal(size=len(visit)))
-    return Stays(visit, user, line, category, t, drive, probability, ordered, delay, intercept)
-
-
-def _intercept(odds: Array, wanted: float) -> float:
-    """Return the x for which the mean of sigmoid(odds + x) is `wanted`, by halving."""
-    low, high = -20.0, 20.0
-    for _ in range(60 if len(odds) else 0):
-        middle = (low + high) / 2
-        if sigmoid(odds + middle).mean() < wanted:
-            low = middle
-        else:
-            high = middle
-    return (low + high) / 2
+    return Stays(visit, user, line, category, t, drive, probability, ordered, delay, intercept_l)
 
 
 def look_around(world: World, stays: Stays, rng: np.random.Generator) -> Looks:

@@ -63,6 +63,7 @@ class World:
     product_share_cp: Array  # cumulated
     intercept_c: Array  # of the line and the category, less the one that all share
     slopes_lf: Array  # in the order of SLOPES
+    alike_lf: Array  # the same, were the launch's like the others'
     hour_phase_l: Array
     delay_l: Array  # factor on every delay
     visits_u: Array  # a day
@@ -119,7 +120,7 @@ class World:
         logs = np.log(np.maximum(delay / self.delay_l[line], 1e-9))
         return np.asarray(sum(share * np.interp((logs - math.log(median)) / sigma, _GRID, _NORMAL) for share, median, sigma in DELAYS))
 
-    def future_orders(self, user: Array, line: Array, t: Array, *, window: float, intercept: float) -> Array:
+    def future_orders(self, user: Array, line: Array, t: Array, *, window: float, intercept_l: Array) -> Array:
         """Return the expected number of orders, within `window` days of t, from visits that are yet to come; shapes (N,) → (N,).
 
         Visits are a Poisson process given the missions, and each orders at most once a line, so exp(-this) is the chance of no such order.
@@ -132,7 +133,7 @@ class World:
         share = MISSION_SHARE * missions * self._all_weight(user)[:, None, None]
         on_sale = (line[:, None] != self.launch_line) | (s >= self.launch_at)
         total = self._all_weight(user)[:, None] + np.where(s >= self.launch_at, self._launch_weight(user)[:, None], 0.0) + share.sum(axis=2)
-        shift = self.level_shift(line[:, None], s) + intercept
+        shift = self.level_shift(line[:, None], s) + intercept_l[line][:, None]
         wanted, ordering = np.zeros_like(s), np.zeros_like(s)
         for j in range(members.shape[1]):
             category = members[:, j]

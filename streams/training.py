@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,13 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features.errors import InputError
-from features.exposures import NONE
+from features.exposures import NONE, Exposure
 from features.intake import hash64
 from features.memory_store import MemoryStore
 from features.vector import NAMES, SCHEMA_HASH, WIDTH
 from models.checkpoint import Artifact
 from models.delay import default_edges_s
-from models.pretrain import PretrainSettings, pretrain
+from models.fine_tune import Start
+from models.pretrain import PretrainSettings, PseudoLaunch, pretrain
 from models.rows import Rows
 from models.trunk import Progress
 from streams.offline import run
@@ -51,7 +52,11 @@ def final_rows(log: pa.Table, rules: Rules, *, tick_ms: int, lines: Sequence[str
     """
     finals: list[Outcome] = []
     asyncio.run(run(cut(log, tick_ms), MemoryStore(), rules, None, scoring=False, on_outcome=lambda m: finals.append(m) if m.closed.label != NONE else None))
-    exposures = [m.closed.exposure for m in finals if m.closed.close_ms <= until_ms]
+    return rows_of([m.closed.exposure for m in finals if m.closed.close_ms <= until_ms], rules, lines)
+
+
+def rows_of(exposures: Sequence[Exposure], rules: Rules, lines: Sequence[str]) -> Rows:
+    """Return final exposures as rows; `lines` are all lines that they may be of."""
     place = {line: i for i, line in enumerate(lines)}
     delay_ms = np.array([e.delay_ms for e in exposures], np.float64).reshape(len(exposures), 3)
     return Rows(
@@ -77,10 +82,11 @@ def fingerprint(log: pa.Table) -> str:
 
 
 def train(
-    log: pa.Table, rules: Rules, *, tick_ms: int, until_ms: int, seed: int, pseudo: bool = True, progress: Progress | None = None,
-    settings: PretrainSettings | None = None, tell: Callable[[str], None] = lambda _: None,
+    log: pa.Table, rules: Rules, *, tick_ms: int, until_ms: int, seed: int, pseudo: bool = True,
+    line_weight: Mapping[str, float] | None = None, attributes: Mapping[str, Mapping[str, float]] | None = None,
+    progress: Progress | None = None, settings: PretrainSettings | None = None, tell: Callable[[str], None] = lambda _: None, start: Start | None = None,
 ) -> Artifact:  # fmt: skip
-    """Train on all of a log's lines, with what was known at `until_ms`. Raises InputError when there is too little to learn from."""
+    """Train on all of a log's lines, with what was known at `until_ms`; `line_weight`, `attributes` and `start` as in `models.pretrain`. Raises InputError when there is too little to learn from."""
     log = before(log, until_ms)
     if log.num_rows == 0:
         raise InputError("the log has no events before the end of training")
@@ -88,18 +94,18 @@ def train(
     lines = sorted(pc.unique(log["line"]).to_pylist())
     tell(f"features of {log.num_rows} events, {len(lines)} lines")
     rows = final_rows(log, rules, tick_ms=tick_ms, lines=lines, until_ms=until_ms)
-    pairs = []
+    launches = []
     if pseudo and len(lines) > 2:
         first_ms = int(pc.min(log["ts"]).as_py())
         middle_ms = first_ms + (until_ms - first_ms) // 2
         for line in lines:
             tell(f"line {line} launched in pretence")
             seen = final_rows(without_past(log, line, middle_ms), rules, tick_ms=tick_ms, lines=lines, until_ms=until_ms)
-            own = seen.line == lines.index(line)
-            known = ~own & (seen.ts_ms + rules.edges_ms[-1] <= middle_ms)
-            if own.sum() >= FEWEST_PSEUDO_ROWS and known.sum() >= FEWEST_PSEUDO_ROWS:
-                pairs.append((seen.select(known), seen.select(own)))
+            launch = PseudoLaunch(seen, lines.index(line), middle_ms)
+            if (seen.line == launch.line).sum() >= FEWEST_PSEUDO_ROWS and launch.known().sum() >= FEWEST_PSEUDO_ROWS:
+                launches.append(launch)
     return pretrain(
-        rows, pseudo=pairs, edges_s=np.array([0.0, *rules.edges_ms]) / 1000.0, seed=seed, schema_hash=SCHEMA_HASH,
-        trained_until_ms=until_ms, fingerprint=fingerprint(log), progress=progress, settings=settings,
+        rows, pseudo=launches, edges_s=np.array([0.0, *rules.edges_ms]) / 1000.0, seed=seed, schema_hash=SCHEMA_HASH,
+        line_weight=line_weight, attributes=attributes,
+        trained_until_ms=until_ms, fingerprint=fingerprint(log), progress=progress, settings=settings, start=start,
     )  # fmt: skip

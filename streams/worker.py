@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from features.errors import DependencyDown, HeadstartError, InputError
 from features.events import KINDS
 from features.store import Store
-from models.mind import Model
+from models.model import Model
 from streams.desk import Desk
 from streams.gate import End
 from streams.knowledge import Knowledge, outcome_slot
@@ -25,6 +25,7 @@ from streams.learner_desk import LearnerDesk
 from streams.partition import Partition, Rules
 from streams.pipeline import Outlet
 from streams.records import Received
+from streams.trunks import Shelf
 
 logger = logging.getLogger(__name__)
 
@@ -51,12 +52,15 @@ class Worker:
 
     def __init__(
         self, store: Store, model: Model, rules: Rules, *, tick_ms: int, patience_s: float, outlet: Outlet, wire: Wire,
-        hard_exit: Callable[..., Any], clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000, alive_file: str = "",
+        hard_exit: Callable[..., Any], clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000, alive_file: str = "", base: str = "",
     ) -> None:  # fmt: skip
+        """`model` is the trunk that this process came with, `base` the sha256 of the one that the namespace was made with ("": the same)."""
         self._store, self._model, self._rules, self._outlet, self._wire = store, model, rules, outlet, wire
         self._tick_ms, self._patience_s, self._clock_ms, self._hard_exit = tick_ms, patience_s, clock_ms, hard_exit
         self._alive_file = Path(alive_file) if alive_file else None
-        self.knowledge = Knowledge(store, model, rules.outcome_partitions)
+        # In a replay the trunk is fixed before the first event.
+        self._shelf = None if rules.replay else Shelf(store, model, base or model.artifact.sha256, clock_ms=clock_ms)
+        self.knowledge = Knowledge(store, model, rules.outcome_partitions, shelf=self._shelf)
         self.desks: dict[int, Desk] = {}
         self.learners: dict[int, LearnerDesk] = {}
         self._stamp_ms = self._highest_ms = -1
@@ -227,8 +231,9 @@ class Worker:
 
     async def _load_learner(self, q: int) -> Learner:
         return await Learner.load(
-            q, self._store, self._model, partitions=self._rules.partitions, outcome_partitions=self._rules.outcome_partitions, replay=self._rules.replay
-        )
+            q, self._store, self._model, partitions=self._rules.partitions, outcome_partitions=self._rules.outcome_partitions, replay=self._rules.replay,
+            shelf=self._shelf,
+        )  # fmt: skip
 
     # What the desks ask for.
 

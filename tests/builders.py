@@ -16,8 +16,12 @@ from features.log import SCHEMA, in_order
 from features.vector import NAMES, SCHEMA_HASH, WIDTH
 from models.checkpoint import Artifact
 from models.encode import TrunkArrays
+from models.experts import BASE_PRIOR
 from models.head import Posterior
-from models.mind import Model
+from models.hierarchy import Hierarchy
+from models.mixture import floored
+from models.model import Model
+from models.trees import TreeArrays
 from streams.partition import Rules
 from streams.records import Received
 
@@ -105,11 +109,15 @@ def make_artifact(*lines: str, edges_ms: tuple[int, ...] = EDGES_MS, seed: int =
         starts=np.arange(0, per_feature * WIDTH + 1, per_feature, dtype=np.int64), w1=weights((per_feature - 1) * WIDTH, n1), b1=weights(n1),
         gain=np.ones(n1, np.float32), shift=weights(n1), w2=weights(n1, n2), b2=weights(n2), w3=weights(n2, n3), b3=weights(n3),
     )  # fmt: skip
-    heads: Mapping[str, Posterior] = {"raw_final": head(WIDTH + 1), "raw_delay": head(WIDTH + 1), "trunk_delay": head(n3 + 1)}
+    heads: Mapping[str, Posterior] = {"raw_final": head(WIDTH + 1), "raw_delay": head(WIDTH + 1), "trunk_delay": head(n3 + 1), "trees_delay": head(2)}
+    z = np.concatenate([rng.normal(size=(60, n3)), np.ones((60, 1))], axis=1)
+    hierarchy = Hierarchy(np.append(np.zeros(n3), -2.0)[:, None], 0.1 * np.eye(n3 + 1), rng.normal(size=(len(lines), n3 + 1)), np.zeros((len(lines), 0)))
     edges_s = np.array([0.0, *edges_ms]) / 1000.0
     return Artifact(
         feature_names=NAMES, schema_hash=SCHEMA_HASH, lines=lines, window_s=float(edges_s[-1]), edges_s=edges_s,
         curve=np.linspace(0.0, 1.0, len(edges_s)), trunk=trunk, heads=heads, offset_pi=np.full(4, 0.25), deff=1.0,
+        trees=TreeArrays.leaves(np.array([-2.0])), hierarchy=hierarchy, profiles=rng.normal(size=(len(lines), n3 + 1)), sample_z=z.astype(np.float32),
+        sample_y=(rng.random(60) < 0.2).astype(np.float64), c_trunk=0.1, attribute_names=(), expert_pi=floored(BASE_PRIOR),
         trained_until_ms=trained_until_ms, fingerprint="", metrics={}, settings={}, sha256=TRUNK * 4,
     )  # fmt: skip
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from features.errors import Mismatch
-from models.mind import Model
+from models.model import Model
 from streams import namespace
 from streams.commands.options import Broker, Config, Format, Lines, Namespace, Redis, Set, Trunk, progress_bar
 from streams.importing import read_log

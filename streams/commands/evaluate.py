@@ -1,18 +1,31 @@
-"""`headstart evaluate`: does transfer help here? The same pipeline on a log, in one process, without Kafka."""
+"""`headstart evaluate`: does transfer help here? The same pipeline on a log, in one process or several, without Kafka."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import importlib.metadata
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from multiprocessing import get_context
+from multiprocessing.queues import Queue
 from pathlib import Path
-from typing import Annotated
+from threading import Thread
+from typing import Annotated, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import typer
+from rich.progress import Progress
 
 from features.errors import InputError
 from features.vector import SCHEMA_HASH
-from models.checkpoint import Artifact, load, save
+from models.baselines import BASELINES
+from models.checkpoint import cpu_model, load, save
 from streams import namespace
 from streams.commands.options import (
     Config,
@@ -24,16 +37,38 @@ from streams.commands.options import (
     Steps,
     Window,
     need_past,
+    print_comparison,
     print_figures,
     progress_bar,
     time_ms,
     without_nan,
     write_json,
 )
-from streams.evaluation import Figures, Judged, as_launch, launch_time, launched, prequential, write_predictions
+from streams.comparison import LineRun, compare, run_lines
+from streams.evaluation import Figures, launch_time, launched, write_predictions
 from streams.importing import read_log
+from streams.report import write_report
 from streams.settings import Settings, load_settings
 from streams.training import train
+
+
+@dataclass(frozen=True)
+class Job:
+    """Lines to launch together, and everything that a process needs for it."""
+
+    settings: Settings
+    log: pa.Table
+    lines: tuple[str, ...]
+    at_ms: int
+    end_ms: int
+    window_s: float | None
+    trunk: Path | None
+    trunk_out: Path | None
+    seed: int
+    baselines: tuple[str, ...]
+
+
+Tell = Callable[[str, int, int], None]
 
 
 def evaluate(
@@ -44,6 +79,10 @@ def evaluate(
     each_line: Annotated[bool, typer.Option("--each-line", help="Launch every line in turn, the others being its sources.")] = False,
     launch_at: LaunchAt = None,
     window: Window = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE.html", help="Write a page with plots that says whether transfer helps, and what it costs.")
+    ] = None,
+    baselines: Annotated[bool, typer.Option("--baselines/--no-baselines", help="Also judge what others would use (LightGBM, river, FNW, ES-DFM …).")] = True,
     predictions: Annotated[
         Path | None, typer.Option("--predictions", metavar="FILE.parquet", help="Write user_id, line, ts (s), probability and score of each exposure.")
     ] = None,
@@ -51,17 +90,19 @@ def evaluate(
         Path | None, typer.Option("--trunk", metavar="FOLDER", help="Judge this trunk; without it one is trained on what came before the launch.")
     ] = None,
     trunk_out: Annotated[Path | None, typer.Option("--trunk-out", metavar="FOLDER", help="Keep the trained trunk, for `headstart replay`.")] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of the training.")] = 0,
+    jobs: Annotated[int | None, typer.Option("--jobs", min=1, metavar="N", help="Lines at a time, a process each (default: as many as processors).")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of the training and of the intervals.")] = 0,
     format: Format = "auto",
     lines: Lines = None,
     json: Json = None,
     config: Config = None,
     assignments: Set = None,
 ) -> None:
-    """Launch lines of a log and compare headstart, frozen and scratch on what came.
+    """Launch lines of a log and compare headstart, each way of transfer, and what others would use, on what came.
 
     A launched line's earlier events are deleted before anything is computed. Every prediction uses events up to the exposure and labels
     that were final by then. Counted are the exposures whose window the log covers. Ranks are by the score, the rest by the probability.
+    Intervals are 95 %, from resampled users.
     """
     settings = load_settings(config, assignments=assignments or ())
     log = read_log(events, format=format, lines=lines)
@@ -71,52 +112,119 @@ def evaluate(
     if each_line and (trunk or trunk_out):
         raise InputError("--each-line trains a trunk for each line: --trunk and --trunk-out do not go with it")
     at_ms = time_ms("--launch-at", launch_at) if launch_at else launch_time(log)
-    groups = [[line] for line in known] if each_line else [list(target_line or ())]
+    groups = [(line,) for line in known] if each_line else [tuple(target_line or ())]
     end_ms = int(pc.max(log["ts"]).as_py())
-    results: dict[str, Figures] = {}
-    judged: list[Judged] = []
-    for group in groups:
-        found = _judge(settings, log, group, at_ms, window, trunk, trunk_out, seed)
-        judged.append(found[0])
-        window_ms = round(1000 * found[1].window_s)
-        results.update({line: found[0].figures(line, until_ms=end_ms, window_ms=window_ms) for line in group})
-    print_figures(results, title=f"launched at {at_ms} ms; exposures whose window ends by {end_ms} ms")
-    if predictions is not None:
-        write_predictions(judged, predictions)
-    if json is not None:
-        write_json(json, {"lines": {line: {model: without_nan(f) for model, f in models.items()} for line, models in results.items()}})
-
-
-def _judge(
-    settings: Settings, log: pa.Table, group: list[str], at_ms: int, window: float | None, trunk: Path | None, trunk_out: Path | None, seed: int
-) -> tuple[Judged, Artifact]:
-    log = launched(log, group, at_ms)
-    name = ", ".join(group)
+    names = BASELINES if baselines else ()
+    work = [Job(settings, launched(log, group, at_ms), group, at_ms, end_ms, window, trunk, trunk_out, seed, names) for group in groups]
     with progress_bar() as bar:
-        if trunk is not None:
-            artifact = load(trunk, schema_hash=SCHEMA_HASH)
-            namespace.need_window(window, artifact)
-            if set(group) & set(artifact.lines):
-                raise InputError(f"the trunk in {trunk} was trained on {', '.join(sorted(set(group) & set(artifact.lines)))}, which is to be launched")
-            need_past(artifact.trained_until_ms, at_ms, trunk)
-        else:
-            rules = namespace.rules_of(settings, None, replay=True, window_s=window)
-            artifact = train(log, rules, tick_ms=settings.replay_tick_ms, until_ms=at_ms, seed=seed, progress=_named(Steps(bar), name))
-            if trunk_out is not None:
-                artifact = save(artifact, trunk_out)
-        rules = replace(namespace.rules_of(settings, artifact, replay=True), partitions=1, outcome_partitions=1)
-        task = bar.add_task(f"line {name}: events", total=log.num_rows)
-        launches = [as_launch(line, at_ms, artifact.window_s) for line in group]
-        found = prequential(log, artifact, launches, rules, tick_ms=settings.replay_tick_ms, on_tick=lambda tick: bar.advance(task, len(tick.records)))
-    return found, artifact
+        found = _all(work, bar, min(jobs or os.cpu_count() or 1, len(work)))
+    runs = [run for runs in found for run in runs]
+    window_ms = round(1000 * found[0][0].window_s)
+    results: dict[str, Figures] = {run.line: run.judged.figures(run.line, until_ms=end_ms, window_ms=window_ms) for run in runs}
+    title = f"launched at {at_ms} ms; exposures whose window ends by {end_ms} ms"
+    if len(runs) == 1 or not baselines:
+        print_figures(results, title=title)
+    compared: dict[str, Any] = compare(runs, seed=seed) if baselines or report is not None else {}
+    if compared:
+        print_comparison(compared, title=f"means over {len(compared['lines_judged'])} lines, {title}")
+    if predictions is not None:
+        write_predictions([runs[0].judged for runs in found], predictions)
+    if json is not None:
+        plain = {"lines": {line: {model: without_nan(f) for model, f in models.items()} for line, models in results.items()}}
+        write_json(json, _null(plain | compared))
+    if report is not None:
+        write_report({"lines": results} | compared, report, title=f"Does transfer help on {events.name}?", facts=_facts(log, events, at_ms, settings))
+        typer.echo(f"report: {report}")
 
 
-def _named(steps: Steps, name: str) -> Steps:
-    class Named(Steps):
-        def __init__(self) -> None:
-            pass
+def run_job(job: Job, tell: Tell) -> list[LineRun]:
+    """Train (or load) and judge. Raises InputError for a trunk that does not fit."""
+    if job.trunk is not None:
+        artifact = load(job.trunk, schema_hash=SCHEMA_HASH)
+        namespace.need_window(job.window_s, artifact)
+        if taught := sorted(set(job.lines) & set(artifact.lines)):
+            raise InputError(f"the trunk in {job.trunk} was trained on {', '.join(taught)}, which is to be launched")
+        need_past(artifact.trained_until_ms, job.at_ms, job.trunk)
+    else:
+        rules = namespace.rules_of(job.settings, None, replay=True, window_s=job.window_s)
+        artifact = train(job.log, rules, tick_ms=job.settings.replay_tick_ms, until_ms=job.at_ms, seed=job.seed, progress=tell)
+        if job.trunk_out is not None:
+            artifact = save(artifact, job.trunk_out)
+    rules = replace(namespace.rules_of(job.settings, artifact, replay=True), partitions=1, outcome_partitions=1)
+    return run_lines(
+        job.log, artifact, job.lines, rules, at_ms=job.at_ms, tick_ms=job.settings.replay_tick_ms, end_ms=job.end_ms,
+        baselines=job.baselines, seed=job.seed, progress=tell,
+    )  # fmt: skip
 
-        def __call__(self, step: str, done: int, of: int) -> None:
-            steps(f"line {name}: {step}", done, of)
 
-    return Named()
+def _all(work: Sequence[Job], bar: Progress, processes: int) -> list[list[LineRun]]:
+    """Run all jobs in order, in this process or in several, and show how far each is."""
+    show = {job.lines: Steps(bar, f"line {', '.join(job.lines)}: ") for job in work}
+    if processes == 1:
+        return [run_job(job, show[job.lines]) for job in work]
+    context = get_context("spawn")
+    reports: Queue[tuple[tuple[str, ...], str, int, int] | None] = context.Queue()
+    with _heard(reports, show), ProcessPoolExecutor(processes, mp_context=context, initializer=_begin, initargs=(reports,)) as pool:
+        futures: list[Future[list[LineRun]]] = [pool.submit(_in_a_process, job) for job in work]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+_reports: Queue[tuple[tuple[str, ...], str, int, int] | None] | None = None
+
+
+def _begin(reports: Queue[tuple[tuple[str, ...], str, int, int] | None]) -> None:
+    global _reports
+    _reports = reports
+
+
+def _in_a_process(job: Job) -> list[LineRun]:
+    assert _reports is not None
+    reports = _reports
+    return run_job(job, lambda step, done, of: reports.put((job.lines, step, done, of)))
+
+
+@contextmanager
+def _heard(reports: Queue[tuple[tuple[str, ...], str, int, int] | None], show: dict[tuple[str, ...], Steps]) -> Iterator[None]:
+    """Show what the processes report until the block ends."""
+
+    def listen() -> None:
+        while (told := reports.get()) is not None:
+            lines, step, done, of = told
+            show[lines](step, done, of)
+
+    listener = Thread(target=listen, daemon=True)
+    listener.start()
+    try:
+        yield
+    finally:
+        reports.put(None)
+        listener.join()
+        reports.close()
+
+
+def _facts(log: pa.Table, events: Path, at_ms: int, settings: Settings) -> dict[str, str]:
+    return {
+        "log": events.name,
+        "events": f"{log.num_rows:,}",
+        "users": f"{pc.count_distinct(log['user_id']).as_py():,}",
+        "lines": f"{pc.count_distinct(log['line']).as_py():,}",
+        "launched at": datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="seconds"),
+        "time zone of the features": settings.timezone,
+        "machine": f"{cpu_model()}, {os.cpu_count()} processors",
+        "versions": ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("headstart", "numpy", "numba", "torch", "lightgbm", "river")),
+        "command": shlex.join(["headstart", *sys.argv[1:]]),
+        "made": datetime.now(UTC).isoformat(timespec="minutes"),
+    }
+
+
+def _null(value: Any) -> Any:
+    """The same structure with null in place of what is not finite, as JSON wants it."""
+    if isinstance(value, dict):
+        return {name: _null(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_null(item) for item in value]
+    return None if isinstance(value, float) and value - value != 0.0 else value

@@ -15,7 +15,7 @@ from rich.table import Table
 from features.errors import InputError, Mismatch
 from features.hashing import partition_for
 from features.redis_store import RedisStore
-from streams import launches, namespace
+from streams import launches, namespace, trunks
 from streams.commands.options import Config, Json, Namespace, Redis, Set, Trunk, time_ms, write_json
 from streams.records import SHARED, Launch
 from streams.settings import Settings, load_settings
@@ -48,6 +48,7 @@ def add(
     if not 0 <= holdout < 1:
         raise InputError(f"--holdout {holdout}: expected a share from 0 to below 1")
     artifact = namespace.load_trunk(settings)
+    lines = set(artifact.lines)
     launch = Launch(
         id=name, line=line, products=sorted(product or ()), window_s=namespace.need_window(window, artifact), holdout=holdout,
         from_ms=time_ms("--from", start) if start else _now_ms() + LEAD_MS,
@@ -55,16 +56,20 @@ def add(
 
     async def adding(store: RedisStore) -> None:
         held = await store.meta()  # empty before the namespace's first worker
-        if held.get("trunk", artifact.sha256) != artifact.sha256:
-            raise Mismatch(
-                f"namespace {settings.namespace!r} works with the trunk {held['trunk'][:16]}, not {artifact.sha256[:16]} in {settings.trunk} (--trunk)"
-            )
+        activated = await trunks.read(store)
+        base = held.get("trunk", artifact.sha256)
+        if artifact.sha256 not in {base, *(a.sha256 for a in activated)}:
+            raise Mismatch(f"namespace {settings.namespace!r} works with the trunk {base[:16]}, not {artifact.sha256[:16]} in {settings.trunk} (--trunk)")
+        active = trunks.active(activated, base, launch.from_ms)
+        if active != artifact.sha256 and (manifest := await trunks.manifest(store, active)) is not None:
+            lines.clear()
+            lines.update(manifest["lines"])
         if namespace.clock_of(held) != namespace.LIVE:
             raise Mismatch(f"namespace {settings.namespace!r} is a replay's: its launches are fixed before the first event")
         await launches.change(store, name, launch, must_exist=False)
 
     _with_store(settings, adding)
-    known = "a line that the trunk was trained on" if line in artifact.lines else "a line that the trunk has never seen"
+    known = "a line that the trunk was trained on" if line in lines else "a line that the trunk has never seen"
     typer.echo(f"launch {name}: {'products ' + ', '.join(launch.products) + ' of ' if product else ''}line {line} ({known}), from {launch.from_ms} ms on")
 
 

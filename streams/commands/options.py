@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -29,7 +29,11 @@ Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also 
 Format = Annotated[str, typer.Option("--format", metavar="auto|taobao|rees46|jsonl|parquet", help="What the file holds; auto looks at its name and columns.")]
 Lines = Annotated[
     str | None,
-    typer.Option("--lines", metavar="FILE|hash:N[:SALT]", help="What makes the product lines: a mapping file, or N lines by hash of the category."),
+    typer.Option(
+        "--lines",
+        metavar="FILE|hash:N[:SALT]|behaviour:N[:SHARE]",
+        help="What makes the product lines: a mapping file, or N lines by hash of the category, or by how categories behave in the log's first third.",
+    ),
 ]
 LaunchAt = Annotated[
     str | None, typer.Option("--launch-at", metavar="TIME", help="When the lines are launched: ISO 8601 or ms (default: after 45 % of the log's span).")
@@ -79,12 +83,13 @@ def progress_bar() -> Iterator[Progress]:
 class Steps:
     """Shows what a long piece of work reports as (step, done, of), one bar for each step."""
 
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
+    def __init__(self, progress: Progress, prefix: str = "") -> None:
+        self._progress, self._prefix = progress, prefix
         self._tasks: dict[str, TaskID] = {}
 
     def __call__(self, step: str, done: int, of: int) -> None:
         """Draw one report; what stands in brackets may change within a step."""
+        step = self._prefix + step
         name = step.partition(" (")[0]
         if name not in self._tasks:
             self._tasks[name] = self._progress.add_task(step, total=of)
@@ -110,3 +115,27 @@ def print_figures(lines: Mapping[str, Mapping[str, Mapping[str, float]]], *, tit
             )  # fmt: skip
         table.add_section()
     Console(width=110).print(table)
+
+
+def print_comparison(compared: Mapping[str, Any], *, title: str) -> None:
+    """Print what `streams.comparison.compare` found: each model's figures with intervals, and its gap to headstart (* if the interval excludes 0)."""
+    if "comparison" not in compared:
+        return
+    table = Table(title=title, title_justify="left")
+    for name in ("model", "AUC", "less headstart", "log-loss", "less headstart", "Precision@5%", "pred./observed"):
+        table.add_column(name, justify="left" if name == "model" else "right")
+    for model, told in compared["comparison"]["methods"].items():
+        figures, gaps = told["figures"], told["gaps"]
+        table.add_row(
+            model, f"{figures['auc']['value']:.4f}", _gap(gaps["auc"]) if model != "headstart" else "",
+            f"{figures['log_loss']['value']:.4f}", _gap(gaps["log_loss"]) if model != "headstart" else "",
+            f"{figures['precision_at_5pct']['value']:.3f}", f"{figures['pcoc_pooled']['value']:.2f}",
+        )  # fmt: skip
+        if model in (compared["experts"][-1], "headstart"):
+            table.add_section()
+    Console(width=124).print(table)
+
+
+def _gap(gap: Mapping[str, float]) -> str:
+    sure = "*" if gap["low"] > 0 or gap["high"] < 0 else " "
+    return f"{gap['value']:+.4f} [{gap['low']:+.4f}, {gap['high']:+.4f}]{sure}"

@@ -37,6 +37,21 @@ def simulate(
     launch_offset: Annotated[
         float, typer.Option("--launch-offset", metavar="LOGIT", help="How far the launch line's log odds lie above the others'.")
     ] = DEFAULT.launch_offset,
+    launch_kind: Annotated[
+        str,
+        typer.Option(
+            "--launch-kind", metavar="like|unrelated|flipped", help="Who orders of the launch line: those who order elsewhere, others, or those who do not."
+        ),
+    ] = DEFAULT.launch_kind,
+    launch_delay: Annotated[
+        float, typer.Option("--launch-delay", metavar="FACTOR", help="How much later the launch line's orders come; 0.3: sooner.")
+    ] = DEFAULT.launch_delay,
+    launch_appeal: Annotated[
+        float, typer.Option("--launch-appeal", metavar="LOG", help="Log of how much the launch line draws shoppers, against a typical line.")
+    ] = DEFAULT.launch_appeal,
+    line_offset: Annotated[
+        float, typer.Option("--line-offset", metavar="LOGIT", help="How much the other lines' levels differ: a standard deviation.")
+    ] = DEFAULT.line_offset,
     own_structure: Annotated[
         float, typer.Option("--own-structure", metavar="RATIO", help="How much the lines' slopes differ from the shared ones; 0: not at all.")
     ] = DEFAULT.own_structure,
@@ -68,6 +83,10 @@ def simulate(
         launch_line=launch_line,
         launch_day=None if launch_day < 0 else launch_day,
         launch_offset=launch_offset,
+        launch_kind=launch_kind,
+        launch_delay=launch_delay,
+        launch_appeal=launch_appeal,
+        line_offset=line_offset,
         own_structure=own_structure,
         drift=drift,
         drift_size=drift_size,
@@ -103,6 +122,7 @@ def summary(shop: Shop, simulated: Simulated) -> dict[str, Any]:
         return {
             "events": events,
             "exposures": count,
+            "conversions": int(np.sum(rows["ordered"].to_numpy())),
             "conversion": float(np.mean(rows["ordered"].to_numpy())) if count else None,
             "true_conversion": float(np.mean(rows["probability"].to_numpy())) if count else None,
         }

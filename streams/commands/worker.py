@@ -6,8 +6,8 @@ import asyncio
 
 import typer
 
-from models.mind import Model
-from streams import namespace
+from models.model import Model
+from streams import namespace, trunks
 from streams.app import create_app
 from streams.commands.options import Broker, Config, Namespace, Redis, Set, Trunk
 from streams.faust_worker import run_worker
@@ -21,7 +21,7 @@ def worker(
 
     The worker stops on Ctrl-C or SIGTERM after the batch in hand. It exits with 70 when the broker or Redis stays down for longer than the
     setting dependency_timeout_s; a supervisor should start it again: it goes on from its cursors in Redis. It exits with 1 for what no new
-    start mends, such as another trunk than the namespace's.
+    start mends, such as a trunk that was never active in the namespace. With one that was, it takes the active one from the store.
     """
     settings = load_settings(config, needs=("broker", "redis"), assignments=assignments or (), broker=broker, redis=redis, namespace=namespace_, trunk=trunk)
     run(settings)
@@ -32,19 +32,22 @@ def run(settings: Settings) -> None:
     artifact = namespace.load_trunk(settings)
     found = namespace.check_partitions(settings)
 
-    async def joined() -> str:
+    async def joined() -> tuple[str, str]:
         store = namespace.open_store(settings)
         try:
             await store.check_durability()
             clock = namespace.clock_of(await store.meta())
             rules = namespace.rules_of(settings, artifact, replay=clock != namespace.LIVE)
-            await namespace.join(store, namespace.description(settings, artifact, rules, clock=clock, broker=found), settings.namespace)
-            return clock
+            wanted = namespace.description(settings, artifact, rules, clock=clock, broker=found)
+            held = await namespace.join(store, wanted, settings.namespace, trunks=await trunks.known(store))
+            if clock == namespace.LIVE:
+                await trunks.keep(store, settings.trunk, artifact)
+            return clock, held["trunk"]
         finally:
             await store.close()
 
-    clock = asyncio.run(joined())
+    clock, base = asyncio.run(joined())
     rules = namespace.rules_of(settings, artifact, replay=clock != namespace.LIVE)
-    app, _ = create_app(settings, namespace.open_store(settings), Model(artifact), rules)
+    app, _ = create_app(settings, namespace.open_store(settings), Model(artifact), rules, base=base)
     typer.echo(f"worker of namespace {settings.namespace!r} ({clock}), trunk {artifact.sha256[:16]}", err=True)
     run_worker(app, loglevel=settings.log_level)

@@ -13,7 +13,8 @@ import pytest
 from features.events import Event
 from features.exposures import NONE
 from models.checkpoint import load
-from models.mind import LaunchHead, SharedHeads
+from models.launch_head import LaunchHead
+from models.shared_heads import SharedHeads
 from streams.embedded import EmbeddedBroker, EmbeddedValkey, free_port
 from streams.records import SHARED, Outcome, decode_message, decode_score
 from streams.replay import read_topic

@@ -14,7 +14,8 @@ import pytest
 from features.events import KINDS, Event
 from features.exposures import NONE
 from features.layout import USER
-from models.mind import LaunchHead, SharedHeads
+from models.launch_head import LaunchHead
+from models.shared_heads import SharedHeads
 from streams.publisher import Outgoing, publish_records
 from streams.records import Outcome, decode_message
 from streams.replay import read_topic

@@ -18,7 +18,7 @@ from features.log import in_order
 from features.memory_store import MemoryStore
 from features.vector import SCHEMA_HASH
 from models.checkpoint import Artifact, load, save
-from models.mind import Model
+from models.model import Model
 from models.pretrain import PretrainSettings
 from models.trunk import TrunkSettings
 from streams.evaluation import Figures, Judged, as_launch, launched

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from features.errors import InputError, Mismatch
-from models.checkpoint import HEADS, Artifact, load, read_manifest, save
-from models.mind import Model, predict_source
-from models.pretrain import PretrainSettings, pretrain
+from models.checkpoint import Artifact, load, read_manifest, save
+from models.launch_head import LaunchHead
+from models.model import HEADS, Model
+from models.pretrain import PretrainSettings, PseudoLaunch, pretrain
+from models.shared_heads import SharedHeads
 from models.trunk import TrunkSettings
 from tests.unit.synthetic_rows import make_rows
 
@@ -21,7 +23,8 @@ QUICK = PretrainSettings(TrunkSettings(most_steps=40), c_grid=(0.03,))
 def train(seed: int = 0) -> Artifact:
     """A small artifact with pseudo-launches."""
     rows = make_rows(2000)
-    pseudo = [(rows.select((rows.line != k) & (rows.ts_ms < 4e8)), rows.select((rows.line == k) & (rows.ts_ms >= 4e8))) for k in range(4)]
+    at_ms = 400_000_000
+    pseudo = [PseudoLaunch(rows.select((rows.line != k) | (rows.ts_ms >= at_ms)), k, at_ms) for k in range(4)]
     return pretrain(rows, pseudo=pseudo, seed=seed, schema_hash="schema-1", trained_until_ms=77, fingerprint="abc", created="by hand", settings=QUICK)
 
 
@@ -42,7 +45,7 @@ def test_what_is_saved_is_loaded(artifact: Artifact, tmp_path: Path) -> None:
     assert (loaded.lines, loaded.window_s, loaded.deff, loaded.trained_until_ms) == (artifact.lines, artifact.window_s, artifact.deff, 77)
     assert loaded.sha256 == saved.sha256 == read_manifest(tmp_path / "new" / "folder")["sha256"]
     x = make_rows(30, seed=3).x
-    before, after = (predict_source(m, m.shared(), x).score for m in (Model(artifact), Model(loaded)))
+    before, after = (np.stack([a for e in LaunchHead.of(m).predict(m, SharedHeads.of(m), m.maps(x)) for a in e]) for m in (Model(artifact), Model(loaded)))
     assert before.tobytes() == after.tobytes()
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from features.errors import DependencyDown
 from features.memory_store import MemoryStore
-from models.mind import Model
+from models.model import Model
 from streams.desk import Desk
 from streams.gate import End
 from streams.knowledge import Knowledge

@@ -163,7 +163,9 @@ def test_a_mapping_file_names_lines(tmp_path: Path) -> None:
     assert dict(zip(both["product_id"].to_pylist(), both["line"].to_pylist(), strict=True)) == {"101": "shoes", "102": "12", "103": "boots", "104": "12"}
 
 
-@pytest.mark.parametrize("lines", ["hash:0", "hash:x", "hash:", "nowhere.csv"])
+@pytest.mark.parametrize(
+    "lines", ["hash:0", "hash:x", "hash:", "behaviour:0", "behaviour:x", "behaviour:3:0", "behaviour:3:2", "behaviour:3:nan", "nowhere.csv"]
+)
 def test_a_wrong_rule_for_lines_is_one_readable_line(tmp_path: Path, lines: str) -> None:
     """A rule that cannot be used is an InputError that repeats it."""
     with pytest.raises(InputError, match=lines):

@@ -18,7 +18,7 @@ from features.layout import CATALOGUE
 from features.memory_store import MemoryStore
 from features.store import Changes
 from features.vector import WIDTH
-from models.mind import Model
+from models.model import Model
 from streams.knowledge import Knowledge, outcome_slot
 from streams.learner import Learner, LearnerCursor, stamp_of
 from streams.partition import Cursor, LostCommit, Totals

@@ -17,7 +17,7 @@ from features.hashing import partition_for
 from features.layout import USER
 from features.memory_store import MemoryStore
 from features.store import Store
-from models.mind import Model
+from models.model import Model
 from streams.knowledge import outcome_slot
 from streams.learner import LearnerCursor
 from streams.offline import put_launches, run

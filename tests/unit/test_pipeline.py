@@ -15,7 +15,7 @@ from features.events import KINDS, encode
 from features.exposures import NONE, exposure_id
 from features.hashing import partition_for
 from features.memory_store import MemoryStore
-from models.mind import Model
+from models.model import Model
 from streams.knowledge import Knowledge
 from streams.offline import put_launches
 from streams.partition import LostCommit, Partition, Rules

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import json
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
@@ -19,6 +21,7 @@ from streams.cli import main
 from streams.importing import read_log
 from streams.shop import SYNTHETIC, Shop, Simulated, simulate
 from streams.shop_truth import TRUTH_SCHEMA, exposure_rows, labels
+from streams.training import without_past
 
 DAY_MS = 86_400_000
 
@@ -35,6 +38,16 @@ def test_the_same_seed_gives_the_same_bytes() -> None:
     assert again.log.equals(shop().log)
     assert again.truth.equals(shop().truth)
     assert not shop(seed=2).log.equals(shop().log)
+
+
+def test_the_default_shop_stays_the_one_it_was() -> None:
+    """Settings that came later change no byte of the log, and nothing of the truth, that seed 1 and the defaults have always given."""
+    made, log, truth = shop(users=300), sha256(), sha256()
+    for name in made.log.column_names:
+        log.update(repr(made.log[name].to_pylist()).encode())
+    for name in made.truth.column_names:
+        truth.update(repr([round(value, 9) if isinstance(value, float) else value for value in made.truth[name].to_pylist()]).encode())
+    assert (log.hexdigest()[:16], truth.hexdigest()[:16]) == ("8a506b3e1b0c7fae", "30fe55907ea531e7")
 
 
 def test_every_event_is_valid_on_the_wire() -> None:
@@ -179,6 +192,108 @@ def test_the_offset_moves_the_launch() -> None:
     assert sources[1] == pytest.approx(sources[0], rel=0.02)
 
 
+def of_line(table: pa.Table, *, launch: bool) -> pa.Table:
+    """The launch's rows of a log or truth, or all others."""
+    return table.filter(pc.equal(table["line"], "launch") if launch else pc.not_equal(table["line"], "launch"))
+
+
+def chances(truth: pa.Table) -> dict[tuple[str, int], float]:
+    """True probabilities of the launch's exposures, by user and time."""
+    rows = of_line(truth, launch=True)
+    return dict(zip(zip(rows["user_id"].to_pylist(), rows["ts"].to_pylist(), strict=True), rows["probability"].to_pylist(), strict=True))
+
+
+def test_a_launch_of_another_kind_changes_who_orders_and_not_how_many() -> None:
+    """A flipped launch ranks its shoppers the other way round, an unrelated one less like the others do; its level stays within a quarter, its visits all."""
+    for seed in (1, 2):
+        made = {kind: chances(shop(launch_kind=kind, seed=seed).truth) for kind in ("like", "unrelated", "flipped")}
+        both = sorted(made["like"].keys() & made["unrelated"].keys() & made["flipped"].keys())
+        assert len(both) > 0.99 * len(made["like"])
+        ranks = {kind: np.argsort(np.argsort([p[exposure] for exposure in both])) for kind, p in made.items()}
+        alike = {kind: np.corrcoef(ranks["like"], ranks[kind])[0, 1] for kind in ranks}
+        assert alike["flipped"] < -0.2 < alike["unrelated"] < 0.8
+        for p in made.values():
+            assert np.mean(list(p.values())) == pytest.approx(np.mean(list(made["like"].values())), rel=0.25)
+
+
+@pytest.mark.parametrize("changed", [{"launch_kind": "flipped"}, {"launch_kind": "unrelated"}, {"launch_delay": 0.3}])
+def test_what_is_the_launchs_own_leaves_the_rest_alone(changed: dict[str, object]) -> None:
+    """Before the launch the log is the same to the byte; after it the other lines see the same events, a few of them seconds later, for a cart takes time."""
+    columns = ["kind", "user_id", "product_id", "line", "price"]
+    past = [log.filter(pc.less(log["ts"], Shop().start_ms + 8 * DAY_MS)) for log in (shop().log, shop(**changed).log)]
+    assert past[0].drop_columns(["event_id"]).equals(past[1].drop_columns(["event_id"]))
+    sources = [of_line(log, launch=False).select(columns).to_pylist() for log in (shop().log, shop(**changed).log)]
+    assert sorted(map(str, sources[0])) == sorted(map(str, sources[1]))
+    assert not shop().log.equals(shop(**changed).log)
+
+
+@pytest.mark.parametrize("changed", [{"launch_kind": "flipped", "launch_delay": 3.0, "drift": "abrupt"}, {"launch_kind": "unrelated", "launch_delay": 0.3}])
+def test_the_truth_of_every_launch_is_calibrated(changed: dict[str, object]) -> None:
+    """Over four shops with a popular launch and a window that holds visits yet to come, in every third of its true probability as many order as it says."""
+    popular = {"users": 600, "launch_appeal": 2.5, "visits_per_day": 0.9, "window_s": 3 * 86_400.0}
+    truths = [of_line(shop(seed=seed, **popular, **changed).truth, launch=True) for seed in range(1, 5)]
+    p = np.concatenate([truth["probability"].to_numpy() for truth in truths])
+    y = np.concatenate([truth["ordered"].to_numpy() for truth in truths]).astype(float)
+    assert y.sum() > 2000
+    for third in np.array_split(np.argsort(p), 3):
+        error = (y[third] - p[third]).sum() / np.sqrt(2 * (p[third] * (1 - p[third])).sum())
+        assert abs(error) < 4
+
+
+def test_the_launchs_orders_come_sooner_or_later() -> None:
+    """The launch delay moves the time from its last look to its order by its factor, and so how many come within the window."""
+    medians, shares = [], []
+    for factor in (0.3, 1.0, 3.0):
+        made = shop(launch_delay=factor, launch_appeal=2.5)
+        last: dict[str, int] = {}
+        delays = []
+        for row in of_line(made.log, launch=True).select(["user_id", "kind", "ts"]).to_pylist():
+            if row["kind"] == "order":
+                delays.append(row["ts"] - last[row["user_id"]])
+            else:
+                last[row["user_id"]] = row["ts"]
+        medians.append(np.median(delays))
+        shares.append(np.mean(list(chances(made.truth).values())))
+    assert 1.5 * medians[0] < medians[1] < medians[2] / 1.5
+    assert shares[0] > shares[1] > shares[2]
+
+
+def test_the_other_lines_levels_spread_as_told() -> None:
+    """With a larger line offset the lines' true conversion rates lie further apart, by about what was asked for."""
+    spread = []
+    for offset in (0.0, 1.2):
+        truth = shop(lines=25, line_offset=offset, launch_day=None).truth
+        p = truth.group_by("line").aggregate([("probability", "mean")])["probability_mean"].to_numpy()
+        spread.append(np.std(np.log(p / (1 - p))))
+    assert spread[0] < 0.4
+    assert 0.7 < spread[1] < 1.5
+
+
+def test_an_appealing_launch_is_seen_more() -> None:
+    """A launch appeal of 2.5 in place of 0.8 more than doubles its exposures, at the other lines' cost."""
+    few, many = shop().truth, shop(launch_appeal=2.5).truth
+    assert of_line(many, launch=True).num_rows > 2 * of_line(few, launch=True).num_rows
+    assert of_line(many, launch=False).num_rows < of_line(few, launch=False).num_rows
+
+
+def test_a_source_line_without_its_past_is_one_more_launch() -> None:
+    """Lines whose past is deleted one after another, as `headstart evaluate` does it, are launches whose exposures the truth knows but for a few at the cut."""
+    made, start = shop(), Shop().start_ms
+    log = made.log
+    cuts = {line: start + day * DAY_MS for line, day in (("audio", 3), ("bags", 5), ("books", 7))}
+    for line, cut in cuts.items():
+        log = without_past(log, line, cut)
+    user, line_of, kind = (pc.index_in(log[name], value_set=pc.unique(log[name])).to_numpy().astype(np.int64) for name in ("user_id", "line", "kind"))
+    kind = np.array([KINDS.index(name) for name in pc.unique(log["kind"]).to_pylist()])[kind]
+    opening = log.take(exposure_rows(user, line_of, log["ts"].to_numpy(), kind))
+    known = set(zip(made.truth["line"].to_pylist(), made.truth["event_id"].to_pylist(), strict=True))
+    for line, cut in cuts.items():
+        found = opening.filter(pc.equal(opening["line"], line))
+        assert found["ts"][0].as_py() >= cut
+        assert found.num_rows > 200
+        assert sum((line, event) not in known for event in found["event_id"].to_pylist()) <= 3
+
+
 def test_recent_behaviour_tells_of_orders() -> None:
     """Shoppers who looked at a line within the last day convert more often when they come back to it than the others do."""
     log, truth = shop().log, shop().truth
@@ -200,6 +315,10 @@ def test_recent_behaviour_tells_of_orders() -> None:
     [
         ({"users": 0}, "users 0"),
         ({"launch_day": 20.0}, "launch_day 20.0 is not within"),
+        ({"launch_kind": "odd"}, "launch_kind 'odd'"),
+        ({"launch_delay": 0.0}, "launch_delay 0.0"),
+        ({"launch_appeal": 9.0}, "launch_appeal 9.0"),
+        ({"line_offset": -1.0}, "line_offset -1.0"),
         ({"drift": "wild"}, "drift 'wild'"),
         ({"drift_on": "some"}, "drift_on 'some'"),
         ({"launch_line": "audio"}, "launch_line 'audio'"),
@@ -231,6 +350,15 @@ def test_the_command_writes_log_truth_and_summary(tmp_path: Path, capsys: pytest
     assert log.equals(simulate(Shop(users=60, launch_day=7.0, seed=3)).log)
     assert counted["all"] == counted["all"] | {"events": log.num_rows, "exposures": pq.read_table(truth).num_rows}
     assert counted["note"] == SYNTHETIC
+
+
+def test_the_command_hands_on_what_the_launch_is_like(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The options of the launch's kind, delay and appeal and of the lines' levels make the shop that the settings of those names make."""
+    options = {"launch_kind": "flipped", "launch_delay": 0.3, "launch_appeal": 1.5, "line_offset": 0.7}
+    given = [text for name, value in options.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    code, _, _ = run("simulate", "--out", str(tmp_path / "log.parquet"), "--users", "60", *given, capsys=capsys)
+    assert code == 0
+    assert read_log(tmp_path / "log.parquet").equals(shop(users=60, **options).log)
 
 
 def test_the_command_refuses_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

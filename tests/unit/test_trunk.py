@@ -119,5 +119,5 @@ def test_held_out_users_are_whole() -> None:
 
 def test_scoring_needs_no_torch() -> None:
     """Importing what scores and what loads an artifact does not import torch."""
-    code = "import sys, models.mind, models.checkpoint, models.metrics; sys.exit('torch' in sys.modules)"
+    code = "import sys, models.model, models.checkpoint, models.metrics; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

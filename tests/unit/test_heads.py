@@ -7,10 +7,12 @@ import pytest
 
 from features.errors import Mismatch
 from models.checkpoint import Artifact
+from models.launch_head import MODELS, LaunchHead
 from models.metrics import figures
-from models.mind import LaunchHead, Model, SharedHeads, learn_launch, learn_shared, predict_launch, predict_shared, predict_source
+from models.model import HEADS, Model, probability_of_source
 from models.pretrain import PretrainSettings, pretrain
 from models.rows import Rows
+from models.shared_heads import SharedHeads
 from models.trunk import TrunkSettings
 from tests.unit.synthetic_rows import bins_of, make_rows
 
@@ -40,12 +42,12 @@ def outcomes(model: Model, rows: Rows) -> tuple[np.ndarray, ...]:
 def test_a_row_has_the_same_bits_in_every_batch(model: Model) -> None:
     """Every expert's score and probability of a row: alone, in batches of 7, 64 and 1 000, and permuted."""
     rows = make_rows(1500, seed=5)
-    launch, shared = model.launch(), model.shared()
+    launch, shared = LaunchHead.of(model), SharedHeads.of(model)
     x, k, y, final, close_ms = outcomes(model, make_rows(100, seed=6))
-    learn_launch(model, launch, shared, x, k, y, final, close_ms)
+    launch.learn_many(model, shared, x, k, y, final, close_ms)
 
     def predict(batch: np.ndarray) -> np.ndarray:
-        return np.stack([a for expert in predict_launch(model, launch, shared, batch) for a in expert], axis=1)
+        return np.stack([a for expert in launch.predict(model, shared, model.maps(batch)) for a in expert], axis=1)
 
     whole = predict(rows.x)
     for size in (1, 7, 64, 1000):
@@ -59,13 +61,13 @@ def test_many_is_repeated_one_to_the_bit(model: Model) -> None:
     x, k, y, final, close_ms = outcomes(model, make_rows(150, seed=7))
     stored = set()
     for size in (1, 7, len(x)):
-        launch, shared = model.launch(), model.shared()
+        launch, shared = LaunchHead.of(model), SharedHeads.of(model)
         for i in range(0, len(x), size):
             part = slice(i, i + size)
-            learn_launch(model, launch, shared, x[part], k[part], y[part], final[part], close_ms[part])
+            launch.learn_many(model, shared, x[part], k[part], y[part], final[part], close_ms[part])
         for i in range(0, len(x), size):
             part = slice(i, i + size)
-            learn_shared(model, shared, x[part], k[part], y[part], final[part])
+            shared.learn_many(model, x[part], k[part], y[part], final[part], close_ms[part])
         stored.add((launch.to_bytes(), shared.to_bytes()))
     assert len(stored) == 1
 
@@ -73,13 +75,13 @@ def test_many_is_repeated_one_to_the_bit(model: Model) -> None:
 def test_states_survive_storage_exactly(model: Model) -> None:
     """What is read back predicts and stores the same bytes, and goes on learning."""
     x, k, y, final, close_ms = outcomes(model, make_rows(200, seed=8))
-    launch, shared = model.launch(), model.shared()
-    learn_launch(model, launch, shared, x, k, y, final, close_ms)
-    learn_shared(model, shared, x, k, y, final)
+    launch, shared = LaunchHead.of(model), SharedHeads.of(model)
+    launch.learn_many(model, shared, x, k, y, final, close_ms)
+    shared.learn_many(model, x, k, y, final, close_ms)
     launch2, shared2 = LaunchHead.from_bytes(launch.to_bytes()), SharedHeads.from_bytes(shared.to_bytes())
     for a, b in ((launch, shared), (launch2, shared2)):
-        learn_launch(model, a, b, x[:9], k[:9], y[:9], final[:9], close_ms[:9])
-        learn_shared(model, b, x[:9], k[:9], y[:9], final[:9])
+        a.learn_many(model, b, x[:9], k[:9], y[:9], final[:9], close_ms[:9])
+        b.learn_many(model, x[:9], k[:9], y[:9], final[:9], close_ms[:9])
     assert launch.to_bytes() == launch2.to_bytes()
     assert shared.to_bytes() == shared2.to_bytes()
     assert launch.n_learned == len(x) + 9
@@ -91,18 +93,18 @@ def test_bytes_that_are_no_state_are_refused(raw: bytes, model: Model) -> None:
     with pytest.raises(Mismatch):
         SharedHeads.from_bytes(raw)
     with pytest.raises(Mismatch):
-        LaunchHead.from_bytes(model.shared().to_bytes())
+        LaunchHead.from_bytes(SharedHeads.of(model).to_bytes())
 
 
 def test_a_copy_is_independent(model: Model) -> None:
     """Learning changes neither the copy made before, nor the model's frozen heads, nor the next launch."""
     x, k, y, final, close_ms = outcomes(model, make_rows(50, seed=9))
-    launch, shared = model.launch(), model.shared()
+    launch, shared = LaunchHead.of(model), SharedHeads.of(model)
     launch_before, shared_before = launch.copy(), shared.copy()
-    learn_launch(model, launch, shared, x, k, y, final, close_ms)
-    learn_shared(model, shared, x, k, y, final)
-    assert launch_before.to_bytes() == model.launch().to_bytes() != launch.to_bytes()
-    assert shared_before.to_bytes() == model.shared().to_bytes() != shared.to_bytes()
+    launch.learn_many(model, shared, x, k, y, final, close_ms)
+    shared.learn_many(model, x, k, y, final, close_ms)
+    assert launch_before.to_bytes() == LaunchHead.of(model).to_bytes() != launch.to_bytes()
+    assert shared_before.to_bytes() == SharedHeads.of(model).to_bytes() != shared.to_bytes()
 
 
 @pytest.mark.parametrize(
@@ -111,15 +113,15 @@ def test_a_copy_is_independent(model: Model) -> None:
 )
 def test_bad_outcomes_teach_nothing(model: Model, x: float, k: int, y: int, final: int) -> None:
     """A batch with one bad outcome raises ValueError and leaves both states as they were."""
-    launch, shared = model.launch(), model.shared()
+    launch, shared = LaunchHead.of(model), SharedHeads.of(model)
     before = launch.to_bytes(), shared.to_bytes()
     rows = np.zeros((3, 12), dtype=np.float32)
     rows[2, 4] = x
-    args = rows, np.array([0, 1, k]), np.array([0, 1, y]), np.array([-1, 1, final])
+    args = rows, np.array([0, 1, k]), np.array([0, 1, y]), np.array([-1, 1, final]), np.zeros(3, dtype=np.int64)
     with pytest.raises(ValueError, match="refused"):
-        learn_shared(model, shared, *args)
+        shared.learn_many(model, *args)
     with pytest.raises(ValueError, match="refused"):
-        learn_launch(model, launch, shared, *args, np.zeros(3, dtype=np.int64))
+        launch.learn_many(model, shared, *args)
     assert (launch.to_bytes(), shared.to_bytes()) == before
 
 
@@ -127,60 +129,62 @@ def test_no_nan_leaves_a_prediction(model: Model) -> None:
     """Whatever x holds, every score and probability is a number in [0, 1]."""
     x = np.zeros((4, 12), dtype=np.float32)
     x[0], x[1], x[2], x[3] = np.nan, np.inf, -np.inf, 3e38
-    for expert in predict_launch(model, model.launch(), model.shared(), x):
+    for expert in LaunchHead.of(model).predict(model, SharedHeads.of(model), model.maps(x)):
         for a in expert:
             assert ((a >= 0) & (a <= 1)).all()
 
 
-def test_maps_at_hand_give_the_same(model: Model) -> None:
-    """Rows and their maps predict alike, and a row of no launch is priced by the shared heads."""
-    x = make_rows(20).x
-    shared = model.shared()
-    s = predict_shared(model, shared, x)
-    assert (predict_shared(model, shared, model.maps(x)) == s).all()
-    np.testing.assert_allclose(predict_source(model, shared, x).probability, 1 / (1 + np.exp(-s)), rtol=1e-12)
+def test_the_shared_logit_is_the_heads_mean(model: Model) -> None:
+    """Each head counts once, and a row of no launch is priced by their mean."""
+    maps = model.maps(make_rows(20).x)
+    shared = SharedHeads.of(model)
+    s = shared.logit(maps)
+    np.testing.assert_allclose(s, np.mean([shared.heads[name].predict(getattr(maps, reads)) for name, reads in HEADS.items()], axis=0), rtol=1e-12)
+    np.testing.assert_allclose(probability_of_source(s), 1 / (1 + np.exp(-s)), rtol=1e-12)
+    assert (s == model.frozen_logit(maps)).all()
 
 
 def test_no_rows_are_no_work(model: Model) -> None:
     """Empty batches predict nothing and teach nothing."""
-    launch, shared = model.launch(), model.shared()
-    none = np.zeros((0, 12), dtype=np.float32), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
-    learn_launch(model, launch, shared, *none, np.zeros(0, dtype=np.int64))
-    learn_shared(model, shared, *none)
-    assert launch.to_bytes() == model.launch().to_bytes()
-    assert len(predict_launch(model, launch, shared, none[0]).headstart.score) == 0
+    launch, shared = LaunchHead.of(model), SharedHeads.of(model)
+    x, n = np.zeros((0, 12), dtype=np.float32), np.zeros(0, dtype=np.int64)
+    launch.learn_many(model, shared, x, n, n, n, n)
+    shared.learn_many(model, x, n, n, n, n)
+    assert launch.to_bytes() == LaunchHead.of(model).to_bytes()
+    assert len(launch.predict(model, shared, model.maps(x))[0].score) == 0
 
 
 def test_a_launch_with_another_level_is_learned(model: Model) -> None:
     """A product that sells e times better: the frozen heads stay wrong, the offset finds the level, and the ranks do not move."""
     first, second = make_rows(1500, seed=20, shift=1.0), make_rows(1500, seed=21, shift=1.0)
-    launch, shared = model.launch(), model.shared()
-    learn_launch(model, launch, shared, *outcomes(model, first))
-    seen = {name: figures(second.ordered, e.probability, e.score) for name, e in predict_launch(model, launch, shared, second.x)._asdict().items()}
+    launch, shared = LaunchHead.of(model), SharedHeads.of(model)
+    launch.learn_many(model, shared, *outcomes(model, first))
+    seen = {name: figures(second.ordered, e.probability, e.score) for name, e in zip(MODELS, launch.predict(model, shared, model.maps(second.x)), strict=True)}
     assert seen["frozen"]["pcoc"] < 0.7
     assert 0.9 < seen["headstart"]["pcoc"] < 1.1
     assert seen["headstart"]["log_loss"] < seen["frozen"]["log_loss"]
-    assert seen["headstart"]["auc"] == pytest.approx(seen["frozen"]["auc"])
+    assert seen["shared"]["auc"] == pytest.approx(seen["frozen"]["auc"])
     assert launch.hit.sum() == first.ordered.sum()
     assert (launch.tried >= launch.hit).all()
 
 
 def test_transfer_beats_scratch_at_first(model: Model) -> None:
     """After fifty exposures headstart ranks better than the head from scratch."""
-    launch, shared = model.launch(), model.shared()
-    learn_launch(model, launch, shared, *outcomes(model, make_rows(50, seed=22)))
+    launch, shared = LaunchHead.of(model), SharedHeads.of(model)
+    launch.learn_many(model, shared, *outcomes(model, make_rows(50, seed=22)))
     fresh = make_rows(2000, seed=23)
-    seen = predict_launch(model, launch, shared, fresh.x)
-    assert figures(fresh.ordered, *reversed(seen.headstart))["auc"] > figures(fresh.ordered, *reversed(seen.scratch))["auc"] + 0.02
+    seen = dict(zip(MODELS, launch.predict(model, shared, model.maps(fresh.x)), strict=True))
+    assert figures(fresh.ordered, *reversed(seen["headstart"]))["auc"] > figures(fresh.ordered, *reversed(seen["scratch"]))["auc"] + 0.02
 
 
 def test_the_sources_keep_the_shared_heads_fresh(model: Model) -> None:
     """When every line drifts, the shared heads follow by the sources' outcomes, in all three heads."""
     drifted, fresh = make_rows(1500, seed=30, shift=-1.0), make_rows(1500, seed=31, shift=-1.0)
-    shared = model.shared()
-    x, k, y, final, _ = outcomes(model, drifted)
-    learn_shared(model, shared, x, k, y, final)
-    before, after = (predict_source(model, heads, fresh.x).probability for heads in (model.frozen, shared))
+    shared = SharedHeads.of(model)
+    shared.learn_many(model, *outcomes(model, drifted))
+    maps = model.maps(fresh.x)
+    before, after = (probability_of_source(s) for s in (model.frozen_logit(maps), shared.logit(maps)))
     assert figures(fresh.ordered, after, after)["log_loss"] < figures(fresh.ordered, before, before)["log_loss"]
-    for name in ("raw_final", "raw_delay", "trunk_delay"):
-        assert getattr(shared, name).m[-1] < getattr(model.frozen, name).m[-1]
+    for name in HEADS:
+        assert shared.logit(maps).mean() < model.frozen_logit(maps).mean(), name
+        assert shared.heads[name].m[-1] != model.heads[name].m[-1]

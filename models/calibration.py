@@ -1,0 +1,135 @@
+"""Do probabilities mean what they say? Reliability in bins of equal counts, its error, predicted over observed, and both by day. Pure numpy."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.head import Matrix, Vector
+from models.metrics import log_loss
+
+DAY_MS = 86_400_000
+
+
+@dataclass(frozen=True)
+class Bin:
+    """N rows of similar probability: what was said on average, what came, and the Wilson interval of what came."""
+
+    n: int
+    predicted: float
+    observed: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Predicted over observed conversions, and the interval of it; NaN without a conversion, `high` infinite where a resample may have none."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Day:
+    """The exposures of one day since the launch (0 is its first 24 h): how many, their conversions, and what each of K methods said of them."""
+
+    day: int
+    n: int
+    observed: int
+    predicted: tuple[float, ...]
+    log_loss: tuple[float, ...]
+
+
+def reliability(y: NDArray[np.generic], p: Vector, bins: int = 10, *, deff: float = 1.0, level: float = 0.95) -> list[Bin]:
+    """Cut N rows by their probability into at most `bins` bins of about equal counts, the lowest first; y in {0, 1} and p, (N,) each.
+
+    Rows of the same probability stay together, in the bin where their middle falls: so neither the order of the rows nor ties decide a bin, and
+    there may be fewer of them. Wilson's interval (Wilson 1927) counts a row as 1 / `deff` of one, where rows of a user are not independent.
+    """
+    labels = _labels(y, p)
+    if bins < 1 or deff < 1.0 or not 0.0 < level < 1.0:
+        raise ValueError(f"{bins} bins, design effect {deff}, level {level}: expected at least 1 bin and 1.0, and a level between 0 and 1")
+    if len(p) == 0:
+        return []
+    distinct, inverse, count = np.unique(p, return_inverse=True, return_counts=True)
+    middle = count.cumsum() - count / 2.0
+    place = np.minimum((middle * bins / len(p)).astype(np.int64), bins - 1)
+    n = np.bincount(place, count, minlength=bins)
+    said = np.bincount(place, count * distinct, minlength=bins)
+    came = np.bincount(place, np.bincount(inverse, labels, minlength=len(distinct)), minlength=bins)
+    z = NormalDist().inv_cdf(0.5 + level / 2.0)
+    found = []
+    for k in np.flatnonzero(n).tolist():
+        low, high = _wilson(float(came[k] / n[k]), float(n[k]) / deff, z)
+        found.append(Bin(int(n[k]), float(said[k] / n[k]), float(came[k] / n[k]), low, high))
+    return found
+
+
+def ece(y: NDArray[np.generic], p: Vector, bins: int = 10) -> float:
+    """Expected calibration error over the bins of `reliability`: the mean of |predicted - observed|, a row a vote; NaN without rows.
+
+    Adaptive bins, after Nixon et al. 2019 (Measuring Calibration in Deep Learning): bins of equal width would put nearly all rows of a rare event in one.
+    """
+    found = reliability(y, p, bins)
+    if not found:
+        return math.nan
+    return math.fsum(b.n * abs(b.predicted - b.observed) for b in found) / sum(b.n for b in found)
+
+
+def pcoc_interval(y: NDArray[np.generic], p: Vector, user: NDArray[np.generic], *, resamples: int = 1000, seed: int = 0, level: float = 0.95) -> Ratio:
+    """Predicted over observed conversions with a bootstrap interval over users: y, p and user are (N,).
+
+    Users are drawn again, not conversions (as a Poisson interval would): one user's orders come together, and a Poisson interval is too narrow for that.
+    The percentiles are rounded outwards to a resample.
+    """
+    labels = _labels(y, p)
+    if user.shape != p.shape:
+        raise ValueError(f"user is {user.shape}, expected {p.shape}")
+    if labels.sum() == 0:
+        return Ratio(math.nan, math.nan, math.nan)
+    who = np.unique(user, return_inverse=True)[1]
+    said, came = np.bincount(who, p), np.bincount(who, labels)
+    times = np.random.default_rng(seed).multinomial(len(said), np.full(len(said), 1.0 / len(said)), size=resamples).astype(np.float64)
+    predicted, observed = times @ said, times @ came
+    spread = np.sort(np.where(observed > 0, predicted / np.where(observed > 0, observed, 1.0), np.inf))
+    low, high = math.floor((1 - level) / 2 * (resamples - 1)), math.ceil((1 + level) / 2 * (resamples - 1))
+    return Ratio(math.fsum(p.tolist()) / float(labels.sum()), float(spread[low]), float(spread[high]))
+
+
+def by_day(y: NDArray[np.generic], p: Matrix, ts_ms: NDArray[np.int64], *, at_ms: int) -> list[Day]:
+    """Predicted and observed conversions, and log-loss, for each day since a launch at `at_ms` that had exposures; y (N,), ts_ms (N,), p (N, K) of K methods."""
+    if p.ndim != 2 or ts_ms.shape != (len(p),):
+        raise ValueError(f"p is {p.shape} and ts_ms {ts_ms.shape}: expected (N, K) and (N,)")
+    labels = _labels(y, p[:, 0]) if p.shape[1] else np.asarray(y, dtype=np.float64)
+    day = (ts_ms - at_ms) // DAY_MS
+    found = []
+    for d in np.unique(day).tolist():
+        rows = day == d
+        own = labels[rows]
+        columns = [np.ascontiguousarray(column) for column in p[rows].T]
+        said = tuple(math.fsum(column.tolist()) for column in columns)
+        found.append(Day(int(d), int(rows.sum()), int(own.sum()), said, tuple(log_loss(own, column) for column in columns)))
+    return found
+
+
+def _labels(y: NDArray[np.generic], p: Vector) -> Vector:
+    """y as float64; ValueError unless it is (N,) of 0 and 1 beside N probabilities."""
+    labels = np.asarray(y, dtype=np.float64)
+    if labels.ndim != 1 or labels.shape != p.shape or not ((labels == 0) | (labels == 1)).all():
+        raise ValueError(f"y is {labels.shape} and p {p.shape}: expected as many labels, 0 or 1, as probabilities")
+    if not ((p >= 0.0) & (p <= 1.0)).all():  # NaN fails too
+        raise ValueError("a probability is not between 0 and 1")
+    return labels
+
+
+def _wilson(rate: float, n: float, z: float) -> tuple[float, float]:
+    """The score interval of a share that was `rate` of n."""
+    spread = z * math.sqrt(rate * (1.0 - rate) / n + z * z / (4.0 * n * n))
+    middle, scale = rate + z * z / (2.0 * n), 1.0 + z * z / n
+    return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)

@@ -1,0 +1,598 @@
+"""Which source lines to learn from: how much each is like a target line, measured, and the weights that follow. Numpy, float64, deterministic.
+
+Measured for each source, against the target's rows (x standardised with the sources' mean and deviation, clipped at ±6):
+
+- shoppers: PSI (mean over features, ten quantile bins), MMD² (RBF kernel, unbiased), proxy A-distance (a ridge classifier that tells the two lines apart
+  on users it has not seen); in the same span of time if the source has rows enough there, so that the age of the log is not taken for a difference;
+- task: the difference of the orders' log odds, the funnel (mean |difference| of the log odds of click, cart and order), the delay curve (greatest |F_a - F_b|);
+- feature space: the share of the target's values within the source's 1-99 % range, and of the target's varying features that vary in the source too;
+- quality: rows, conversions, span in days, share of zeros in x;
+- preferences: `agreement`, by how much the slope of the source's own head on the target shrinks against that on its own held-out users: 1 the same,
+  0 unrelated, -1 opposite. From the target's labels if it has ten conversions, and from the other sources' labels, which count as one more measurement
+  whose error is at least `OTHERS_SE`: a launch is a line of the same shop, so a line that contradicts all others most likely contradicts the launch.
+  A line whose own head tells nothing on its held-out users is judged the other way round, by how far what all sources have taught holds there;
+- LogME and H-score of the source head's logit for the target's labels (blind to sign, see `models.transferability`): shown, they decide nothing.
+
+The rule. A difference counts only as far as it exceeds
+
+  (a) sampling noise: the 99 % quantile of permutations of whole users (PSI, MMD²), 2.33 standard errors that allow for users with several rows
+      (A-distance, log odds, funnel), the Kolmogorov-Smirnov bound (delay); and
+  (b) for the shoppers, the distance of the nearest source: a new line differs from every older one (its shoppers have no past in it), which says nothing
+      about which. Up to a quarter above its distance a source counts as no farther, since large distances are measured with large errors.
+
+What is left costs nothing up to `free` of its `Limits`, and then takes weight away evenly until, at `gone`, none is left. An agreement whose upper bound
+(1.645 standard errors) is at least `FULL_AGREEMENT` costs nothing; at 0 and below it leaves no weight. The source's weight is the least of these factors
+(the worst finding decides, and is named as the reason): 1 "pooled", under `LEAST_WEIGHT` 0 and "left out", between "weighted". So lines that are samples
+of one population are all pooled, and few rows leave nothing out. A measure that cannot be computed costs nothing. If every source were left out, all
+are pooled, and `note` says so.
+
+`weight` is the weight of the source's rows in a pooled fit. `pi`, sum 1, is the trust in each source: weight × score × conversions / (conversions + 50),
+for whoever takes one line rather than the pool. `score` = 1 / (1 + the sum of the differences in units of `gone`), noise and all: it ranks those of equal
+weight.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.errors import InputError
+from models.delay import default_edges_s, fit_curve
+from models.encode import standardise
+from models.fit import fit_map
+from models.head import Matrix, Vector
+from models.rows import Rows, user_fold
+from models.transferability import Estimate, agreement, h_score, held_out_head, logme, slope
+
+POOLED, WEIGHTED, LEFT_OUT = "pooled", "weighted", "left out"
+FEWEST_ROWS, FEWEST_CONVERSIONS, FEWEST_DELAYS = 20, 10, 5
+SAME_SPAN_ROWS = 200
+KERNEL_ROWS, CLASSIFIER_ROWS = 500, 3000
+PERMUTATIONS, PERMUTATION_SEED = 200, 1
+NOISE_Z, NOISE_QUANTILE, NOISE_KS = 2.33, 0.99, 1.63
+FULL_AGREEMENT, UPPER_Z, OTHERS_SE = 0.7, 1.645, 0.3
+LEAST_WEIGHT = 0.1
+RICH_CONVERSIONS = 50.0
+HEAD_C = 0.01
+NEAREST_SLACK = 1.25
+PSI_BINS = 10
+RIDGE = 10.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much of a difference is free beyond noise, and at how much no weight is left."""
+
+    free: float
+    gone: float
+
+    def factor(self, excess: float) -> float:
+        """1 up to `free`, falling evenly to 0 at `gone`."""
+        return float(np.clip((self.gone - excess) / (self.gone - self.free), 0.0, 1.0))
+
+
+LIMITS = {
+    "psi": Limits(0.25, 1.5),
+    "mmd2": Limits(0.05, 0.3),
+    "a_distance": Limits(0.5, 1.5),
+    "log_odds": Limits(1.0, 4.0),
+    "funnel": Limits(1.0, 4.0),
+    "delay": Limits(0.15, 0.9),
+}
+RELATIVE = ("psi", "mmd2", "a_distance")
+WORDS = {
+    "psi": "its shoppers' features are spread otherwise (PSI)",
+    "mmd2": "its shoppers' features are spread otherwise (MMD²)",
+    "a_distance": "its shoppers are easily told apart (A-distance)",
+    "log_odds": "its share of orders is far off",
+    "funnel": "its clicks and carts are far off",
+    "delay": "its orders come sooner or later",
+    "agreement": "its shoppers prefer otherwise (agreement)",
+}
+
+
+@dataclass(frozen=True)
+class SourceSimilarity:
+    """What was measured of one source line, and what follows; None where a figure cannot be computed, and `unknown` says why.
+
+    `noise` holds how large a measure may be by chance. `log_odds` is source less target; `log_odds_se` its standard error, users' rows held together.
+    `weight` in 0..1 is that of the line's rows, `pi` its share of the trust (sum 1), `reason` the finding that took weight away ("" if none did).
+    """
+
+    line: str
+    rows: int
+    conversions: int
+    span_days: float
+    missing_share: float
+    psi: float | None = None
+    mmd2: float | None = None
+    a_distance: float | None = None
+    inside: float | None = None
+    shared_features: float | None = None
+    log_odds: float | None = None
+    log_odds_se: float | None = None
+    funnel: float | None = None
+    delay: float | None = None
+    agreement: float | None = None
+    agreement_se: float | None = None
+    logme: float | None = None
+    h_score: float | None = None
+    noise: dict[str, float] = field(default_factory=dict)
+    unknown: dict[str, str] = field(default_factory=dict)
+    score: float = 1.0
+    weight: float = 1.0
+    pi: float = 0.0
+    verdict: str = POOLED
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """The sources of a target, the best first. `pooled_*` are those of a head of all sources, `level_logme` that of a constant: what a logit must beat."""
+
+    target: str
+    target_rows: int
+    target_conversions: int
+    sources: tuple[SourceSimilarity, ...]
+    pooled_logme: float | None
+    level_logme: float | None
+    pooled_h_score: float | None
+    note: str
+
+    def row_weights(self, rows: Rows) -> Vector:
+        """The weight (N,) of each row in a pooled fit, by its line; 1 for lines that are no source here, such as the target."""
+        by_line = {s.line: s.weight for s in self.sources}
+        return np.array([by_line.get(line, 1.0) for line in rows.lines])[rows.line]
+
+
+def similarity(rows: Rows, target: str, *, about_line: Collection[str] = (), labelled: bool = True) -> Similarity:
+    """Measure every other line of `rows` against `target`, and weigh them.
+
+    The target may have few rows or none. `about_line` names the features that tell how busy, old or dear a line is rather than who its shoppers are: the
+    shoppers are compared without them (a line's own popularity would tell any two lines apart), the heads keep them. `labelled` False: the target's labels
+    are not used.
+    The order of rows and lines does not matter. InputError for an unknown target, no other line with rows, or a feature that is not finite.
+    """
+    if target not in rows.lines:
+        raise InputError(f"there is no line {target!r}; there are {', '.join(sorted(rows.lines)[:20])}")
+    if not np.isfinite(rows.x).all():
+        raise InputError(f"feature {rows.feature_names[int(np.flatnonzero(~np.isfinite(rows.x).all(0))[0])]!r} is not finite")
+    if unknown := sorted(set(about_line) - set(rows.feature_names)):
+        raise InputError(f"there is no feature {unknown[0]!r}")
+    rows = in_order(rows)
+    at = rows.lines.index(target)
+    pool = rows.select(rows.line != at)
+    if len(pool) == 0:
+        raise InputError(f"no line but {target!r} has final exposures: there is no source to measure")
+    mean, std = pool.x.mean(axis=0, dtype=np.float64), pool.x.std(axis=0, dtype=np.float64)
+    std = np.where(std > 1e-6 * np.maximum(1.0, np.abs(mean)), std, 1.0)
+    shoppers = np.array([name not in about_line for name in rows.feature_names])
+    own = _Line(rows.select(rows.line == at), mean, std, shoppers)
+    sources = {line: _Line(pool.select(pool.line == k), mean, std, shoppers) for k, line in enumerate(rows.lines) if k != at}
+    found = {line: _quality(line, source) for line, source in sources.items()}
+    _compare_shoppers(own, sources, found)
+    for line, source in sources.items():
+        found[line] = _with_task(found[line], own, source, rows.window_s, labelled)
+    with_labels = labelled and _few_labels(own) is None
+    heads = {line: _Head.of(source) for line, source in sources.items()}
+    everywhere = _pool_agreements(sources) if any(head.why for head in heads.values()) else {}
+    for line, head in heads.items():
+        others = [source for other, source in sources.items() if other != line]
+        found[line] = _with_head(found[line], head, own, others, everywhere.get(line), labelled)
+    level = logme(np.ones((len(own.y), 1)), own.y) if with_labels else None
+    pooled = (
+        _explains(fit_map(standardise(pool.x, mean, std), pool.ordered, c=HEAD_C).m, own)
+        if with_labels and 0 < pool.ordered.sum() < len(pool)
+        else (None, None)
+    )
+    weighed, note = weigh(list(found.values()))
+    if pooled[0] is not None and level is not None and pooled[0] <= level:
+        note = "; ".join(filter(None, (note, "so far the sources together explain the target's orders no better than no features at all")))
+    return Similarity(target, len(own.y), int(own.y.sum()), weighed, pooled[0], level, pooled[1], note)
+
+
+def in_order(rows: Rows) -> Rows:
+    """The same rows in an order that depends on their content alone: lines by name; rows by line, user, time, delays and features."""
+    names = tuple(sorted(rows.lines))
+    place = np.array([names.index(line) for line in rows.lines], dtype=np.int32)
+    line = place[rows.line]
+    keys = (*rows.delay_s.T[::-1], rows.ts_ms, rows.user, line)
+    order = np.lexsort(keys)
+    if np.all([key[order][1:] == key[order][:-1] for key in keys], axis=0).any():
+        order = np.lexsort((*rows.x.T[::-1], *keys))
+    return Rows(rows.x[order], line[order], names, rows.user[order], rows.ts_ms[order], rows.delay_s[order], rows.window_s, rows.feature_names)
+
+
+class _Line:
+    """One line's rows, ready to compare: z (N, F + 1) for heads, `shoppers` (N, S) for distances, and a fixed random order of the rows."""
+
+    def __init__(self, rows: Rows, mean: Vector, std: Vector, shoppers: NDArray[np.bool_]) -> None:
+        self.rows = rows
+        self.z = standardise(rows.x, mean, std)
+        self.shoppers = self.z[:, :-1][:, shoppers]
+        self.y = rows.ordered
+        self.user = rows.user
+
+    def during(self, other: _Line) -> NDArray[np.bool_]:
+        """(N,) bool: the rows within the other's span of time; all of them if these are too few."""
+        if len(other.y) == 0:
+            return np.ones(len(self.y), dtype=np.bool_)
+        ts = self.rows.ts_ms
+        within: NDArray[np.bool_] = (ts >= other.rows.ts_ms.min()) & (ts <= other.rows.ts_ms.max())
+        return within if within.sum() >= SAME_SPAN_ROWS else np.ones(len(ts), dtype=np.bool_)
+
+    def sample(self, most: int, allowed: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
+        """Positions of at most `most` of the allowed rows, spread over users and times; always the same."""
+        here = np.arange(len(self.y)) if allowed is None else np.flatnonzero(allowed)
+        key = user_fold(self.user[here] ^ (self.rows.ts_ms[here] << 20), 1 << 62, salt=17)
+        return np.sort(here[np.argsort(key, kind="stable")[:most]])
+
+
+def _quality(line: str, source: _Line) -> SourceSimilarity:
+    ts = source.rows.ts_ms
+    return SourceSimilarity(
+        line=line,
+        rows=len(ts),
+        conversions=int(source.y.sum()),
+        span_days=float(ts.max() - ts.min()) / 86_400_000 if len(ts) else 0.0,
+        missing_share=float((source.rows.x == 0).mean()) if len(ts) else 0.0,
+    )
+
+
+def psi(a: Matrix, b: Matrix, reference: Matrix, *, bins: int = PSI_BINS) -> float:
+    """Population stability index of (N, F) against (M, F): Σ over bins of (p - q) ln(p / q), mean over the features.
+
+    Bins end at the quantiles of the `reference` rows (those that differ: many zeros are one bin); half a row is added to each bin.
+    """
+    cells, starts = _cells(np.concatenate([a, b]), quantile_edges(reference, bins))
+    side = np.r_[np.ones(len(a)), np.zeros(len(b))][:, None]
+    return float(_psi(cells, starts, side)[0])
+
+
+def quantile_edges(reference: Matrix, bins: int = PSI_BINS) -> list[Vector]:
+    """The inner ends of each feature's bins (F arrays): the distinct quantiles of the reference rows (N, F)."""
+    inner = np.quantile(reference, np.arange(1, bins) / bins, axis=0)
+    return [np.unique(column) for column in inner.T]
+
+
+def _cells(x: Matrix, edges: list[Vector]) -> tuple[Matrix, NDArray[np.int64]]:
+    """One-hot bins of every feature side by side, (N, ΣB), and where each feature's begin (F,)."""
+    columns = [np.eye(len(e) + 1)[np.searchsorted(e, x[:, j], side="left")] for j, e in enumerate(edges)]
+    widths = np.array([len(e) + 1 for e in edges], dtype=np.int64)
+    return np.concatenate(columns, axis=1), np.cumsum(widths) - widths
+
+
+def _psi(cells: Matrix, starts: NDArray[np.int64], side: Matrix) -> Vector:
+    """PSI (R,) for each way (N, R) of calling the rows a (1) or b (0)."""
+    counts_a = cells.T @ side
+    counts_b = cells.sum(axis=0)[:, None] - counts_a
+    width = np.diff(np.r_[starts, len(cells.T)])
+    half = 0.5 * np.repeat(width, width)[:, None]
+    p = (counts_a + 0.5) / (side.sum(axis=0) + half)
+    q = (counts_b + 0.5) / ((1.0 - side).sum(axis=0) + half)
+    total: Vector = ((p - q) * np.log(p / q)).sum(axis=0) / len(starts)
+    return total
+
+
+def median_scale(x: Matrix) -> float:
+    """The median of the squared distances between the rows of x (N, F), above 0: the kernel's scale."""
+    distances = _squared_distances(x)[np.triu_indices(len(x), 1)]
+    middle = float(np.median(distances)) if len(distances) else 0.0
+    return middle if middle > 0 else 1.0
+
+
+def mmd2(a: Matrix, b: Matrix, *, scale: float) -> float:
+    """The squared maximum mean discrepancy of (N, F) and (M, F), unbiased (Gretton et al. 2012): 0 on average for one population, at most about 2.
+
+    Kernel exp(-|u - v|² / scale). ValueError for fewer than two rows on a side.
+    """
+    if min(len(a), len(b)) < 2:
+        raise ValueError("MMD needs two rows on each side")
+    return float(_mmd2(_kernel(np.concatenate([a, b]), scale), np.r_[np.ones(len(a)), np.zeros(len(b))][:, None])[0])
+
+
+def _squared_distances(x: Matrix) -> Matrix:
+    square = (x * x).sum(axis=1)
+    distances: Matrix = np.maximum(0.0, square[:, None] + square - 2.0 * (x @ x.T))
+    return distances
+
+
+def _kernel(x: Matrix, scale: float) -> Matrix:
+    """exp(-|u - v|² / scale), its diagonal 0: a row is not compared with itself."""
+    k: Matrix = np.exp(-_squared_distances(x) / scale)
+    np.fill_diagonal(k, 0.0)
+    return k
+
+
+def _mmd2(k: Matrix, side: Matrix) -> Vector:
+    """MMD² (R,) for each way (N, R) of calling the rows a (1) or b (0)."""
+    n = side.sum(axis=0)
+    m = len(k) - n
+    ks = k @ side
+    within_a = (side * ks).sum(axis=0)
+    across = ks.sum(axis=0) - within_a
+    within_b = k.sum() - within_a - 2.0 * across
+    value: Vector = within_a / (n * (n - 1.0)) + within_b / (m * (m - 1.0)) - 2.0 * across / (n * m)
+    return value
+
+
+def proxy_a_distance(a: Matrix, b: Matrix, user_a: NDArray[np.int64], user_b: NDArray[np.int64], *, folds: int = 5) -> Estimate:
+    """2 (1 - 2 error) of a classifier that tells (N, F) from (M, F) (Ben-David et al. 2007): 0 if it cannot, towards 2 if it always can.
+
+    Ridge regression with both sides weighing the same, each user judged by a classifier that was trained on other users. The error is the mean of both sides',
+    half a mistake added to each: it never reaches 0, and neither does the standard error, which holds a user's rows together. Below 0 by chance.
+    """
+    z = np.concatenate([np.concatenate([a, b]), np.ones((len(a) + len(b), 1))], axis=1)
+    side = np.r_[np.ones(len(a)), -np.ones(len(b))]
+    user = np.r_[user_a, user_b]
+    weight = np.where(side > 0, 0.5 / max(1, len(a)), 0.5 / max(1, len(b))) * len(side)
+    fold = user_fold(user, folds, salt=3)
+    wrong = np.full(len(side), 0.5)
+    for k in range(folds):
+        train, test = fold != k, fold == k
+        if not test.any() or len(np.unique(side[train])) < 2:
+            continue
+        weighted = z[train].T * weight[train]
+        told = z[test] @ np.linalg.solve(weighted @ z[train] + RIDGE * np.eye(z.shape[1]), weighted @ side[train])
+        wrong[test] = np.where(told == 0, 0.5, told * side[test] < 0)
+    errors = [_share(wrong[side > 0], user_a), _share(wrong[side < 0], user_b)]
+    return Estimate(2.0 - 2.0 * (errors[0].value + errors[1].value), 2.0 * math.hypot(errors[0].se, errors[1].se))
+
+
+def _share(y: Vector, user: NDArray[np.int64]) -> Estimate:
+    """The mean of y (N,) in 0..1 with half a success and half a failure added, and its error: the larger of the binomial one and the users'."""
+    n = len(y)
+    share = (float(y.sum()) + 0.5) / (n + 1.0)
+    groups = np.unique(user, return_inverse=True)[1].reshape(-1)
+    by_user = float((np.bincount(groups, y - y.mean()) ** 2).sum()) / n**2
+    return Estimate(share, math.sqrt(max(by_user, share * (1.0 - share) / (n + 1.0))))
+
+
+def _compare_shoppers(own: _Line, sources: dict[str, _Line], found: dict[str, SourceSimilarity]) -> None:
+    """Fill in PSI, MMD², A-distance and feature space of every source."""
+    target_sample = own.sample(KERNEL_ROWS)
+    everyone = np.concatenate([own.shoppers[target_sample], *(s.shoppers[s.sample(KERNEL_ROWS)] for s in sources.values())])
+    step = max(1, len(everyone) // 1000)
+    scale = median_scale(everyone[::step])
+    edges = quantile_edges(everyone)
+    for line, source in sources.items():
+        here = source.during(own)
+        why = _too_few("the target", len(own.y), FEWEST_ROWS, "exposures") or _too_few("the line", int(here.sum()), FEWEST_ROWS, "exposures")
+        why = why or ("" if own.shoppers.shape[1] else "every feature is about the line")
+        if why:
+            found[line] = _unknown(found[line], ("psi", "mmd2", "a_distance", "inside", "shared_features"), why)
+            continue
+        sample = source.sample(KERNEL_ROWS, here)
+        a, b = source.shoppers[sample], own.shoppers[target_sample]
+        both = np.concatenate([a, b])
+        side = _permuted_sides(source.user[sample], own.user[target_sample], np.random.default_rng(PERMUTATION_SEED))
+        cells, starts = _cells(both, edges)
+        psis, mmds = _psi(cells, starts, side), _mmd2(_kernel(both, scale), side)
+        train, test = source.sample(CLASSIFIER_ROWS, here), own.sample(CLASSIFIER_ROWS)
+        told = proxy_a_distance(source.shoppers[train], own.shoppers[test], source.user[train], own.user[test])
+        low, high = np.quantile(source.shoppers, (0.01, 0.99), axis=0)
+        varies = own.shoppers.std(axis=0) > 0
+        found[line] = replace(
+            found[line],
+            psi=float(psis[0]),
+            mmd2=float(mmds[0]),
+            a_distance=told.value,
+            inside=float(((own.shoppers >= low) & (own.shoppers <= high)).mean()),
+            shared_features=float((source.shoppers.std(axis=0) > 0)[varies].mean()) if varies.any() else 1.0,
+            noise={"psi": _quantile(psis[1:]), "mmd2": _quantile(mmds[1:]), "a_distance": NOISE_Z * told.se},
+        )
+
+
+def _quantile(values: Vector) -> float:
+    return float(np.quantile(values, NOISE_QUANTILE))
+
+
+def _permuted_sides(user_a: NDArray[np.int64], user_b: NDArray[np.int64], rng: np.random.Generator) -> Matrix:
+    """(N + M, 1 + PERMUTATIONS): the sides as they are, then with every user's rows of a side moved as one; each way has two rows on both sides."""
+    n, m = len(user_a), len(user_b)
+    groups_a = np.unique(user_a, return_inverse=True)[1].reshape(-1)
+    groups_b = np.unique(user_b, return_inverse=True)[1].reshape(-1) + int(groups_a.max()) + 1
+    group = np.r_[groups_a, groups_b]
+    size = np.bincount(group)
+    side = np.zeros((n + m, 1 + PERMUTATIONS))
+    side[:n, 0] = 1.0
+    for r in range(1, 1 + PERMUTATIONS):
+        order = rng.permutation(len(size))
+        before = np.cumsum(size[order]) - size[order]
+        chosen = np.zeros(len(size))
+        chosen[order[before + size[order] / 2 < n]] = 1.0
+        drawn = chosen[group]
+        # One user with nearly all rows: the sides cannot be balanced by whole users, so rows are moved alone.
+        side[:, r] = drawn if 2 <= drawn.sum() <= n + m - 2 else rng.permutation(side[:, 0])
+    return side
+
+
+def log_odds_difference(a: Vector, b: Vector, user_a: NDArray[np.int64], user_b: NDArray[np.int64]) -> Estimate:
+    """ln odds of a (N,) less those of b (M,), both in {0, 1}, half a success and half a failure added; a user's rows are held together in the error."""
+    shares = [_share(a, user_a), _share(b, user_b)]
+    logits = [math.log(s.value / (1.0 - s.value)) for s in shares]
+    errors = [s.se / (s.value * (1.0 - s.value)) for s in shares]
+    return Estimate(logits[0] - logits[1], math.hypot(*errors))
+
+
+def delay_distance(a_s: Vector, b_s: Vector, edges_s: Vector) -> float:
+    """The greatest |F_a - F_b| at the edges (K+1,) of the delay bins; a (N,), b (M,) are seconds to the order, inf if none. ValueError without orders."""
+    if not (np.isfinite(a_s).any() and np.isfinite(b_s).any()):
+        raise ValueError("a delay curve needs an order on both sides")
+    return float(np.abs(fit_curve(a_s, edges_s, pseudo_count=0.0) - fit_curve(b_s, edges_s, pseudo_count=0.0)).max())
+
+
+def _with_task(s: SourceSimilarity, own: _Line, source: _Line, window_s: float, labelled: bool) -> SourceSimilarity:
+    here = source.during(own)
+    why = (
+        _unlabelled(labelled) or _too_few("the target", len(own.y), FEWEST_ROWS, "exposures") or _too_few("the line", int(here.sum()), FEWEST_ROWS, "exposures")
+    )
+    if why:
+        return _unknown(s, ("log_odds", "log_odds_se", "funnel", "delay"), why)
+    theirs, ours = source.rows.happened[here], own.rows.happened
+    steps = [log_odds_difference(theirs[:, k], ours[:, k], source.user[here], own.user) for k in range(3)]
+    s = replace(
+        s,
+        log_odds=steps[2].value,
+        log_odds_se=steps[2].se,
+        funnel=math.fsum(abs(step.value) for step in steps) / 3,
+        noise=s.noise | {"log_odds": NOISE_Z * steps[2].se, "funnel": NOISE_Z * math.fsum(step.se for step in steps) / 3},
+    )
+    n, m = int(theirs[:, 2].sum()), int(own.y.sum())
+    if few := _too_few("the target", m, FEWEST_DELAYS, "conversions") or _too_few("the line", n, FEWEST_DELAYS, "conversions"):
+        return _unknown(s, ("delay",), few)
+    distance = delay_distance(source.rows.order_delay_s[here], own.rows.order_delay_s, default_edges_s(window_s))
+    return replace(s, delay=distance, noise=s.noise | {"delay": NOISE_KS * math.sqrt((n + m) / (n * m))})
+
+
+@dataclass(frozen=True)
+class _Head:
+    """A source line's own head: its weights (F + 1,), and its slope on the line's own held-out users; or why there is none."""
+
+    m: Vector | None = None
+    at_home: Estimate | None = None
+    why: str = ""
+
+    @classmethod
+    def of(cls, source: _Line) -> _Head:
+        if why := _few_labels(source, "the line"):
+            return cls(why=why)
+        logit, m = held_out_head(source.z, source.y, source.user, c=HEAD_C)
+        at_home = slope(logit, source.y, source.user)
+        return cls(m, at_home, "" if at_home.clear else "the line's own head does not tell its held-out users' orders apart")
+
+
+def _with_head(s: SourceSimilarity, head: _Head, own: _Line, others: list[_Line], everywhere: Estimate | None, labelled: bool) -> SourceSimilarity:
+    few_here = _unlabelled(labelled) or _few_labels(own)
+    if head.m is None or few_here:
+        s = _unknown(s, ("logme", "h_score"), few_here or head.why)
+    else:
+        evidence, share = _explains(head.m, own)
+        s = replace(s, logme=evidence, h_score=share)
+    if head.m is None or head.why or head.at_home is None:
+        if everywhere is None:
+            return _unknown(s, ("agreement", "agreement_se"), head.why)
+        return replace(s, agreement=everywhere.value, agreement_se=math.hypot(everywhere.se, OTHERS_SE))
+    found = []
+    if not few_here:
+        found.append(agreement(slope(own.z @ head.m, own.y, own.user), head.at_home))
+    telling = [other for other in others if _few_labels(other) is None]
+    if len(telling) >= 2:
+        there = agreement(_slope_elsewhere(head.m, telling), head.at_home)
+        found.append(Estimate(there.value, math.hypot(there.se, OTHERS_SE)))
+    if not found:
+        return _unknown(s, ("agreement", "agreement_se"), few_here or "too few lines with labels")
+    precision = [1.0 / e.se**2 for e in found]
+    value = math.fsum(e.value * p for e, p in zip(found, precision, strict=True)) / math.fsum(precision)
+    return replace(s, agreement=value, agreement_se=math.fsum(precision) ** -0.5)
+
+
+def _pool_agreements(sources: dict[str, _Line]) -> dict[str, Estimate]:
+    """How far what all sources have taught (held-out users) holds in each, for lines whose own head is not clear; empty for fewer than three with labels."""
+    telling = {line: source for line, source in sources.items() if _few_labels(source) is None}
+    if len(telling) < 3:
+        return {}
+    z, y, user = (np.concatenate([getattr(source, name) for source in telling.values()]) for name in ("z", "y", "user"))
+    logit, _ = held_out_head(z, y, user, c=HEAD_C)
+    parts = np.split(logit, np.cumsum([len(source.y) for source in telling.values()])[:-1])
+    at_home = _common_slope(parts, list(telling.values()))
+    if not at_home.clear:
+        return {}
+    return {line: agreement(slope(part, source.y, source.user), at_home) for (line, source), part in zip(telling.items(), parts, strict=True)}
+
+
+def _slope_elsewhere(m: Vector, lines: list[_Line]) -> Estimate:
+    """The slope of a head's logit over the rows of other lines."""
+    return _common_slope([line.z @ m for line in lines], lines)
+
+
+def _common_slope(logits: list[Vector], lines: list[_Line]) -> Estimate:
+    """One slope over several lines' rows, each line with its own level."""
+    hits = [float(line.y.sum()) for line in lines]
+    levels = [np.full(len(line.y), math.log((k + 0.5) / (len(line.y) - k + 0.5))) for line, k in zip(lines, hits, strict=True)]
+    y, user = np.concatenate([line.y for line in lines]), np.concatenate([line.user for line in lines])
+    return slope(np.concatenate([logit - logit.mean() for logit in logits]), y, user, np.concatenate(levels))
+
+
+def _explains(m: Vector, own: _Line) -> tuple[float, float]:
+    """LogME and H-score of a head's logit (standardised, and a constant) for the target's labels."""
+    logit = own.z @ m
+    spread = float(logit.std())
+    column = ((logit - logit.mean()) / (spread if spread > 1e-12 else 1.0))[:, None]
+    return logme(np.concatenate([column, np.ones_like(column)], axis=1), own.y), h_score(column, own.y)
+
+
+def weigh(found: list[SourceSimilarity]) -> tuple[tuple[SourceSimilarity, ...], str]:
+    """Score, weight, verdict, reason and pi of each source by the rule of this module, the best first; and a note if all would be left out."""
+    nearest = {name: min((max(0.0, v) for s in found if (v := getattr(s, name)) is not None), default=0.0) for name in RELATIVE}
+    scores = _scores(found)
+    weighed = [_weighed(replace(s, score=score), nearest) for s, score in zip(found, scores, strict=True)]
+    note = ""
+    if not any(s.weight > 0 for s in weighed):
+        note = "every source looks unrelated to the target: all are pooled, and it is for the mixture to turn to the target's own labels"
+        weighed = [replace(s, weight=1.0, verdict=POOLED) if s.rows else s for s in weighed]
+    elif nearest["a_distance"] >= LIMITS["a_distance"].gone:
+        note = "the target's shoppers are easily told from those of every source: what all sources share was held against none"
+    trust = [s.weight * s.score * (s.conversions + 0.5) / (s.conversions + RICH_CONVERSIONS) for s in weighed]
+    total = math.fsum(trust)
+    weighed = [replace(s, pi=t / total) for s, t in zip(weighed, trust, strict=True)]
+    return tuple(sorted(weighed, key=lambda s: (-s.weight, -s.score, s.line))), note
+
+
+def _differences(s: SourceSimilarity) -> dict[str, float]:
+    """Every known measure in units of the difference at which no weight is left."""
+    known: dict[str, float] = {}
+    for name, limits in LIMITS.items():
+        if (value := getattr(s, name)) is not None:
+            known[name] = (abs(value) if name == "log_odds" else max(0.0, value)) / limits.gone
+    if s.agreement is not None:
+        known["agreement"] = max(0.0, 1.0 - s.agreement)
+    return known
+
+
+def _scores(found: list[SourceSimilarity]) -> list[float]:
+    """1 / (1 + sum of the differences); what is not known of a source counts as the mean of the others, or a line of which little is known would rank first."""
+    known = [_differences(s) for s in found]
+    mean = {name: math.fsum(have) / len(have) for name in (*LIMITS, "agreement") if (have := [k[name] for k in known if name in k])}
+    return [1.0 / (1.0 + math.fsum((mean | k).values())) for k in known]
+
+
+def _weighed(s: SourceSimilarity, nearest: dict[str, float]) -> SourceSimilarity:
+    if s.rows == 0:
+        return replace(s, weight=0.0, verdict=LEFT_OUT, reason="it has no final exposures")
+    factors: dict[str, float] = {}
+    for name, difference in _differences(s).items():
+        if name in LIMITS:
+            limits = LIMITS[name]
+            factors[name] = limits.factor(max(0.0, difference * limits.gone - s.noise[name] - NEAREST_SLACK * nearest.get(name, 0.0)))
+    if s.agreement is not None and s.agreement_se is not None:
+        factors["agreement"] = float(np.clip((s.agreement + UPPER_Z * s.agreement_se) / FULL_AGREEMENT, 0.0, 1.0))
+    worst = min(factors, key=lambda name: (factors[name], name), default="")
+    weight = factors.get(worst, 1.0)
+    if weight < LEAST_WEIGHT:
+        return replace(s, weight=0.0, verdict=LEFT_OUT, reason=WORDS[worst])
+    if weight < 1.0:
+        return replace(s, weight=weight, verdict=WEIGHTED, reason=WORDS[worst])
+    return replace(s, weight=1.0, verdict=POOLED, reason="")
+
+
+def _unknown(s: SourceSimilarity, names: tuple[str, ...], why: str) -> SourceSimilarity:
+    return replace(s, unknown=s.unknown | dict.fromkeys(names, why))
+
+
+def _too_few(who: str, count: int, least: int, what: str) -> str:
+    return f"{who} has {count} {what}; {least} are needed" if count < least else ""
+
+
+def _unlabelled(labelled: bool) -> str:
+    return "" if labelled else "the target's labels are not known"
+
+
+def _few_labels(line: _Line, who: str = "the target") -> str | None:
+    """Why a line's labels are too few to fit or judge a head on, or None."""
+    hits = int(line.y.sum())
+    return _too_few(who, hits, FEWEST_CONVERSIONS, "conversions") or _too_few(who, len(line.y) - hits, FEWEST_CONVERSIONS, "exposures without one") or None

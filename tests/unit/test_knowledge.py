@@ -1,0 +1,463 @@
+"""Trunk and heads are believed as a pair, whatever learners, workers and crashes do in between; nothing is lost or learned twice on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from features.errors import Mismatch
+from features.hashing import partition_for
+from features.memory_store import MemoryStore
+from features.store import Changes, Slot
+from models.checkpoint import save
+from models.launch_head import LaunchHead
+from models.model import Model
+from models.shared_heads import SharedHeads
+from streams import trunks
+from streams.knowledge import HEADS, HEADS_BEFORE, Knowledge, outcome_slot
+from streams.learner import Learner
+from streams.partition import Cursor, LostCommit, Totals
+from streams.records import SHARED, Message
+from tests.builders import make_artifact
+from tests.unit.test_learner import EPOCH, T1, outcome
+
+PARTITIONS = 3
+KEYS = [next(name for name in (f"launch{i}" for i in range(99)) if partition_for(name.encode(), PARTITIONS) == q) for q in range(PARTITIONS)]
+SHARED_Q = partition_for(SHARED.encode(), PARTITIONS)
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """An artifact, its folder and its model."""
+
+    folder: Path
+    model: Model
+
+    @property
+    def sha256(self) -> str:
+        """Its name."""
+        return self.model.artifact.sha256
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> list[Trunk]:
+    """Three trunks with one scaler; the later ones were trained until after the exposures, before their outcomes."""
+    out = []
+    for seed in range(3):
+        folder = tmp_path_factory.mktemp("trunks") / str(seed)
+        out.append(Trunk(folder, Model(save(make_artifact("shoes", seed=seed, trained_until_ms=T1 - 1 if seed else 0), folder))))
+    return out
+
+
+class Told(MemoryStore):
+    """Notes under which trunk each state of a head was committed; with `draw`, others get their turn before every answer."""
+
+    def __init__(self, base: str, draw: random.Random | None = None) -> None:
+        super().__init__()
+        self._base, self._draw = base, draw
+        self.trunk_of: dict[bytes, str] = {}
+
+    async def _wait(self) -> None:
+        for _ in range(self._draw.randrange(4) if self._draw else 0):
+            await asyncio.sleep(0)
+
+    async def load(self, slot: str, hashes: Any) -> Slot:
+        await self._wait()
+        return await super().load(slot, hashes)
+
+    async def commit(self, slot: str, expected: int, changes: Changes) -> bool:
+        await self._wait()
+        done = await super().commit(slot, expected, changes)
+        if done and HEADS in changes.put:
+            sha = trunks.stamp_in(await super().load(slot, (trunks.STAMP,))).sha256 or self._base
+            for value in changes.put[HEADS].values():
+                assert self.trunk_of.setdefault(value, sha) == sha
+        return done
+
+
+@dataclass
+class Stage:
+    """A live namespace whose learners can be made anew at any time."""
+
+    store: Told
+    base: Trunk
+    now_ms: int = 0
+    learners: dict[int, Learner] = field(default_factory=dict)
+    logs: list[list[Message]] = field(default_factory=lambda: [[] for _ in range(PARTITIONS)])
+    shelf: trunks.Shelf = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.shelf = self.new_shelf()
+
+    def new_shelf(self, own: Trunk | None = None) -> trunks.Shelf:
+        """What a process that came with `own` knows of the trunks."""
+        return trunks.Shelf(self.store, (own or self.base).model, self.base.sha256, clock_ms=lambda: self.now_ms)
+
+    def new_knowledge(self, own: Trunk | None = None) -> Knowledge:
+        """What a worker that came with `own` believes."""
+        return Knowledge(self.store, (own or self.base).model, PARTITIONS, shelf=self.new_shelf(own))
+
+    async def begin(self) -> None:
+        """Make the one input partition, and put the base trunk into the store."""
+        cursor = Cursor(epoch=EPOCH, offsets=[0] * 4, numbers=[0] * PARTITIONS, tick_ms=T1, totals=Totals())
+        await self.store.commit("0", 0, Changes(cursor=msgspec.msgpack.encode(cursor)))
+        await trunks.keep(self.store, self.base.folder, self.base.model.artifact)
+        for q in range(PARTITIONS):
+            await self.restart(q)
+
+    async def restart(self, q: int) -> None:
+        """Make a learner anew; it reads its topic on from its cursor."""
+        self.learners[q] = await Learner.load(q, self.store, self.base.model, partitions=1, outcome_partitions=PARTITIONS, replay=False, shelf=self.shelf)
+        for offset in range(self.learners[q].cursor.offset, len(self.logs[q])):
+            await self.learners[q].receive(self.logs[q][offset], offset)
+
+    async def send(self, q: int, y: int) -> None:
+        """One more outcome for a learner: of its launch, or of the source lines."""
+        number = len(self.logs[q])
+        key = SHARED if q == SHARED_Q and number % 2 else KEYS[q]
+        self.logs[q].append(outcome(number, key=key, close_ms=T1 + number, y=y, id=f"{1 + number + 1000 * q:016x}"))
+        await self.learners[q].receive(self.logs[q][-1], number)
+
+    async def step(self, q: int) -> bool:
+        """Let a learner do one thing."""
+        return await self.learners[q].step()
+
+    async def hear(self) -> None:
+        """Take up the control records, as a worker does at its tick."""
+        await self.shelf.take((await self.store.load(trunks.CONTROL_SLOT, (trunks.ACTIVATIONS,))).hashes[trunks.ACTIVATIONS])
+
+    async def settle(self) -> None:
+        """Let all learners do all that there is to do."""
+        await self.hear()
+        while any([await self.step(q) for q in range(PARTITIONS)]):
+            pass
+
+    async def promote(self, trunk: Trunk) -> trunks.Activation:
+        """Make a trunk active, from now on."""
+        done, _ = await trunks.promote(self.store, trunk.folder, trunk.model.artifact, base=self.base.sha256, stamped=0, at_ms=self.now_ms)
+        return done
+
+    async def rollback(self) -> trunks.Activation:
+        """Go back one trunk, from now on."""
+        done, _ = await trunks.rollback(self.store, base=self.base.sha256, stamped=0, at_ms=self.now_ms)
+        return done
+
+
+def check_pair(knowledge: Knowledge, store: Told) -> None:
+    """Whatever heads it has belong to its trunk."""
+    model = knowledge.model
+    assert model is not None
+    assert knowledge.shared is not None
+    assert knowledge.trunk == model.artifact.sha256[:16]
+    if knowledge._number < 0:
+        return  # nobody scores before the first refresh is over
+    fresh = LaunchHead.of(model).to_bytes()
+    held = [(knowledge.shared.to_bytes(), SharedHeads.of(model).to_bytes()), *((head.to_bytes(), fresh) for head in knowledge._heads.values())]
+    for state, unlearned in held:
+        assert state == unlearned or store.trunk_of[state] == model.artifact.sha256
+
+
+def go(work: Coroutine[Any, Any, None]) -> None:
+    """Run it."""
+    asyncio.run(work)
+
+
+def outcomes_of(stage: Stage, key: str) -> int:
+    """How many outcomes were sent for a head."""
+    return sum(m.key == key for log in stage.logs for m in log)  # type: ignore[union-attr]
+
+
+async def final_state(stage: Stage) -> dict[str, bytes]:
+    """All heads in the store, by name."""
+    return {name: value for q in range(PARTITIONS) for name, value in (await stage.store.load(outcome_slot(q), (HEADS,))).hashes[HEADS].items()}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_mixed_pair_is_ever_believed(seed: int, made: list[Trunk]) -> None:
+    """Learners learn, switch and crash, workers refresh and start, trunks are promoted and taken back, all at once: every pair fits, none goes back,
+    each outcome is learned once, and heads on raw features end as if there had been one trunk all the time.
+    """
+    draw = random.Random(seed)
+    labels = [[int(draw.random() < 0.3) for _ in range(40)] for _ in range(PARTITIONS)]
+
+    async def work() -> None:
+        stage = Stage(Told(made[0].sha256, draw), made[0])
+        await stage.begin()
+        running, followers = True, [stage.new_knowledge(), stage.new_knowledge(made[1])]
+        seen: list[str] = []
+        arrived = asyncio.Event()
+
+        async def learn(q: int) -> None:
+            for y in labels[q]:
+                await stage.send(q, y)
+                for _ in range(draw.randrange(3)):
+                    await stage.step(q)
+                    await asyncio.sleep(0)
+                if draw.random() < 0.15:
+                    await stage.restart(q)  # a crash: what was not committed is read again
+            while running:
+                await stage.step(q)
+                await asyncio.sleep(0)
+
+        async def follow(knowledge: Knowledge) -> None:
+            number = -1
+            while running:
+                await knowledge.refresh()
+                assert knowledge._number >= number
+                number = knowledge._number
+                if knowledge is followers[0] and seen[-1:] != [knowledge.trunk]:
+                    seen.append(knowledge.trunk)
+                if followers[0]._number == 4:
+                    arrived.set()
+
+        async def arrive() -> None:
+            while running:
+                newcomer = stage.new_knowledge(draw.choice(made))
+                await newcomer.refresh()
+                assert newcomer._number >= 0
+                check_pair(newcomer, stage.store)
+
+        async def look() -> None:
+            while running:
+                for knowledge in followers:
+                    check_pair(knowledge, stage.store)
+                await asyncio.sleep(0)
+
+        async def operate() -> None:
+            nonlocal running
+            acts: list[Callable[[], Awaitable[object]]] = [lambda: stage.promote(made[1]), lambda: stage.promote(made[2]), stage.rollback, stage.rollback]
+            for act in acts:
+                for _ in range(draw.randrange(60)):
+                    await asyncio.sleep(0)
+                await act()
+                await stage.hear()
+            await arrived.wait()
+            running = False
+
+        async with asyncio.TaskGroup() as group:
+            for task in (*(learn(q) for q in range(PARTITIONS)), *map(follow, followers), arrive(), look(), operate()):
+                group.create_task(task)
+        await stage.settle()
+        for knowledge in followers:
+            await knowledge.refresh()
+            check_pair(knowledge, stage.store)
+            assert knowledge.trunk == made[0].sha256[:16]
+            for key in (*KEYS, SHARED):
+                head = knowledge.shared if key == SHARED else knowledge.head(key)
+                assert head is not None
+                assert head.n_learned == outcomes_of(stage, key)
+        order = [made[i].sha256[:16] for i in (0, 1, 2, 1, 0)]
+        passed = iter(order)
+        assert all(any(name == step for step in passed) for name in seen), seen  # in this order, though short stays may be missed
+
+        alone = Stage(Told(made[0].sha256), made[0])
+        await alone.begin()
+        for q in range(PARTITIONS):
+            for y in labels[q]:
+                await alone.send(q, y)
+        await alone.settle()
+        one, other = SharedHeads.from_bytes((await final_state(stage))[SHARED]), SharedHeads.from_bytes((await final_state(alone))[SHARED])
+        for name in ("raw_final", "raw_delay"):
+            assert one.heads[name].m.tobytes() == other.heads[name].m.tobytes()
+            assert one.heads[name].p.tobytes() == other.heads[name].p.tobytes()
+        assert one.delay.counts.ring.sum() > 0
+        assert one.delay.counts.ring.tobytes() == other.delay.counts.ring.tobytes()
+        assert one.heads["trunk_delay"].m.tobytes() != other.heads["trunk_delay"].m.tobytes()
+
+    go(work())
+
+
+def test_the_old_pair_is_believed_until_the_last_learner_has_followed(made: list[Trunk]) -> None:
+    """By a worker that was there and by one that starts in the middle, alike to the bit; then the new one by both."""
+
+    async def work() -> None:
+        stage = Stage(Told(made[0].sha256), made[0])
+        await stage.begin()
+        for q in range(PARTITIONS):
+            for i in range(6):
+                await stage.send(q, i % 2)
+        await stage.settle()
+        there = stage.new_knowledge()
+        await there.refresh()
+        before = {key: there.head(key).to_bytes() for key in KEYS}
+        await stage.promote(made[1])
+        await there.refresh()
+        await stage.hear()
+        for q in range(PARTITIONS):
+            await there.refresh()
+            newcomer = stage.new_knowledge(made[2] if q == 1 else made[1])
+            await newcomer.refresh()
+            for knowledge in (there, newcomer):
+                assert knowledge.trunk == made[0].sha256[:16]
+                assert {key: knowledge.head(key).to_bytes() for key in KEYS} == before
+            assert await stage.step(q)
+            assert not await stage.step(q)
+        for knowledge in (there, stage.new_knowledge()):
+            await knowledge.refresh()
+            check_pair(knowledge, stage.store)
+            assert knowledge.trunk == made[1].sha256[:16]
+            assert {key: knowledge.head(key).n_learned for key in KEYS} == {key: outcomes_of(stage, key) for key in KEYS}
+            assert all(knowledge.head(key).to_bytes() != before[key] for key in KEYS)
+
+    go(work())
+
+
+def test_nobody_switches_before_its_time_nor_two_trunks_ahead(made: list[Trunk]) -> None:
+    """A learner waits for `from_ms`, takes one activation after the other, and the next one only when all others have taken the one before."""
+
+    async def work() -> None:
+        stage = Stage(Told(made[0].sha256), made[0])
+        await stage.begin()
+        stage.now_ms = 1000
+        await stage.promote(made[1])
+        await stage.promote(made[2])
+        await stage.hear()
+        stage.now_ms = 999
+        assert [await stage.step(q) for q in range(PARTITIONS)] == [False] * PARTITIONS
+        stage.now_ms = 1000
+        assert [await stage.step(0) for _ in range(3)] == [True, False, False]
+        assert [await stage.step(q) for q in (1, 2, 1, 0, 2, 0)] == [True, True, True, True, True, False]
+        stamps = [trunks.stamp_in(await stage.store.load(outcome_slot(q), (trunks.STAMP,))) for q in range(PARTITIONS)]
+        assert {(stamp.number, stamp.before, stamp.sha256) for stamp in stamps} == {(2, 1, made[2].sha256)}
+
+    go(work())
+
+
+def test_a_learner_that_lost_its_commit_has_not_switched(made: list[Trunk]) -> None:
+    """Of two learners of one partition one carries the heads over; the other starts again and finds it done."""
+
+    async def work() -> None:
+        stage = Stage(Told(made[0].sha256), made[0])
+        await stage.begin()
+        await stage.send(0, 1)
+        await stage.step(0)
+        await stage.promote(made[1])
+        zombie = stage.learners[0]
+        await stage.restart(0)
+        await stage.settle()
+        after = await final_state(stage)
+        with pytest.raises(LostCommit):
+            await zombie.step()
+        assert await final_state(stage) == after
+        with suppress(LostCommit):
+            await stage.restart(0)
+        assert not await stage.step(0)
+
+    go(work())
+
+
+def test_launches_learn_with_shared_heads_of_their_own_trunk(made: list[Trunk]) -> None:
+    """While the shared heads' learner is ahead, or behind, a launch's learner reads them under the trunk that its own heads belong to."""
+
+    async def work() -> None:
+        for ahead in (True, False):
+            stage = Stage(Told(made[0].sha256), made[0])
+            await stage.begin()
+            q = (SHARED_Q + 1) % PARTITIONS
+            for i in range(6):
+                await stage.send(SHARED_Q, i % 2)
+            await stage.settle()
+            await stage.promote(made[1])
+            await stage.hear()
+            assert await stage.step(SHARED_Q if ahead else q)
+            learner = stage.learners[q]
+            assert learner._model is not None
+            shared = await learner._shared_before(learner._model)
+            trunk = made[0] if ahead else made[1]
+            assert learner._model.artifact.sha256 == trunk.sha256
+            hash_ = HEADS_BEFORE if ahead else HEADS
+            if not ahead:
+                await stage.step(SHARED_Q)
+            stored = (await stage.store.load(outcome_slot(SHARED_Q), (hash_,))).hashes[hash_][SHARED]
+            assert shared.to_bytes() == stored
+
+    go(work())
+
+
+def test_a_store_that_went_back_takes_trunk_and_heads_back(made: list[Trunk]) -> None:
+    """After the store was put back to before the switch, the old pair is believed again; a learner made anew switches once more."""
+
+    async def work() -> None:
+        stage = Stage(Told(made[0].sha256), made[0])
+        await stage.begin()
+        for q in range(PARTITIONS):
+            await stage.send(q, 1)
+        await stage.settle()
+        saved = {name: dict(getattr(stage.store, name)) for name in ("_cursors", "_records")}
+        hashes = {key: dict(value) for key, value in stage.store._hashes.items()}
+        await stage.promote(made[1])
+        await stage.settle()
+        knowledge = stage.new_knowledge()
+        await knowledge.refresh()
+        assert knowledge.trunk == made[1].sha256[:16]
+        for name, value in saved.items():
+            setattr(stage.store, name, value)
+        stage.store._hashes = hashes
+        await knowledge.refresh()
+        check_pair(knowledge, stage.store)
+        assert knowledge.trunk == made[0].sha256[:16]
+        for q in range(PARTITIONS):
+            await stage.restart(q)
+        await stage.promote(made[2])
+        await stage.settle()
+        await knowledge.refresh()
+        assert knowledge.trunk == made[2].sha256[:16]
+
+    go(work())
+
+
+def test_an_artifact_that_the_store_does_not_have_ends_the_worker(made: list[Trunk]) -> None:
+    """Without the active trunk's files there is nothing to score with: one line that says what to do."""
+
+    async def work() -> None:
+        stage = Stage(Told(made[0].sha256), made[0])
+        await stage.begin()
+        await stage.promote(made[1])
+        held = stage.store._hashes[trunks.CONTROL_SLOT, trunks.ARTIFACTS]
+        for name in [name for name in held if name.startswith(made[1].sha256)]:
+            del held[name]
+        with pytest.raises(Mismatch, match="promote it again"):
+            await stage.new_knowledge().refresh()
+
+    go(work())
+
+
+def test_offline_the_trunk_is_given_and_stays(made: list[Trunk]) -> None:
+    """Without a shelf the control records of trunks are not looked at."""
+
+    async def work() -> None:
+        stage = Stage(Told(made[0].sha256), made[0])
+        await stage.begin()
+        await stage.promote(made[1])
+        await stage.settle()
+        knowledge = Knowledge(stage.store, made[2].model, PARTITIONS)
+        await knowledge.refresh()
+        assert knowledge.trunk == made[2].sha256[:16]
+
+    go(work())
+
+
+def test_what_counts_as_a_source_follows_the_trunk(made: list[Trunk], tmp_path: Path) -> None:
+    """A launch that has grown up is a source line under the trunk that was trained on it."""
+
+    async def work() -> None:
+        stage = Stage(Told(made[0].sha256), made[0])
+        await stage.begin()
+        grown = Trunk(tmp_path, Model(save(replace(make_artifact("shoes", "hats", seed=5), sha256=""), tmp_path)))
+        knowledge = stage.new_knowledge()
+        await knowledge.refresh()
+        assert not knowledge.is_source("hats", T1)
+        await stage.promote(grown)
+        await stage.settle()
+        await knowledge.refresh()
+        assert knowledge.is_source("hats", T1)
+
+    go(work())

@@ -1,0 +1,385 @@
+"""The report: verdicts follow from intervals, every question is answered, nothing is fetched, and no name or missing figure can break the page."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from functools import cache
+from html import unescape
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from features.errors import InputError
+from models.baselines import BASELINES
+from models.experts import BASE_PRIOR, EXPERTS
+from models.intervals import FIGURES, Interval
+from models.launch_head import MODELS
+from models.learning_curve import LearningCurve
+from models.similarity import SourceSimilarity
+from streams.comparison import Insurance, LineRun, compare
+from streams.evaluation import Judged
+from streams.report import render, write_report
+from streams.report_words import DESCRIBED, calibrated, fixed, number, ratio_of_counts, saved, size, standing, verdict
+
+QUESTIONS = ("help", "sources", "saving", "calibration", "cost", "insurance", "models", "lines", "method")
+EVIL = 'bags & <script>alert("$x$")</script>\n'
+FACTS = {"log": "events.parquet, 94,475 events", "command": "headstart evaluate --events DATA --each-line"}
+NOWHERE = {"value": math.nan, "low": math.nan, "high": math.nan}
+
+
+def ends(value: float, half: float = 0.01) -> dict[str, float]:
+    """An interval as it stands in a result."""
+    return {"value": value, "low": value - half, "high": value + half}
+
+
+def method(gap: float) -> dict[str, Any]:
+    """A model whose AUC is above headstart's by `gap`, and whose log-loss is below it by a tenth of that."""
+    gaps = {name: ends(gap) for name in FIGURES} | {"log_loss": ends(-gap / 10, 0.001)}
+    return {"figures": {name: ends(0.6 + gap) for name in FIGURES}, "gaps": gaps}
+
+
+def made(*lines: str, models: tuple[str, ...] = (*MODELS, *BASELINES), scratch: float = -0.07) -> dict[str, Any]:
+    """What `compare` returns, by hand: headstart beats scratch by 70 thousandths of AUC unless told otherwise."""
+    bins = [{"n": 100, "predicted": p, "observed": 1.1 * p, "low": 0.5 * p, "high": 2 * p} for p in (0.02, 0.05, 0.1)]
+    ratio = {"value": 1.02, "low": 0.95, "high": 1.1}
+    weights = {name: [float(w)] * 3 for name, w in zip(EXPERTS, BASE_PRIOR, strict=True)}
+    launch = {
+        "at_ms": 1_700_000_000_000, "exposures": 700, "conversions": 42, "sources": ["hats", "toys"],
+        "prior": dict(zip(EXPERTS, BASE_PRIOR.tolist(), strict=True)),
+        "weights": {"ms": [1_700_000_000_000 + k * 86_400_000 for k in range(3)], **weights},
+        "insurance": {"less_scratch": -8.24, "slack": 1.5}, "flipped": {"less_scratch": 2.25, "slack": 0.5},
+    }  # fmt: skip
+    return {
+        "lines_judged": list(lines), "lines_without_orders": [], "models": list(models), "experts": list(EXPERTS),
+        "launches": dict.fromkeys(lines, launch),
+        "comparison": {
+            "reference": "headstart", "rows": 1400, "conversions": 84, "users": 321, "groups": len(lines), "resamples": 500,
+            "methods": {name: method({"headstart": 0.0, "scratch": scratch}.get(name, -0.002)) for name in models},
+        },
+        "calibration": {name: {"ece": 0.0123, "predicted_over_observed": ratio, "reliability": bins} for name in models},
+        "days": [
+            {"day": d, "n": 700, "observed": 42 * (1 - d), "predicted": tuple(40.0 for _ in models), "log_loss": tuple(0.2 for _ in models)} for d in range(2)
+        ],
+        "learning_curve": {
+            "conversions": [0, 10, 52.5], "auc": {name: [0.6, 0.62, 0.65] for name in MODELS}, "full_auc": 0.65, "lines": len(lines),
+            "reach": {name: {"to_95pct": 10, "to_98pct": None} for name in MODELS} | {"headstart": {"to_95pct": 0, "to_98pct": 10}},
+        },
+        "cost": {"everything": {"us_in_batch_of_64": 8.0, "us_alone": 80.0, "bytes_of_a_launch": 51_234.0}, "trunk": {"parameters": 120_345.0, "bytes": 481_380.0}},
+    }  # fmt: skip
+
+
+def page(result: dict[str, Any]) -> str:
+    """The page of a result."""
+    return render(result, title="Does transfer help?", facts=FACTS)
+
+
+@cache
+def whole() -> str:
+    """The page of a result with everything, similarity, figures by line and a hostile name among it."""
+    result = made("shoes", EVIL)
+    rows = [{"line": "hats", "verdict": "left out", "weight": 0.25, "psi": None, "reason": "opposite preferences", "noise": {"psi": 1.0}}]
+    lines = {line: {name: {"auc": auc, "log_loss": 0.2} for name, auc in (("headstart", 0.65), ("scratch", 0.55))} for line in ("shoes", EVIL)}
+    return page(result | {"similarity": dict.fromkeys(result["launches"], rows), "lines": lines})
+
+
+def text_of(html: str, section: str | None = None) -> str:
+    """What a reader sees of a page or a section; plots' texts apart."""
+    if section is not None:
+        html = html[html.index(f'<section id="{section}"') :]
+        html = html[: html.index("</section>")]
+    html = re.sub(r"<(svg|style)\b.*?</\1>", " ", html, flags=re.DOTALL)
+    return " ".join(unescape(re.sub(r"<[^>]*>", " ", html)).split())
+
+
+class Tree(HTMLParser):
+    """Holds every element to its end tag, and gathers ids and addresses."""
+
+    VOID = ("meta", "br", "hr", "link", "img")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: set[str] = set()
+        self.ids: list[str] = []
+        self.links: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_startendtag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.ids += [value or "" for name, value in attrs if name == "id"]
+        self.links += [value or "" for name, value in attrs if name in ("href", "xlink:href", "src", "srcset", "action", "data")]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def tree(html: str) -> Tree:
+    """The page, parsed to its end."""
+    found = Tree()
+    found.feed(html)
+    found.close()
+    assert found.open == []
+    return found
+
+
+@pytest.mark.parametrize(
+    ("auc", "log_loss", "answer"),
+    [
+        ((-0.09, -0.05), (0.004, 0.008), "Yes"),
+        ((-0.09, -0.05), (-0.001, 0.008), "Yes"),
+        ((-0.09, 0.01), (-0.001, 0.008), "Cannot be told apart"),
+        ((0.01, 0.05), (-0.009, -0.002), "No"),
+        ((-0.02, 0.05), (-0.009, -0.002), "No"),
+        ((-0.09, -0.05), (-0.009, -0.002), "In part"),
+        ((math.nan, math.nan), (math.nan, math.nan), "Cannot be said"),
+        ((math.nan, math.nan), (0.004, 0.008), "Yes"),
+    ],
+)
+def test_the_verdict_follows_from_the_intervals(auc: tuple[float, float], log_loss: tuple[float, float], answer: str) -> None:
+    """Gaps are scratch less headstart: an AUC below 0 and a log-loss above 0 speak for headstart, and only outside the interval."""
+    found = verdict(Interval(sum(auc) / 2, *auc), Interval(sum(log_loss) / 2, *log_loss), "scratch")
+    assert found.answer == answer
+    assert "nan" not in found.because and "–" not in found.because
+
+
+def test_a_verdict_says_by_how_much() -> None:
+    """With the sign turned to what headstart gains, and what is undecided named as such."""
+    decided = verdict(Interval(-0.07, -0.09, -0.05), Interval(0.006, 0.004, 0.008), "scratch").because
+    assert (
+        decided
+        == "Against scratch, headstart ranks shoppers better by .0700 AUC [.0500, .0900] and gives better probabilities, by .0060 of log-loss [.0040, .0080]."
+    )
+    half = verdict(Interval(0.03, 0.01, 0.05), Interval(0.0, -0.001, 0.002), "scratch").because
+    assert half == (
+        "Against scratch, headstart ranks shoppers worse by .0300 AUC [.0100, .0500]. "
+        "Otherwise they cannot be told apart (headstart less scratch: log-loss .0000 [−.0020, +.0010])."
+    )
+
+
+@pytest.mark.parametrize(("scratch", "answer"), [(-0.07, "Yes."), (-0.004, "Cannot be told apart."), (0.07, "No.")])
+def test_the_page_begins_with_the_verdict(scratch: float, answer: str) -> None:
+    """Against scratch, in the summary and in the first section."""
+    html = page({"comparison": made("shoes", scratch=scratch)["comparison"]})
+    assert f"Does transfer help here? {answer}" in text_of(html, "answers")
+    assert text_of(html, "help").startswith(f"1. Does transfer help here? {answer}")
+
+
+def test_a_stronger_model_without_transfer_is_not_hidden() -> None:
+    """If headstart beats scratch but not the best of those that know the launch alone, the summary says so."""
+    assert "Headstart and base_rate cannot be told apart" in text_of(whole(), "answers")
+    alone = page({"comparison": made("shoes", models=MODELS)["comparison"]})
+    assert "of the models without transfer" not in text_of(alone, "answers").lower()
+
+
+def test_every_question_has_its_section() -> None:
+    """In the promised order, each with a heading, figures, and, where there are some, a plot with a caption."""
+    html = whole()
+    places = [html.index(f'<section id="{name}"') for name in QUESTIONS]
+    assert places == sorted(places)
+    assert html.count("<svg") == html.count("<figcaption>") == html.count('role="img" aria-label="') - html.count('<span role="img"') == 7
+    for section, words in {
+        "sources": (
+            "Each launch learned from 2 other lines",
+            "“shared” had the most weight in 2 of 2 launches",
+            f"{BASE_PRIOR[0]:.2f}".removeprefix("0"),
+            "hats",
+            "left out",
+            ".25",
+        ),
+        "saving": ("headstart needs none of the launch's orders, scratch 10: 10 saved", "scratch does not reach it with all 52: more than 42 saved"),
+        "calibration": ("1.02 [.95, 1.10]", ".0123", "day 2"),
+        "cost": ("8.0 µs", "125,000 events a second", "51.2 kB", "120,345"),
+        "insurance": ("−8.2 ✓", "+2.2 ✓"),
+        "models": ("−.0700 ▼ [−.0800, −.0600]", "better than 1, cannot be told apart from 18, and is worse than none", "its ways of transfer", "Precision@5 %"),
+        "lines": ("2023-11-14 22:13", "6.0 %", ".650", "better than scratch in 2 of 2 lines"),
+        "method": ("deleted history", "exposure", "500 times", "ES-DFM", "headstart evaluate --events DATA --each-line"),
+    }.items():
+        seen = text_of(html, section)
+        assert [word for word in words if word not in seen] == []
+
+
+def test_names_from_the_log_are_text() -> None:
+    """A line called <script> is shown as that, in tables and in plots; a $ starts no formula."""
+    html = whole()
+    assert "script" not in tree(html).tags
+    plots = "".join(re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL))
+    assert plots.count('bags &amp; &lt;script&gt;alert("$x') == 3
+    assert html.count("bags &amp; &lt;script&gt;alert(&#34;$x$&#34;)&lt;/script&gt;") > 4
+
+
+def test_the_page_asks_for_nothing() -> None:
+    """No address, style sheet, font, image or script from outside; links lead to places in the page."""
+    html = whole()
+    found = tree(html)
+    assert not re.search(r"https?:|@import|url\((?!#)", html)
+    assert not found.tags & {"script", "link", "img", "iframe", "object", "embed", "base"}
+    assert {link[0] for link in found.links} == {"#"}
+    assert {link[1:] for link in found.links} <= set(found.ids)
+    assert {place[1:] for place in re.findall(r"url\((#[^)]*)\)", html)} <= set(found.ids)
+
+
+def test_ids_are_unique() -> None:
+    """Although each plot brings ids of its own, and a word may be looked up by one."""
+    ids = tree(whole()).ids
+    assert len(ids) == len(set(ids)) > len(QUESTIONS)
+
+
+def test_plots_take_the_colours_of_the_page() -> None:
+    """Everything drawn refers to the style's variables, all of which exist: no colour is fixed, so light and dark both work."""
+    html = whole()
+    plots = "".join(re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL))
+    assert re.findall(r"#[0-9a-f]{6}", plots) == []
+    assert set(re.findall(r"var\((--[a-z_]+)\)", html)) <= set(re.findall(r"(--[a-z_]+):", html))
+
+
+def test_equal_results_give_equal_bytes(tmp_path: Path) -> None:
+    """Nothing of the time of day, the process or the figures drawn before is in the file."""
+    for name in ("a", "b"):
+        write_report(made("shoes"), tmp_path / name, title="t", facts=FACTS)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        {},
+        {"lines_judged": [], "lines_without_orders": ["shoes"], "models": [], "experts": list(EXPERTS), "launches": made("shoes")["launches"]},
+        {
+            "launches": {"shoes": {}},
+            "comparison": {},
+            "calibration": {"headstart": {}},
+            "learning_curve": {},
+            "cost": {"everything": {}},
+            "similarity": {"shoes": []},
+        },
+        {"launches": {"shoes": None}, "comparison": None, "days": None, "learning_curve": None, "cost": None},
+        made("shoes") | {"models": ["headstart"], "experts": ["unheard_of"], "days": [{"day": 0}]},
+    ],
+)
+def test_what_is_missing_is_left_out(result: dict[str, Any]) -> None:
+    """Without orders, launches or whole parts there is still a page with every section."""
+    html = page(result)
+    assert set(QUESTIONS) <= set(tree(html).ids)
+
+
+def test_no_orders_anywhere_is_said() -> None:
+    """The verdict is not made up."""
+    html = page({"lines_judged": [], "lines_without_orders": ["shoes"], "launches": made("shoes")["launches"]})
+    assert "Cannot be said. No launched line had an order" in text_of(html, "help")
+    assert "That is few" in text_of(whole()) and "That is few" not in text_of(html)
+    assert "Left out" in text_of(html) and "shoes" in text_of(html)
+
+
+def undefined(of: Any) -> Any:
+    """The same with NaN for every number that is not a count of something."""
+    if isinstance(of, dict):
+        return {key: value if key == "at_ms" else undefined(value) for key, value in of.items()}
+    if isinstance(of, list | tuple):
+        return [undefined(value) for value in of]
+    return math.nan if isinstance(of, float) else of
+
+
+def test_an_undefined_figure_is_a_dash() -> None:
+    """Never nan, none or null, in the text or in a plot; JSON's null is the same as NaN."""
+    result = undefined(made("shoes", "bags"))
+    html = page(result)
+    assert not re.search(r"\b([nN]a[nN]|None|null|inf)\b", html)
+    assert text_of(html, "models").count("–") > 100
+    as_json = json.loads(re.sub(r"\bNaN\b", "null", json.dumps(result)))
+    assert page(as_json) == html
+
+
+@pytest.mark.parametrize(
+    ("less_scratch", "slack", "answer", "mark"),
+    [(5.0, 0.1, "It is insured", "+5.0 ✓"), (5.1, 0.1, "Costlier than 5 nats", "+5.1 ✗"), (1.0, -0.1, "The bound is broken", "−.1 ✗")],
+)
+def test_a_broken_insurance_is_marked(less_scratch: float, slack: float, answer: str, mark: str) -> None:
+    """Up to 5 nats are insured, on reversed launches too; a bound that is broken goes before all else."""
+    result = {"launches": made("shoes", "bags")["launches"]}
+    result["launches"]["bags"] = result["launches"]["bags"] | {"flipped": {"less_scratch": less_scratch, "slack": slack}}
+    seen = text_of(page(result), "insurance")
+    assert f"{answer}." in seen and mark in seen
+    assert ("bags" in seen.partition("Old lines may mislead")[0]) == (answer != "It is insured")
+
+
+def test_what_is_saved_in_words() -> None:
+    """Whether both, one or neither reach the level; nothing is claimed where nothing is saved."""
+    assert saved(5, 52, 100, "95 %").endswith("needs 5 of the launch's orders, scratch 52: 47 saved.")
+    assert saved(5, 5, 100, "95 %").endswith("scratch 5: none saved.")
+    assert saved(50, 5, 100, "95 %").endswith("scratch 5: none saved.")
+    assert saved(5, math.nan, 100, "95 %").endswith("scratch does not reach it with all 100: more than 95 saved.")
+    assert saved(math.nan, 5, 100, "95 %").endswith("not reached by headstart with the 100 orders there were; scratch reaches it after 5.")
+
+
+def test_calibration_in_words() -> None:
+    """An interval that holds 1 is a yes; one that does not is too high or too low, or nearly right if it is within a tenth."""
+    ratios = {(0.9, 1.1): "Yes", (1.2, 1.4): "Too high", (0.5, 0.8): "Too low", (1.01, 1.09): "Nearly", (math.nan, math.nan): "Cannot be said"}
+    assert {k: calibrated(Interval(sum(k) / 2, *k)).answer for k in ratios} == ratios
+
+
+def test_numbers_in_words() -> None:
+    """As in the other tables of the project: no zero before the point, a real minus, no negative zero, a dash for what is undefined."""
+    assert [fixed(v, 2) for v in (0.5, -0.5, 12.345, 1234.5, -0.001, math.nan, math.inf)] == [".50", "−.50", "12.35", "1,234.50", ".00", "–", "∞"]
+    assert [fixed(v, 1, sign=True) for v in (0.5, -0.5, 0.0)] == ["+.5", "−.5", ".0"]
+    assert [size(v) for v in (12, 51_234, 3_400_000, math.nan)] == ["12 bytes", "51.2 kB", "3.4 MB", "–"]
+    assert number(np.float64(2)) == number(np.int64(2)) == 2.0 and math.isnan(number(None)) and math.isnan(number("2"))
+    assert standing(Interval(0.1, 0.05, 0.2), higher_is_better=True) == standing(Interval(-0.1, -0.2, -0.05), higher_is_better=False) == "worse"
+
+
+def test_the_interval_of_a_day() -> None:
+    """A Poisson score interval: its ends are where the observed count is 1.96 standard deviations from its mean; `deff` orders count as one."""
+    found = ratio_of_counts(40.0, 42.0)
+    for end in (found.low, found.high):
+        mean = 40.0 / end
+        assert abs(42.0 - mean) / math.sqrt(mean) == pytest.approx(1.959964, abs=1e-5)
+    wide = ratio_of_counts(40.0, 42.0, deff=2.0)
+    assert found.value == wide.value == 40 / 42 and wide.low < found.low < found.high < wide.high
+    assert math.isnan(ratio_of_counts(40.0, 0.0).value)
+
+
+def test_every_model_is_described() -> None:
+    """Experts and baselines alike: a reader has never heard of them."""
+    assert set(DESCRIBED) == {*MODELS, *BASELINES}
+    assert all(d.what and d.learns_from for d in DESCRIBED.values())
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    """As an error of the user's."""
+    with pytest.raises(InputError, match="nowhere"):
+        write_report({}, tmp_path / "nowhere" / "report.html", title="t", facts={})
+
+
+def line_run(line: str, seed: int) -> LineRun:
+    """A launch in which headstart knows more than scratch."""
+    rng = np.random.default_rng(seed)
+    n, at_ms = 400, 1_700_000_000_000
+    logit = rng.normal(size=n) - 2.0
+    said = {name: 1 / (1 + np.exp(-(logit + (3.0 if name == "scratch" else 0.3) * rng.normal(size=n)))) for name in (*MODELS, *BASELINES)}
+    auc: dict[str, tuple[float, ...]] = dict.fromkeys(MODELS, (0.5, 0.6))
+    hours = np.arange(48)
+    return LineRun(
+        line=line, at_ms=at_ms, judged=Judged(), user=rng.integers(0, 100, n), ts_ms=at_ms + np.sort(rng.integers(0, 3 * 86_400_000, n)),
+        y=(rng.random(n) < 1 / (1 + np.exp(-logit))).astype(np.float64), said={name: (p, p) for name, p in said.items()},
+        weight_ms=at_ms + hours * 3_600_000, weights=np.tile(BASE_PRIOR, (48, 1)), prior=BASE_PRIOR,
+        insurance=Insurance(-3.0, 1.0), flipped=Insurance(2.0, 1.0), curve=LearningCurve((0, 20), auc, auc, 160),
+        cost={"everything": {"us_in_batch_of_64": 8.0, "us_alone": 80.0, "bytes_of_a_launch": 5e4}}, sources=("hats",), deff=1.5, window_s=86_400.0,
+        similarity=(SourceSimilarity("hats", rows=900, conversions=60, span_days=4.5, missing_share=0.3, psi=0.05),),
+    )  # fmt: skip
+
+
+def test_what_compare_returns_can_be_shown() -> None:
+    """The page and the comparison agree on the shape of a result: a verdict, every plot but that of the lines' own figures, and no dash for headstart."""
+    html = page(compare([line_run("shoes", 1), line_run("bags", 2)], resamples=50))
+    assert tree(html).open == [] and html.count("<svg") == 6
+    assert "measured afterwards, of 2 pairs of source and launch: 2 pooled" in text_of(html, "sources")
+    assert text_of(html, "help").startswith("1. Does transfer help here? Yes. Against scratch, headstart ")
+    assert re.search(r"headstart \.\d{3} \[\.\d{3}, \.\d{3}\]", text_of(html, "models"))
