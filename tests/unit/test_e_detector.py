@@ -1,0 +1,166 @@
+"""The e-detector: its formula, its promise about false alarms, that it finds shifts and says since when, and that it keeps nothing of bad input."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from models.e_detector import ARMED_AFTER, TILTS, Alarm, EDetector, evidence_share
+
+DAY_MS = 86_400_000
+F = np.array([0.0, 0.5, 0.8, 1.0])
+Outcomes = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
+def outcomes(days: float, *, shift: float = 0.0, since_day: float = 0.0, per_day: int = 500, seed: int = 0) -> Outcomes:
+    """p, F_prev, F_next, y, close_ms of closed bins; from `since_day` on the true logits are `shift` above the forecast."""
+    rng = np.random.default_rng(seed)
+    n = round(days * per_day)
+    s = rng.normal(-2.5, 0.8, n)
+    close_ms = np.sort(rng.integers(0, round(days * DAY_MS), n))
+    k = rng.integers(0, 3, n)
+    true = 1 / (1 + np.exp(-s - shift * (close_ms >= since_day * DAY_MS)))
+    hazard = true * (F[k + 1] - F[k]) / (1 - true * F[k])
+    return 1 / (1 + np.exp(-s)), F[k], F[k + 1], (rng.random(n) < hazard).astype(np.float64), close_ms
+
+
+def clusters(days: float, size: int, seed: int) -> Outcomes:
+    """The same, calibrated, but each draw counts for `size` rows in a row: a design effect of `size`."""
+    p, f_prev, f_next, y, close_ms = outcomes(days, seed=seed, per_day=500 // size)
+    return np.repeat(p, size), np.repeat(f_prev, size), np.repeat(f_next, size), np.repeat(y, size), np.repeat(close_ms, size)
+
+
+def reference(p: np.ndarray, f_prev: np.ndarray, f_next: np.ndarray, y: np.ndarray, *, share: float) -> list[float]:
+    """The statistic after each outcome, from the definition: the sum over every beginning j of Π_{i ≥ j} (q(y) / h(y)) ** share, no recursion."""
+    h = p * (f_next - f_prev) / (1 - p * f_prev)
+    found = np.zeros(len(p))
+    for tilt in TILTS:
+        q = 1 / (1 + np.exp(-np.log(h / (1 - h)) - tilt))
+        ratio = np.where(y > 0, q / h, (1 - q) / (1 - h)) ** share
+        found += [sum(math.prod(ratio[j : t + 1]) for j in range(t + 1)) / len(TILTS) for t in range(len(p))]
+    return found.tolist()
+
+
+def test_equals_the_definition() -> None:
+    """The recursion in the kernel is the sum over all beginnings, in plain float64, with all and with a share of the evidence."""
+    rows = outcomes(0.3, shift=0.5)
+    for share in (1.0, 0.43):
+        detector, said = EDetector.unlearned(), []
+        for i in range(len(rows[0])):
+            detector.learn_many(*(a[i : i + 1] for a in rows), share=share)
+            said.append(detector.statistic)
+        np.testing.assert_allclose(said, reference(*rows[:4], share=share), rtol=1e-10)
+
+
+def test_many_is_repeated_one_to_the_bit() -> None:
+    """However the rows are cut, the same alarms are raised and the same bits stay."""
+    rows = outcomes(12, shift=0.9, since_day=3)
+    found = []
+    for size in (1, 7, 1000, len(rows[0])):
+        detector = EDetector.unlearned()
+        alarms: list[Alarm] = []
+        for i in range(0, len(rows[0]), size):
+            alarms += detector.learn_many(*(a[i : i + size] for a in rows), share=0.7)
+        found.append((tuple(alarms), [a.tobytes() for a in detector.to_arrays().values()]))
+    assert found[0][0]
+    assert all(one == found[0] for one in found[1:])
+
+
+@pytest.mark.parametrize("shift", [-0.5, 0.5])
+def test_finds_a_shift_and_says_since_when(shift: float) -> None:
+    """Half a logit is found within a day or so at some sixty conversions a day, at worst in three, in the right direction and with its beginning told."""
+    first: list[Alarm] = []
+    for seed in range(10):
+        alarms = EDetector.unlearned().learn_many(*outcomes(16, shift=shift, since_day=10, per_day=2000, seed=seed))
+        first.append(next(alarm for alarm in alarms if alarm.at_ms >= 10 * DAY_MS))
+    delays = np.array([alarm.at_ms for alarm in first]) / DAY_MS - 10
+    assert np.median(delays) <= 1.0
+    assert delays.max() <= 3.0
+    assert all(alarm.direction * shift > 0 for alarm in first)
+    assert np.median([abs(alarm.since_ms / DAY_MS - 10) for alarm in first]) <= 0.25
+
+
+def test_false_alarms_are_no_more_often_than_designed() -> None:
+    """Of 120 calibrated streams of 20 days each, designed for a false alarm in 20 days: fewer than 120 alarms, and some, else it is deaf."""
+    alarms = sum(len(EDetector.unlearned().learn_many(*outcomes(20, seed=seed), days_between_false_alarms=20.0)) for seed in range(120))
+    assert 5 <= alarms < 120
+
+
+def test_a_share_of_the_evidence_keeps_dependent_rows_from_alarming() -> None:
+    """Rows that come in fours break the promise when read as independent, and keep it with a quarter of the evidence."""
+    naive, told = (
+        sum(len(EDetector.unlearned().learn_many(*clusters(20, 4, seed), share=share, days_between_false_alarms=20.0)) for seed in range(60))
+        for share in (1.0, 0.25)
+    )
+    assert naive > 60
+    assert told < 60
+
+
+def test_the_share_follows_from_the_design_effect() -> None:
+    """Independent rows give all of the evidence, a design effect of 4 half; none is above 1, whatever the estimate."""
+    assert [evidence_share(deff) for deff in (0.7, 1.0, 4.0)] == [1.0, 1.0, 0.5]
+
+
+def test_is_armed_by_fifty_conversions() -> None:
+    """However wrong the forecast, no alarm before the fiftieth conversion, one with it, and then again only after fifty more."""
+    n = 2 * ARMED_AFTER
+    rows = np.full(n, 0.01), np.zeros(n), np.ones(n), np.ones(n), np.arange(n) * DAY_MS // 10
+    assert [alarm.at_ms for alarm in EDetector.unlearned().learn_many(*rows)] == [rows[4][ARMED_AFTER - 1], rows[4][-1]]
+
+
+def test_learns_how_many_outcomes_come_in_a_day() -> None:
+    """The threshold is a hundred days' outcomes by event time, and follows when there are more or fewer; a silent month is no low rate."""
+    detector = EDetector.unlearned()
+    p, f_prev, f_next, y, close_ms = outcomes(30, per_day=400)
+    detector.learn_many(p, f_prev, f_next, y, close_ms)
+    assert detector.threshold() == pytest.approx(100 * 400, rel=0.05)
+    p, f_prev, f_next, y, after_ms = outcomes(40, per_day=100)
+    detector.learn_many(p, f_prev, f_next, y, after_ms + 30 * DAY_MS)
+    assert detector.outcomes_per_day == pytest.approx(100, rel=0.1)
+
+
+def test_refuses_bad_outcomes_unchanged() -> None:
+    """p that is NaN or above 1, an empty bin, another y, a short column, or a share above 1: ValueError, and nothing has been heard."""
+    good = outcomes(1)
+    detector = EDetector.unlearned()
+    detector.learn_many(*good)
+    before = [a.tobytes() for a in detector.to_arrays().values()]
+    bad = [(0, np.nan), (0, 1.5), (1, 1.0), (3, 0.5)]
+    for column, value in bad:
+        rows = [a.copy() for a in good]
+        rows[column][-1] = value
+        with pytest.raises(ValueError, match="refused"):
+            detector.learn_many(*rows)
+    with pytest.raises(ValueError, match="expected"):
+        detector.learn_many(*good[:4], good[4][:-1])
+    with pytest.raises(ValueError, match="share"):
+        detector.learn_many(*good, share=1.5)
+    assert [a.tobytes() for a in detector.to_arrays().values()] == before
+
+
+def test_survives_storage_and_copies_go_their_own_way() -> None:
+    """What is restored holds the same bits and the last alarm; a copy that learns leaves the original alone."""
+    detector = EDetector.unlearned()
+    assert EDetector.from_arrays(detector.to_arrays()).alarm is None
+    detector.learn_many(*outcomes(12, shift=1.0, since_day=3))
+    assert isinstance(detector.alarm, Alarm)
+    restored, other = EDetector.from_arrays(detector.to_arrays()), detector.copy()
+    assert restored.alarm == detector.alarm
+    before = [a.tobytes() for a in detector.to_arrays().values()]
+    assert [a.tobytes() for a in restored.to_arrays().values()] == before
+    other.learn_many(*outcomes(2))
+    assert [a.tobytes() for a in detector.to_arrays().values()] == before
+
+
+def test_stays_finite_whatever_comes() -> None:
+    """A year of forecasts of 1 that never come true, then of 0 that always do, overflows nothing."""
+    n = 20_000
+    detector = EDetector.unlearned()
+    detector.learn_many(np.ones(n), np.zeros(n), np.ones(n), np.zeros(n), np.arange(n) * 1000)
+    assert math.isfinite(detector.statistic)
+    assert detector.alarm is None
+    detector.learn_many(np.zeros(n), np.zeros(n), np.ones(n), np.ones(n), np.arange(n) * 1000)
+    assert math.isfinite(detector.statistic)
+    assert detector.alarm is not None
