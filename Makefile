@@ -32,7 +32,7 @@ demo: $(VENV)/.installed  ## install what it needs, then run the whole system on
 	$(BIN)/headstart demo
 
 test: $(VENV)/.installed-dev  ## run the tests (unit, contract, integration)
-	$(BIN)/pytest -n $(WORKERS) $(TESTS)
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup $(TESTS)
 
 lint: $(VENV)/.installed-dev  ## check style, format, types and the direction of imports
 	$(BIN)/ruff check .

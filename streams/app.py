@@ -21,10 +21,11 @@ from streams import delivery
 from streams.delivery import deliver
 from streams.faust_worker import app_settings, hard_exit
 from streams.gate import End
+from streams.kafka_access import faust_credentials
 from streams.partition import Rules
 from streams.records import TICK_HEADER, Outgoing, Received
 from streams.settings import Settings
-from streams.topics import broker_names
+from streams.topics import broker_names, worker_group
 from streams.transport import Batch, Consumer, Transport, batch_topic, check_copartitioned
 from streams.worker import OUTCOMES, Worker
 
@@ -137,8 +138,8 @@ def create_app(settings: Settings, store: Store, model: Model, rules: Rules, *, 
     names = broker_names(settings.topic_prefix, settings.topic_names)
     buffered = BUFFERED_POLLS_A_PARTITION * (len(KINDS) * rules.partitions + rules.outcome_partitions) + 64
     kwargs = app_settings(
-        settings.broker, group=f"headstart-{settings.namespace}", session_timeout_s=float(settings.session_timeout_s),
-        max_poll_records=settings.max_poll_records, buffered_polls=buffered, max_fetch_bytes=4 * 1_048_576,
+        settings.broker, group=worker_group(settings.namespace), session_timeout_s=float(settings.session_timeout_s),
+        max_poll_records=settings.max_poll_records, buffered_polls=buffered, max_fetch_bytes=4 * 1_048_576, credentials=faust_credentials(settings),
     )  # fmt: skip
     app = faust.App(**{**kwargs, "producer_max_request_size": MAX_REQUEST_BYTES})
     wire = FaustWire(app, names)
