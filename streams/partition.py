@@ -16,7 +16,7 @@ from features.errors import Mismatch
 from features.exposures import Closed, Pending
 from features.intake import LocalTime
 from features.layout import USER, USER_LINE
-from features.store import Changes, Store
+from features.store import Changes, Store, decoded
 from streams.records import CATALOGUE, Counted, Outcome, decode_message, encode_message
 
 TOPICS = 4
@@ -110,7 +110,7 @@ class Partition:
         """Read version, cursor, pending exposures and outbox in one step; a partition that nobody has worked begins at zero."""
         slot = await store.load(str(number), ("pending", "outbox"))
         if slot.version:
-            cursor = msgspec.msgpack.decode(slot.cursor, type=Cursor)
+            cursor = decoded(slot.cursor, Cursor, "a partition's cursor")
             if len(cursor.numbers) != rules.outcome_partitions:
                 raise Mismatch(f"partition {number} knows {len(cursor.numbers)} outcome partitions, the settings say {rules.outcome_partitions}")
         else:
@@ -134,6 +134,10 @@ class Partition:
         missing = [i for i, value in enumerate(found) if value is None]
         self.has_read = self.has_read or bool(missing)
         for i, value in zip(missing, await self._store.read(str(self.number), [keys[i] for i in missing]), strict=True):
+            if value is not None and len(value) != dtype.itemsize:
+                raise Mismatch(
+                    f"partition {self.number}: the record {keys[i]!r:.80} has {len(value)} bytes, this program's have {dtype.itemsize}: another version wrote it"
+                )
             found[i] = value if value is not None else bytes(dtype.itemsize)
         return np.frombuffer(b"".join(value for value in found if value is not None), dtype).copy()
 
