@@ -357,6 +357,10 @@ class Learner:
         """Note that all of `unsent` is on Kafka; the next commit trims it."""
         self._sent = sorted(self._snapshots)
 
+    def launch_figures(self) -> dict[str, tuple[int, int]]:
+        """Return {launch: (bins learned, orders among them)}. May be called from another thread."""
+        return {name: (int(head.tried.sum()), int(head.hit.sum())) for name, head in list(self._heads.items())}
+
     @property
     def stamp_ms(self) -> int:
         """The end of the last tick that was learned."""

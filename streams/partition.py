@@ -203,6 +203,10 @@ class Partition:
             out.append((int(name.partition(":")[0]), key.encode(), self._outbox[name]))
         return out
 
+    def waiting(self) -> int:
+        """Return how many outcomes are committed and not known to be on Kafka."""
+        return len(self._outbox) - len(self._sent)
+
     def mark_sent(self) -> None:
         """Note that all of `unsent` is on Kafka; the next commit trims it."""
         self._sent = sorted(self._outbox)

@@ -105,6 +105,11 @@ class Settings:
     timezone: Annotated[str, About("time zone of the feature hour of day", zone)] = "UTC"
     session_timeout_s: Annotated[int, About("a worker silent for so long loses its partitions", whole(1, 1800), "s")] = 10
     dependency_timeout_s: Annotated[int, About("a broker or Redis silent for so long ends the process", whole(1, DAY_S), "s")] = 60
+    stall_s: Annotated[int, About("a worker that has work and gets nowhere for so long ends itself, to be started again", whole(2, DAY_S), "s")] = 180
+    max_memory_mb: Annotated[int, About("a worker with more resident memory ends itself, to be started again; 0: no limit", whole(0), "MB")] = 0
+    max_held_mb: Annotated[
+        int, About("records that were read and wait to be worked, over all partitions of a worker, at most about so much", whole(16), "MB")
+    ] = 256  # fmt: skip
     lru_users: Annotated[int, About("users whose states a worker keeps in memory", whole(1), "users")] = 200_000
     alive_file: Annotated[str, About("file that a worker touches while it gets on, for health checks; none if empty", anything)] = ""
     http_address: Annotated[
