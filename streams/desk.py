@@ -22,7 +22,7 @@ from streams.records import Received
 
 logger = logging.getLogger(__name__)
 
-HELD_RECORDS = 20_000
+HELD_RECORDS = 5_000
 IDLE_S = 0.25
 
 _Taken = tuple[int, list[Received], int, Callable[[], Any], Callable[[], bool]]

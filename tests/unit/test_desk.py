@@ -14,7 +14,7 @@ from streams.desk import Desk
 from streams.gate import End
 from streams.knowledge import Knowledge
 from streams.partition import Partition
-from streams.records import Outgoing, Received
+from streams.records import Outgoing, received
 from streams.worker import Worker
 from tests.builders import START_MS, make_event, make_model, make_rules, receive
 
@@ -140,7 +140,7 @@ def test_a_rebalance_during_a_slow_delivery_goes_on_afterwards(model: Model) -> 
             clock_ms=lambda: START_MS,
         )  # fmt: skip
         await worker.assigned([0], [])
-        worker.take(0, 0, [Received(0, 0, b"u", b"broken")], 1, lambda: None, lambda: True)
+        worker.take(0, 0, [received(0, 0, b"u", b"broken")], 1, lambda: None, lambda: True)
         await asyncio.sleep(0.1)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(worker.settle(), 0.05)
