@@ -15,16 +15,17 @@ TORCH_INDEX ?=
 PIP_OPTIONS ?=
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check $(PIP_OPTIONS) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt
 WORKERS ?= 2
-TESTS ?= tests/unit tests/contract tests/integration
+TESTS ?= tests/unit tests/contract tests/fuzz tests/integration
 SEEDS ?= 20
+FUZZ_S ?= 60
 BENCHES = $(sort $(filter-out bench/learning%.py,$(wildcard bench/*.py)))
 
-.PHONY: help install demo test lint format ci bench bench-learning clean
+.PHONY: help install demo test lint format ci bench bench-learning fuzz audit licences clean
 
 help:  ## list the targets (default)
 	@echo "Headstart: make TARGET"
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)$$/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
-	@echo "Options: PYTHON=python3.12  TORCH_INDEX=https://download.pytorch.org/whl/cpu  PIP_OPTIONS=…  WORKERS=2  TESTS=tests/unit  SEEDS=20"
+	@echo "Options: PYTHON=python3.12  TORCH_INDEX=https://download.pytorch.org/whl/cpu  PIP_OPTIONS=…  WORKERS=2  TESTS=tests/unit  SEEDS=20  FUZZ_S=60"
 
 install: $(VENV)/.installed-dev  ## make .venv with everything, development tools included
 
@@ -32,13 +33,14 @@ demo: $(VENV)/.installed  ## install what it needs, then run the whole system on
 	$(BIN)/headstart demo
 
 test: $(VENV)/.installed-dev  ## run the tests (unit, contract, integration)
-	$(BIN)/pytest -n $(WORKERS) $(TESTS)
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup $(TESTS)
 
-lint: $(VENV)/.installed-dev  ## check style, format, types and the direction of imports
+lint: $(VENV)/.installed-dev  ## check style, format, types, the direction of imports, and bandit's list of weaknesses
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/bandit --quiet -c pyproject.toml -r streams models features
 
 format: $(VENV)/.installed-dev  ## bring the sources into their format
 	$(BIN)/ruff check --fix .
@@ -52,6 +54,18 @@ bench: $(VENV)/.installed  ## run the measurements in bench/
 
 bench-learning: $(VENV)/.installed  ## measure the learning figures over SEEDS simulated launches (20 take about an hour on 2 cores, less the second time)
 	$(BIN)/python bench/learning.py --seeds $(SEEDS) --workers $(WORKERS)
+
+fuzz: $(VENV)/.installed-dev  ## fuzz every decoder for FUZZ_S seconds each with atheris, guided by coverage
+	$(PIP_INSTALL) --quiet -e '.[fuzz]'
+	$(BIN)/python -m tests.fuzz.long --seconds $(FUZZ_S)
+
+audit: $(VENV)/.installed-dev  ## ask PyPI's list of vulnerabilities about every dependency (needs PyPI itself: a mirror has no such list)
+	$(PIP_INSTALL) --quiet -e '.[audit]'
+	$(BIN)/pip-audit --strict --no-deps --disable-pip -r constraints.txt
+
+licences: $(VENV)/.installed-dev  ## list the dependencies' licences (docs/licences.md says how they were judged)
+	$(PIP_INSTALL) --quiet -e '.[audit]'
+	$(BIN)/pip-licenses --from=mixed --with-urls --format=plain --order=license
 
 clean:  ## remove what was made here: .venv, caches, build leftovers (var/ stays)
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

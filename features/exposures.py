@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
+from features.errors import Mismatch
 from features.events import CLICK, ORDER
 
 NONE = -1
@@ -67,8 +68,11 @@ class Pending:
         self._touched: set[str] = set()
         self._gone: set[str] = set()
         decode = msgspec.msgpack.Decoder(Exposure).decode
-        for value in (held or {}).values():
-            self._insert(decode(value))
+        try:
+            for value in (held or {}).values():
+                self._insert(decode(value))
+        except (msgspec.MsgspecError, UnicodeDecodeError, IndexError) as error:
+            raise Mismatch(f"what the store holds as an open exposure is damaged, or of another version: {error}") from None
 
     def __len__(self) -> int:
         return len(self.open)

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final, TypeVar, cast
+from urllib.parse import unquote, urlsplit
 
 import redis.asyncio as redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, ClusterDownError, NoPermissionError, RedisClusterException, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from features.errors import DependencyDown, InputError
+from features.redis_access import RedisAccess
 from features.store import Changes, Slot
 
 DURABILITIES: Final = ("memory", "disk", "replica")
@@ -63,6 +66,28 @@ return redis.call('HGETALL', KEYS[1])
 T = TypeVar("T")
 
 
+def _client(access: RedisAccess, *, timeout_s: float) -> Any:
+    """A client, not connected yet. Raises InputError for an address or a certificate's file that cannot be used."""
+    options: dict[str, Any] = {"socket_connect_timeout": 5, "socket_timeout": timeout_s, "retry": Retry(NoBackoff(), 0)}
+    url = access.url
+    if access.user or access.password:
+        url, parts = access.without_user, urlsplit(access.url)
+        user, password = access.user or unquote(parts.username or ""), access.password or unquote(parts.password or "")
+        options |= {"username": user or None, "password": password}
+    for name, file in (("cafile", access.cafile), ("certfile", access.certfile), ("keyfile", access.keyfile)):
+        if file and not Path(file).is_file():
+            raise InputError(f"setting 'redis_ssl_{name}': there is no file {file}")
+    if access.encrypted:
+        options |= {"ssl_check_hostname": access.check_hostname, "ssl_ca_certs": access.cafile or None}
+        options |= {"ssl_certfile": access.certfile or None, "ssl_keyfile": access.keyfile or None}
+    elif access.cafile or access.certfile or access.keyfile:
+        raise InputError("certificates are given for Redis, but its address is not encrypted: use rediss://")
+    try:
+        return (redis.RedisCluster if access.cluster else redis.Redis).from_url(url, **options)
+    except ValueError as error:
+        raise InputError(f"the Redis address cannot be used: {error}") from None
+
+
 class RedisStore:
     """Fulfils `features.store.Store`.
 
@@ -70,18 +95,21 @@ class RedisStore:
     `patience_s` seconds in all when the connection fails, then `DependencyDown` is raised; `commit` is tried once.
     """
 
-    def __init__(self, url: str, namespace: str, *, ttl_ms: int, durability: str = "memory", patience_s: float = 10.0) -> None:
+    def __init__(self, access: RedisAccess | str, namespace: str, *, ttl_ms: int, durability: str = "memory", patience_s: float = 10.0) -> None:
+        """`access` may be an address alone."""
         if durability not in DURABILITIES:
             raise InputError(f"setting 'durability' is one of {', '.join(DURABILITIES)}, got {durability!r}")
-        try:
-            self._redis = redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), socket_connect_timeout=5, socket_timeout=min(30.0, patience_s))
-        except ValueError as error:
-            raise InputError(f"the Redis address cannot be used: {error}") from None
+        self._access = RedisAccess(access) if isinstance(access, str) else access
+        self._redis = _client(self._access, timeout_s=min(30.0, patience_s))
         self._prefix = f"hs:{namespace}:"
         self._ttl_ms, self._durability, self._patience_s = ttl_ms, durability, patience_s
         self._commit = self._redis.register_script(_COMMIT)
         self._load = self._redis.register_script(_LOAD)
         self._claim = self._redis.register_script(_CLAIM)
+        # The last: a cluster's client may write to a connection that another task has just closed (redis-py 8).
+        on_clusters = (RedisClusterException, ClusterDownError, AttributeError) if self._access.cluster else ()
+        self._lost: tuple[type[Exception], ...] = (RedisConnectionError, RedisTimeoutError, OSError, *on_clusters)
+        self._written: set[str] = set()  # on a cluster: a key of each slot that this store has committed to
 
     def _key(self, slot: str, name: str) -> str:
         return f"{self._prefix}{{{slot}}}:{name}"
@@ -92,10 +120,15 @@ class RedisStore:
         pause_s = 0.05
         while True:
             try:
+                if self._access.cluster:
+                    # redis-py 8: tasks that find a cluster's client without its map all at once close each other's connections.
+                    await self._redis.initialize()
                 return await call()
-            except (RedisConnectionError, RedisTimeoutError, OSError) as error:
+            except (AuthenticationError, NoPermissionError) as error:
+                raise InputError(f"Redis at {self._access.place} refuses this user: {error}") from None
+            except self._lost as error:
                 if not again or loop.time() + pause_s > give_up:
-                    raise DependencyDown(f"Redis does not answer: {error}") from error
+                    raise DependencyDown(f"Redis at {self._access.place} does not answer: {error}") from error
             except RedisError as error:
                 raise DependencyDown(f"Redis refused a command: {error}") from error
             await asyncio.sleep(pause_s)
@@ -145,20 +178,30 @@ class RedisStore:
                 arguments += ["put", len(values)]
                 for field, value in values.items():
                     arguments += [field, value]
+        self._written.add(self._key(slot, "settled"))
         done = await self._tried(lambda: self._commit(keys=keys, args=arguments), again=False)
         return bool(done)
 
     async def settled(self) -> None:
-        if self._durability == "replica":
-            # WAIT covers its own connection's writes, and the commit may have gone over another one: so write something here first.
-            async def write_and_wait() -> int:
-                pipe = self._redis.pipeline(transaction=False)
-                pipe.set(self._prefix + "settled", b"")
-                pipe.wait(1, int(500 * self._patience_s))  # well before the socket gives up
-                return int((await pipe.execute())[1])
+        if self._durability == "replica" and await self._tried(self._confirmed) < 1:
+            raise DependencyDown("no Redis replica confirmed the commit (durability 'replica')")
 
-            if await self._tried(write_and_wait) < 1:
-                raise DependencyDown("no Redis replica confirmed the commit (durability 'replica')")
+    async def _confirmed(self) -> int:
+        """Return how many replicas have everything, the least over all servers that were written to.
+
+        WAIT covers its own connection's writes, and the commit may have gone over another one: so write something here first.
+        """
+        wait = ("WAIT", 1, int(500 * self._patience_s))  # well before the socket gives up
+        pipe = self._redis.pipeline(transaction=False)
+        if isinstance(self._redis, redis.RedisCluster):
+            nodes = {node.name: (node, key) for key in sorted(self._written) if (node := self._redis.get_node_from_key(key)) is not None}
+            for node, key in nodes.values():
+                pipe.set(key, b"")
+                pipe.execute_command(*wait, target_nodes=node)
+        else:
+            pipe.set(self._prefix + "settled", b"")
+            pipe.execute_command(*wait)
+        return min((int(confirmed) for confirmed in (await pipe.execute())[1::2]), default=1)
 
     async def check_durability(self) -> None:
         """Raise `InputError` when the server cannot keep what the setting `durability` promises."""

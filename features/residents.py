@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from features.errors import Mismatch
 from features.store import Block
 
 FIRST_ROWS = 64
@@ -37,8 +38,11 @@ class Residents:
         return places, list(dict.fromkeys(names[i] for i in np.flatnonzero(places < 0).tolist()))
 
     def take_in(self, names: Sequence[str], values: Sequence[bytes | None]) -> None:
-        """Hold further records; what has no bytes (None) is an empty record."""
+        """Hold further records; what has no bytes (None) is an empty record. Raises Mismatch for one of another width."""
         width, dtype = self.rows.dtype.itemsize, self.rows.dtype
+        for name, value in zip(names, values, strict=True):
+            if value is not None and len(value) != width:
+                raise Mismatch(f"the record {name!r:.80} has {len(value)} bytes, this program's have {width}: another version wrote it")
         places = self._places_for(len(names))
         self.rows[places] = np.frombuffer(b"".join(bytes(width) if value is None else value for value in values), dtype)
         self._used[places] = self._turn

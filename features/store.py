@@ -9,7 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
+
+import msgspec
+
+from features.errors import Mismatch
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,14 @@ class Changes:
     blocks: list[Block] = field(default_factory=list)
     put: dict[str, dict[str, bytes]] = field(default_factory=dict)
     drop: dict[str, list[str]] = field(default_factory=dict)
+
+
+def decoded(raw: bytes, kind: type[T], what: str) -> T:
+    """Return what a slot holds in msgpack as the type that was written. Raises Mismatch if it is something else."""
+    try:
+        return msgspec.msgpack.decode(raw, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise Mismatch(f"what the store holds as {what} is damaged, or of another version: {error}") from None
 
 
 class Store(Protocol):

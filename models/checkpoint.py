@@ -27,6 +27,7 @@ from models.wire import under
 
 FORMAT = 2
 TENSORS, MANIFEST = "trunk.safetensors", "manifest.json"
+FACTS_SHA256 = "facts_sha256"  # of everything else in the manifest
 VERSIONED = ("numpy", "numba", "torch", "lightgbm", "safetensors")
 
 
@@ -97,6 +98,7 @@ def save(artifact: Artifact, folder: Path | str) -> Artifact:
         "cpu": cpu_model(),
         "versions": {name: _version(name) for name in VERSIONED},
     }
+    manifest[FACTS_SHA256] = _facts_sha256(manifest)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _write(folder / TENSORS, raw)
@@ -119,6 +121,8 @@ def load(folder: Path | str, *, schema_hash: str | None = None) -> Artifact:
         raise Mismatch(
             f"{folder / TENSORS} has sha256 {sha256[:12]}…, its manifest says {str(manifest.get('sha256'))[:12]}…: the two files do not belong together"
         )
+    if manifest.get(FACTS_SHA256) != _facts_sha256(manifest):
+        raise Mismatch(f"{folder / MANIFEST} is not as it was written: its {FACTS_SHA256} does not fit; train again")
     if schema_hash is not None and schema_hash != manifest.get("schema_hash"):
         raise Mismatch(
             f"the model in {folder} was trained on feature schema {manifest.get('schema_hash')}, this program has {schema_hash}: train again, or run the code that matches"
@@ -192,6 +196,11 @@ def _tensors(artifact: Artifact) -> bytes:
         arrays[f"head.{name}.m"], arrays[f"head.{name}.p"] = head.m, head.p
     arrays |= {name: getattr(artifact, name) for name in ("curve", "edges_s", "profiles", "sample_z", "sample_y", "offset_pi", "expert_pi")}
     return bytes(save_tensors({name: np.ascontiguousarray(a) for name, a in arrays.items()}))
+
+
+def _facts_sha256(manifest: Mapping[str, Any]) -> str:
+    facts = {name: fact for name, fact in manifest.items() if name != FACTS_SHA256}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _version(name: str) -> str:

@@ -100,13 +100,14 @@ class LaunchHead:
     def from_bytes(cls, raw: bytes) -> LaunchHead:
         """Exactly what was stored. Mismatch if the bytes are something else."""
         a = wire.unpack(KIND, raw)
-        own = {name: array.astype(np.float64) for name, array in wire.under("mixture.", a).items() if name != "last_ms"}
-        mixture = Mixture(own["w"], own["losses"], own["own"], a["mixture.last_ms"].astype(np.int64))
-        experts = restored_experts({name: wire.under(f"{name}.", a) for name in EXPERTS})
-        return cls(
-            experts, mixture, DelayCurve.from_arrays(wire.under("delay.", a)),
-            a["tried"].astype(np.int64), a["hit"].astype(np.int64), int(a["n_learned"][0]),
-        )  # fmt: skip
+        with wire.restoring(KIND):
+            own = {name: array.astype(np.float64) for name, array in wire.under("mixture.", a).items() if name != "last_ms"}
+            mixture = Mixture(own["w"], own["losses"], own["own"], a["mixture.last_ms"].astype(np.int64))
+            experts = restored_experts({name: wire.under(f"{name}.", a) for name in EXPERTS})
+            return cls(
+                experts, mixture, DelayCurve.from_arrays(wire.under("delay.", a)),
+                a["tried"].astype(np.int64), a["hit"].astype(np.int64), int(a["n_learned"][0]),
+            )  # fmt: skip
 
 
 def _view(model: Model, shared: SharedHeads, maps: Maps) -> View:

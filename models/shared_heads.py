@@ -74,8 +74,9 @@ class SharedHeads:
     def from_bytes(cls, raw: bytes) -> SharedHeads:
         """Exactly what was stored. Mismatch if the bytes are something else."""
         a = wire.unpack(KIND, raw)
-        heads = {}
-        for name in HEADS:
-            m = a[f"{name}.m"].astype(np.float64)
-            heads[name] = Posterior(m, wire.square(a[f"{name}.p"].astype(np.float64), len(m)))
-        return cls(heads, DelayCurve.from_arrays(wire.under("delay.", a)), int(a["n_learned"][0]))
+        with wire.restoring(KIND):
+            heads = {}
+            for name in HEADS:
+                m = a[f"{name}.m"].astype(np.float64)
+                heads[name] = Posterior(m, wire.square(a[f"{name}.p"].astype(np.float64), len(m)))
+            return cls(heads, DelayCurve.from_arrays(wire.under("delay.", a)), int(a["n_learned"][0]))

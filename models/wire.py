@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import TypeVar
 
@@ -40,6 +41,15 @@ def unpack(kind: str, raw: bytes) -> dict[str, NDArray[np.generic]]:
     if packed.format != FORMAT or packed.kind != kind:
         raise Mismatch(f"expected a stored {kind} of format {FORMAT}, got {packed.kind} of format {packed.format}")
     return arrays
+
+
+@contextmanager
+def restoring(kind: str) -> Iterator[None]:
+    """Raise Mismatch where an array that was stored with what is restored inside is missing, or of another shape or type."""
+    try:
+        yield
+    except (KeyError, IndexError, ValueError, TypeError, AssertionError, OverflowError) as error:
+        raise Mismatch(f"what is stored as {kind} is damaged, or of another version: {error!r}") from error
 
 
 @lru_cache(maxsize=16)

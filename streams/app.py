@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import faust
 from aiokafka.errors import KafkaError
@@ -20,17 +21,21 @@ from models.model import Model
 from streams.delivery import deliver
 from streams.faust_worker import app_settings, hard_exit
 from streams.gate import End
+from streams.kafka_access import faust_credentials
+from streams.measuring import MeteredOutlet, MeteredStore, Meters, Polls
 from streams.partition import Rules
 from streams.records import TICK_HEADER, Outgoing, Received, received
 from streams.settings import Settings
-from streams.topics import broker_names
-from streams.transport import Batch, Consumer, Transport, batch_topic, check_copartitioned
+from streams.topics import broker_names, worker_group
+from streams.transport import Batch, Consumer, Reading, Transport, batch_topic, check_copartitioned
+from streams.vitals import Vitals
 from streams.worker import OUTCOMES, Worker
 
 logger = logging.getLogger(__name__)
 
 BUFFERED_POLLS_A_PARTITION = 4
 STILL_S, STILL_LOOKS = 2.0, 8
+MAX_FETCH_BYTES, MIN_FETCH_BYTES = 4 * 1_048_576, 262_144
 MAX_REQUEST_BYTES = 3_000_000  # a refused value may be as large as the broker took it, and carries its reason besides
 
 
@@ -81,6 +86,22 @@ class FaustWire:
         else:
             self._consumer().resume(tps)
 
+    def reading(self, topic: int, partition: int) -> Reading | None:
+        """Return how far a partition is read and where it ends, or None before the first answer. Callable from any thread."""
+        return self._consumer().reading(TP(self.topics[topic], partition))
+
+    def drained(self, topic: int, partition: int) -> int:
+        """Return the offset after the last record that was given to an agent; 0 if none was. Callable from any thread."""
+        return self._consumer().drained(TP(self.topics[topic], partition))
+
+    def stands_still(self) -> bool:
+        """Whether a rebalance holds up everything."""
+        return bool(self._app.rebalancing) or not self._consumer().flow_active
+
+    def has_joined(self) -> bool:
+        """Whether the worker is a member of its group, with partitions or without."""
+        return bool(self._app.rebalancing_count)
+
     def end(self, topic: int, partition: int) -> End | None:
         """Return where the partition ends, or None before the first answer.
 
@@ -128,22 +149,36 @@ class WorkerPositions:
         self._worker.crashed(error)
 
 
-def create_app(settings: Settings, store: Store, model: Model, rules: Rules, *, base: str = "") -> tuple[faust.App, Worker]:
-    """Return the app of one worker, and the worker. Its group is the namespace's, so that namespaces never share partitions.
+class WorkerApp(NamedTuple):
+    """A worker that is put together and not started."""
+
+    app: faust.App
+    worker: Worker
+    vitals: Vitals
+    meters: Meters
+
+
+def create_app(settings: Settings, store: Store, model: Model, rules: Rules, *, base: str = "") -> WorkerApp:
+    """Return the app of one worker, the worker, and what tells how it is. Its group is the namespace's, so that namespaces never share partitions.
 
     `base`: the sha256 of the trunk that the namespace was made with, if that is not the model's.
     """
+    meters = Meters()
+    polls = Polls(meters)
     names = broker_names(settings.topic_prefix, settings.topic_names)
-    buffered = BUFFERED_POLLS_A_PARTITION * (len(KINDS) * rules.partitions + rules.outcome_partitions) + 64
+    readable = len(KINDS) * rules.partitions + rules.outcome_partitions  # topic partitions, if this is the only worker
+    buffered = BUFFERED_POLLS_A_PARTITION * readable + 64
+    # What is fetched, what waits, and one poll that comes before the hold takes effect: a third of the bound each.
+    share = settings.max_held_mb * 1_000_000 // (3 * readable)
     kwargs = app_settings(
-        settings.broker, group=f"headstart-{settings.namespace}", session_timeout_s=float(settings.session_timeout_s),
-        max_poll_records=settings.max_poll_records, buffered_polls=buffered, max_fetch_bytes=4 * 1_048_576,
+        settings.broker, group=worker_group(settings.namespace), session_timeout_s=float(settings.session_timeout_s),
+        max_poll_records=settings.max_poll_records, buffered_polls=buffered, max_fetch_bytes=min(MAX_FETCH_BYTES, max(MIN_FETCH_BYTES, share)), credentials=faust_credentials(settings),
     )  # fmt: skip
     app = faust.App(**{**kwargs, "producer_max_request_size": MAX_REQUEST_BYTES})
     wire = FaustWire(app, names)
     worker = Worker(
-        store, model, rules, tick_ms=settings.tick_ms, patience_s=float(settings.dependency_timeout_s), outlet=KafkaOutlet(app, names),
-        wire=wire, hard_exit=hard_exit, alive_file=settings.alive_file, base=base,
+        MeteredStore(store, meters), model, rules, tick_ms=settings.tick_ms, patience_s=float(settings.dependency_timeout_s),
+        outlet=MeteredOutlet(KafkaOutlet(app, names), meters), wire=wire, hard_exit=hard_exit, alive_file=settings.alive_file, base=base, held_bytes=share,
     )  # fmt: skip
     app.transport = Transport(app.conf.broker_consumer, app, positions=WorkerPositions(worker, wire.topics))
 
@@ -158,7 +193,8 @@ def create_app(settings: Settings, store: Store, model: Model, rules: Rules, *, 
             batch: Batch = event.value
             if is_current(batch):
                 kind = kinds[batch.tp.topic]
-                worker.take(kind, batch.tp.partition, _received(kind, batch, rules.replay), batch.next, event.ack, partial(is_current, batch))
+                current = partial(is_current, batch)
+                worker.take(kind, batch.tp.partition, _received(kind, batch, rules.replay), batch.next, polls.handed(batch, event.ack, current), current)
 
     @app.agent(batch_topic(app, wire.topics[OUTCOMES]), name="headstart-learn")
     async def learn(stream: Any) -> None:
@@ -168,7 +204,11 @@ def create_app(settings: Settings, store: Store, model: Model, rules: Rules, *, 
                 records = [(r.offset, r.value) for r in batch.records]
                 worker.take_outcomes(batch.tp.partition, records, batch.next, event.ack, partial(is_current, batch))
 
-    return app, worker
+    info = (importlib.metadata.version("headstart"), settings.namespace)
+    vitals = Vitals(worker, wire, polls, replay=rules.replay, info=info)
+    worker.is_live = lambda: not vitals.stall
+    meters.read_from(vitals.figures)
+    return WorkerApp(app, worker, vitals, meters)
 
 
 def _received(kind: int, batch: Batch, replay: bool) -> list[Received]:

@@ -14,13 +14,16 @@ for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", 
 import importlib
 import importlib.metadata
 import sys
+import traceback
 from collections.abc import Sequence
+from types import TracebackType
 from typing import Annotated, Any, Final
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from features.errors import HeadstartError
+from streams.masking import hidden
 
 # name → (module, attribute, line in the list of commands), in the order in which a newcomer meets them
 COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
@@ -41,6 +44,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "similarity": ("streams.commands.similarity", "similarity", "Which older lines to learn from: measure how like each is to a target line, and weigh them."),
     "uplift": ("streams.commands.uplift", "uplift", "Does the campaign sell more? Treated users against the holdout, valid however often you look."),
     "config": ("streams.commands.config", "config", "Show every setting: its value, with secrets masked, and where it came from."),
+    "rights": ("streams.commands.rights", "rights", "What each role must be allowed in Kafka and Redis, and no more; print it or apply it."),
     "schema": ("streams.commands.schema", "schema", "Write the JSON Schema of events and scores."),
 }
 
@@ -103,12 +107,18 @@ def command_line() -> TyperGroup:
     return group
 
 
+def _show_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print a traceback, without what is secret."""
+    print(hidden("".join(traceback.format_exception(kind, error, trace))), file=sys.stderr, end="")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit. `arguments` are those of the process if None."""
+    sys.excepthook = _show_bug
     try:
         command_line().main(args=arguments, prog_name="headstart")
     except HeadstartError as error:
-        print(f"headstart: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"headstart: {hidden(' '.join(str(error).split()))}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -22,7 +22,8 @@ from streams.records import Received
 
 logger = logging.getLogger(__name__)
 
-HELD_RECORDS = 5_000
+HELD_RECORDS = 5_000  # of a topic of a partition, at most, and
+HELD_BYTES = 5_000_000
 IDLE_S = 0.25
 
 _Taken = tuple[int, list[Received], int, Callable[[], Any], Callable[[], bool]]
@@ -50,11 +51,12 @@ class Desk:
     def __init__(
         self, partition: Partition, *, store: Store, rules: Rules, knowledge: Knowledge, outlet: Outlet, source: Source,
         tick_ms: int, patience_s: float, clock_ms: Callable[[], int], stamp_ms: Callable[[], int], crashed: Callable[[BaseException], None],
+        held_bytes: int = HELD_BYTES,
     ) -> None:  # fmt: skip
         self.partition, self.number = partition, partition.number
         self._store, self._rules, self._knowledge, self._outlet, self._source = store, rules, knowledge, outlet, source
         self._tick_ms, self._clock_ms, self._stamp_ms, self._crashed = tick_ms, clock_ms, stamp_ms, crashed
-        self._patience_s = patience_s
+        self._patience_s, self._held_bytes = patience_s, held_bytes
         self._down_since_ms: int | None = None
         self._news = asyncio.Event()
         self._stopping = False
@@ -86,6 +88,10 @@ class Desk:
         if self._task is not None:
             await asyncio.wait({self._task})  # whoever stops waiting does not cancel what is in hand
 
+    def down_s(self) -> float:
+        """Return for how long Redis or the broker has failed it; 0 if they do not."""
+        return 0.0 if self._down_since_ms is None else (self._clock_ms() - self._down_since_ms) / 1000
+
     def stopping(self) -> bool:
         """Whether the desk takes no further portion."""
         return self._stopping
@@ -116,7 +122,8 @@ class Desk:
 
     def _hold(self) -> None:
         for kind in range(4):
-            full = self.gate.held(kind) > HELD_RECORDS and not self.gate.waits_for(kind)
+            much = self.gate.held(kind) > HELD_RECORDS or self.gate.held_bytes(kind) > self._held_bytes
+            full = much and not self.gate.waits_for(kind)
             if full != self._held[kind]:
                 self._held[kind] = full
                 self._source.hold(self.number, kind, full)

@@ -10,7 +10,6 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,7 +19,7 @@ from features.events import KINDS, Event
 from features.exposures import Exposure, Pending, exposure_id
 from features.hashing import partition_for
 from features.intake import Arrived, LocalTime, rows
-from features.store import Store
+from features.store import Store, decoded
 from models.checkpoint import Artifact
 from models.explain import Ledger, ledger
 from models.model import Model
@@ -158,7 +157,7 @@ async def _partition(store: Store, user: str, rules: Rules, name: str) -> Partit
         slot = await store.load(str(number), ())
         if not slot.version:
             continue
-        cursor = msgspec.msgpack.decode(slot.cursor, type=Cursor)
+        cursor = decoded(slot.cursor, Cursor, "a partition's cursor")
         partition = Partition(number, store, rules, version=slot.version, cursor=cursor, pending=Pending(rules.edges_ms), outbox=Outbox({}))
         place = await partition.place_users([user])
         if partition.users.rows["ref_ms"][place][0]:
@@ -214,7 +213,7 @@ async def _exposure(store: Store, partition: Partition, domain: str, asked: Aske
     (value,) = await store.read_hash(str(partition.number), "pending", [exposure_id(domain, asked.user, asked.event)])
     if value is None:
         raise InputError(f"event {asked.event!r} of user {asked.user!r} opened no exposure of {domain.removeprefix('line:')!r} that is still followed")
-    return msgspec.msgpack.decode(value, type=Exposure)
+    return decoded(value, Exposure, "an exposure")
 
 
 def percent(p: float) -> str:

@@ -22,6 +22,7 @@ from aiokafka.errors import KafkaConnectionError
 from mode.utils.futures import maybe_cancel
 
 from features.errors import DependencyDown
+from streams import masking
 from streams.delivery import MAX_RECORD_BYTES
 
 logger = logging.getLogger(__name__)
@@ -117,7 +118,7 @@ class RateLimit(logging.Filter):
 def configure_logging(loglevel: str) -> None:
     """Log to standard error, ours at `loglevel`, libraries' from WARNING on (at DEBUG: all of it), repeated broker errors seldom."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter(LOG_FORMAT))
+    handler.setFormatter(masking.Formatter(LOG_FORMAT))
     handler.addFilter(RateLimit())
     root = logging.getLogger()
     root.handlers[:] = [handler]

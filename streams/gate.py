@@ -17,6 +17,7 @@ from streams.partition import TOPICS
 from streams.records import Received
 
 PORTION = 2_000
+RECORD_BYTES = 800  # what a waiting record takes beside its value: the event that was decoded from it
 STALE_MS = 3_000
 FUTURE_MS = 300_000
 
@@ -46,12 +47,16 @@ class Gate:
         self.queues: list[deque[Received]] = [deque() for _ in range(TOPICS)]
         self.next_offsets = list(offsets)  # of each topic, the next one to be read
         self.taken = list(offsets)  # of each topic, the next one to be worked off
+        self._polls: list[deque[tuple[int, int]]] = [deque() for _ in range(TOPICS)]  # (next offset, bytes) of each poll that is not wholly taken
 
     def add(self, kind: int, records: Sequence[Received], next_offset: int) -> None:
         """Queue what was read of one topic."""
         if records and records[0].offset < self.next_offsets[kind]:
             records = [r for r in records if r.offset >= self.next_offsets[kind]]
         self.queues[kind].extend(records)
+        while self._polls[kind] and self._polls[kind][0][0] <= self.taken[kind]:
+            self._polls[kind].popleft()
+        self._polls[kind].append((next_offset, sum(len(r.value or b"") + RECORD_BYTES for r in records)))
         self.next_offsets[kind] = max(self.next_offsets[kind], next_offset)
 
     def waits_for(self, kind: int) -> bool:
@@ -61,6 +66,10 @@ class Gate:
     def held(self, kind: int) -> int:
         """Return how many records of one topic are waiting."""
         return len(self.queues[kind])
+
+    def held_bytes(self, kind: int) -> int:
+        """Return about how much memory they take; of a poll that is taken in part, all of it counts."""
+        return sum(size for upto, size in list(self._polls[kind]) if upto > self.taken[kind])
 
 
 class ReplayGate(Gate):

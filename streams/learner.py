@@ -26,7 +26,7 @@ from features.catalogue import add, empty, merge
 from features.exposures import Closed
 from features.hashing import partition_for
 from features.layout import CATALOGUE
-from features.store import Changes, Store
+from features.store import Changes, Store, decoded
 from features.vector import WIDTH
 from models.carry import carried_launch, carried_shared, heard_since, same_scaler
 from models.experts import EXPERTS
@@ -112,7 +112,7 @@ class Learner:
             learner._stamp = trunks.stamp_in(slot)
             learner._model = model = await shelf.model(learner._stamp.sha256)
         if slot.version:
-            learner.cursor = msgspec.msgpack.decode(slot.cursor, type=LearnerCursor)
+            learner.cursor = decoded(slot.cursor, LearnerCursor, "a learner's cursor")
         for name, value in slot.hashes[HEADS].items():
             if name == SHARED:
                 learner._shared = SharedHeads.from_bytes(value)
@@ -152,7 +152,7 @@ class Learner:
 
     async def _partition_cursor(self, partition: int) -> Cursor | None:
         slot = await self._store.load(str(partition), ())
-        return msgspec.msgpack.decode(slot.cursor, type=Cursor) if slot.version else None
+        return decoded(slot.cursor, Cursor, "a partition's cursor") if slot.version else None
 
     async def due_ms(self) -> int | None:
         """In a replay, the end of the next tick, if every partition is done with it; else None.
@@ -313,7 +313,7 @@ class Learner:
         slot = await self._store.load(outcome_slot(self._shared_q), (HEADS,))
         if not slot.version:
             return SharedHeads.of(model)
-        stamp_ms = msgspec.msgpack.decode(slot.cursor, type=LearnerCursor).stamp_ms
+        stamp_ms = decoded(slot.cursor, LearnerCursor, "a learner's cursor").stamp_ms
         ahead = self._replay and stamp_ms > self.cursor.stamp_ms
         value = slot.hashes[HEADS].get(SHARED_BEFORE if ahead else SHARED)
         return SharedHeads.from_bytes(value) if value else SharedHeads.of(model)
@@ -359,6 +359,10 @@ class Learner:
         """Note that all of `unsent` is on Kafka; the next commit trims it."""
         self._sent = sorted(self._snapshots)
 
+    def launch_figures(self) -> dict[str, tuple[int, int]]:
+        """Return {launch: (bins learned, orders among them)}. May be called from another thread."""
+        return {name: (int(head.tried.sum()), int(head.hit.sum())) for name, head in list(self._heads.items())}
+
     @property
     def stamp_ms(self) -> int:
         """The end of the last tick that was learned."""
@@ -397,4 +401,4 @@ def snapshot(name: str, state: SharedHeads | LaunchHead, tick_ms: int, trunk: st
 
 def stamp_of(cursor: bytes) -> int:
     """Return the stamp in a learner's stored cursor; 0 if there is none."""
-    return msgspec.msgpack.decode(cursor, type=LearnerCursor).stamp_ms if cursor else 0
+    return decoded(cursor, LearnerCursor, "a learner's cursor").stamp_ms if cursor else 0

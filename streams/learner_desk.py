@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -55,6 +56,10 @@ class LearnerDesk:
         if self._task is not None:
             await asyncio.wait({self._task})  # whoever stops waiting does not cancel what is in hand
 
+    def down_s(self) -> float:
+        """Return for how long Redis or the broker has failed it; 0 if they do not."""
+        return 0.0 if self._down_since_s is None else time.monotonic() - self._down_since_s
+
     def load_again(self) -> None:
         """Drop everything and start from the store."""
         self._reload = True
@@ -90,7 +95,7 @@ class LearnerDesk:
                     await asyncio.sleep(0.05)
                     continue
                 except DependencyDown as down:
-                    now_s = asyncio.get_running_loop().time()
+                    now_s = time.monotonic()
                     self._down_since_s = self._down_since_s or now_s
                     if now_s - self._down_since_s > self._patience_s:
                         raise

@@ -6,11 +6,13 @@ from collections.abc import Container
 
 from features.errors import InputError, Mismatch
 from features.events import KINDS
+from features.redis_access import RedisAccess
 from features.redis_store import RedisStore
 from features.store import Store
 from features.vector import SCHEMA_HASH
 from models.checkpoint import Artifact, load
 from models.delay import default_edges_s
+from streams.kafka_access import client_config
 from streams.partition import Rules
 from streams.settings import Settings
 from streams.topics import broker_names, cluster_id, partition_counts, topic_ids
@@ -29,10 +31,19 @@ WHAT_DIFFERS = {
 }
 
 
+def redis_access(settings: Settings) -> RedisAccess:
+    """Return how the settings say that Redis is reached."""
+    return RedisAccess(
+        settings.redis, user=settings.redis_username, password=settings.redis_password, cafile=settings.redis_ssl_cafile,
+        certfile=settings.redis_ssl_certfile, keyfile=settings.redis_ssl_keyfile, check_hostname=settings.redis_ssl_check_hostname,
+        cluster=settings.redis_cluster,
+    )  # fmt: skip
+
+
 def open_store(settings: Settings, *, patience_s: float | None = None) -> RedisStore:
     """Return the store of the settings' namespace; records live in Redis for twice their life in event time."""
     return RedisStore(
-        settings.redis,
+        redis_access(settings),
         settings.namespace,
         ttl_ms=2000 * settings.ttl_s,
         durability=settings.durability,
@@ -103,15 +114,16 @@ def clock_of(held: dict[str, str]) -> str:
 def check_partitions(settings: Settings) -> dict[str, str]:
     """Return the cluster's id and the ids of the topics that are read, after checking that all are there with the partitions of the settings."""
     names = broker_names(settings.topic_prefix, settings.topic_names)
-    counts = partition_counts(settings.broker, names.values())
+    access = client_config(settings)
+    counts = partition_counts(settings.broker, names.values(), client_config=access)
     for plain, name in names.items():
         wanted = settings.outcome_partitions if plain == "outcomes" else settings.partitions if plain in KINDS else None
         if name not in counts:
             raise Mismatch(f"topic {name} is missing: create the topics with `headstart topics create`")
         if wanted is not None and counts[name] != wanted:
             raise Mismatch(f"topic {name} has {counts[name]} partitions, the settings say {wanted}")
-    ids = topic_ids(settings.broker, [names[plain] for plain in (*KINDS, "outcomes")])
-    return {"cluster": cluster_id(settings.broker), "topic_ids": ",".join(ids[name] for name in sorted(ids))}
+    ids = topic_ids(settings.broker, [names[plain] for plain in (*KINDS, "outcomes")], client_config=access)
+    return {"cluster": cluster_id(settings.broker, client_config=access), "topic_ids": ",".join(ids[name] for name in sorted(ids))}
 
 
 def need_window(window_s: float | None, artifact: Artifact) -> float:
@@ -131,8 +143,9 @@ async def check_publisher(settings: Settings) -> None:
     if not held:
         return
     names = broker_names(settings.topic_prefix, settings.topic_names)
-    here = {"clock": LIVE, "cluster": cluster_id(settings.broker), "topics": ",".join(names.values())}
-    count = partition_counts(settings.broker, [names["browse"]]).get(names["browse"])
+    access = client_config(settings)
+    here = {"clock": LIVE, "cluster": cluster_id(settings.broker, client_config=access), "topics": ",".join(names.values())}
+    count = partition_counts(settings.broker, [names["browse"]], client_config=access).get(names["browse"])
     if count is not None:
         here["partitions"] = str(count)
     _compare(held, here, settings.namespace)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from streams.records import CATALOGUE, Outcome, decode_message
+from features.store import decoded
+from streams.records import CATALOGUE, Message, Outcome
 
 
 class Posted(NamedTuple):
@@ -42,6 +43,10 @@ class Outbox:
         """Return what is committed and not known to be on Kafka, in the order of numbers."""
         return self._unsent
 
+    def waiting(self) -> int:
+        """Return how many are committed and not known to be on Kafka. Callable from any thread."""
+        return len(self._unsent)
+
     def mark_sent(self) -> None:
         """Note that all of `unsent` is on Kafka; the next commit drops it."""
         self._sent += [posted.name for posted in self._unsent]
@@ -49,5 +54,5 @@ class Outbox:
 
 
 def _read(name: str, message: bytes) -> Posted:
-    told = decode_message(message)
+    told: Message = decoded(message, Message, "an outcome in the outbox")  # type: ignore[arg-type]
     return Posted(int(name.partition(":")[0]), name, (told.key if isinstance(told, Outcome) else CATALOGUE).encode(), message)

@@ -17,7 +17,7 @@ from features.hashing import partition_for
 from features.intake import LocalTime
 from features.layout import USER, USER_LINE
 from features.residents import Residents
-from features.store import Changes, Store
+from features.store import Changes, Store, decoded
 from streams.outbox import Outbox
 from streams.records import CATALOGUE, Counted, Outcome, encode_message
 
@@ -89,7 +89,7 @@ class Partition:
         """Read version, cursor, pending exposures and outbox in one step; a partition that nobody has worked begins at zero."""
         slot = await store.load(str(number), ("pending", "outbox"))
         if slot.version:
-            cursor = msgspec.msgpack.decode(slot.cursor, type=Cursor)
+            cursor = decoded(slot.cursor, Cursor, "a partition's cursor")
             if len(cursor.numbers) != rules.outcome_partitions:
                 raise Mismatch(f"partition {number} knows {len(cursor.numbers)} outcome partitions, the settings say {rules.outcome_partitions}")
         else:

@@ -121,7 +121,7 @@ def _confirm(waiting: deque[Any], number: int, timeout_s: float) -> int:
 
 
 def _require_topics(broker: str, topics: Mapping[str, str], client_config: Mapping[str, object] | None) -> None:
-    require_reachable(broker)
+    require_reachable(broker, client_config)
     counts = partition_counts(broker, [topics[kind] for kind in KINDS], client_config=client_config)
     missing = [topics[kind] for kind in KINDS if topics[kind] not in counts]
     if missing:

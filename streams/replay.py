@@ -23,6 +23,7 @@ from features.store import Store
 from models.checkpoint import Artifact
 from streams import namespace
 from streams.evaluation import Judged
+from streams.kafka_access import client_config, consumer_config
 from streams.knowledge import outcome_slot
 from streams.learner import stamp_of
 from streams.offline import put_launches
@@ -31,7 +32,7 @@ from streams.publisher import Outgoing, publish_records
 from streams.records import TICK_HEADER, Launch, Outcome, decode_message
 from streams.settings import ENVIRONMENT_PREFIX, Settings, as_environment, with_changes
 from streams.ticks import Tick, cut, with_end
-from streams.topics import broker_names, create_topics
+from streams.topics import broker_names, create_topics, require_reachable
 
 POLL_S = 0.1
 SILENT_POLLS = 6
@@ -48,7 +49,7 @@ async def prepare(settings: Settings, store: Store, artifact: Artifact, launches
         raise Mismatch(f"namespace {settings.namespace!r} is already in use: a replay needs a fresh one (--namespace)")
     create_topics(
         settings.broker, prefix=settings.topic_prefix, names=settings.topic_names, partitions=settings.partitions,
-        outcome_partitions=settings.outcome_partitions, replication=settings.replication,
+        outcome_partitions=settings.outcome_partitions, replication=settings.replication, client_config=client_config(settings),
     )  # fmt: skip
     found = namespace.check_partitions(settings)
     clock = f"replay:{settings.replay_tick_ms}"
@@ -83,7 +84,7 @@ def publish(settings: Settings, ticks: Iterable[Tick], *, speed: float | None = 
             if on_tick is not None:
                 on_tick(tick)
 
-    publish_records(settings.broker, records(), broker_names(settings.topic_prefix, settings.topic_names))
+    publish_records(settings.broker, records(), broker_names(settings.topic_prefix, settings.topic_names), client_config=client_config(settings))
     return last_ms
 
 
@@ -210,10 +211,13 @@ def read_outcomes(settings: Settings) -> Judged:
 def read_topic(settings: Settings, topic: str) -> Iterator[tuple[int, bytes]]:
     """Yield (partition, value) of every record that a topic holds now. Raises DependencyDown."""
     name = broker_names(settings.topic_prefix, settings.topic_names)[topic]
+    require_reachable(settings.broker, client_config(settings))
     try:
-        consumer = KafkaConsumer(bootstrap_servers=settings.broker.split(","), enable_auto_commit=False, max_poll_records=5_000)
+        consumer = KafkaConsumer(**consumer_config(settings), max_poll_records=5_000)
         try:
             tps = [TopicPartition(name, p) for p in sorted(consumer.partitions_for_topic(name) or ())]
+            if not tps:
+                raise Mismatch(f"the broker at {settings.broker} has no topic {name}, or does not show it to this user")
             consumer.assign(tps)
             consumer.seek_to_beginning(*tps)
             # The end is what fetches say: the embedded broker's answer to a question for the end can lag behind.

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+LOOPBACK = "127.0.0.1"
 TOPIC_NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")
 
 
@@ -106,6 +107,24 @@ def _read_brokers(raw: object) -> object:
     return ",".join(addresses)
 
 
+def _read_verbatim(raw: object) -> object:
+    """A password may begin or end with a space."""
+    if not isinstance(raw, str):
+        raise ValueError
+    return raw
+
+
+def _read_address(raw: object) -> object:
+    """HOST:PORT, or PORT alone, which is loopback's; "" is nowhere. Returned with its host."""
+    text = str(raw) if isinstance(raw, int) and not isinstance(raw, bool) else _text_of(raw)
+    if not text:
+        return ""
+    match = re.fullmatch(r"(?:(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]*):)?(\d{1,5})", text)
+    if match is None or int(match[2]) > 65535:
+        raise ValueError
+    return f"{match[1] or LOOPBACK}:{int(match[2])}"
+
+
 def _read_redis_url(raw: object) -> object:
     text = _text_of(raw)
     parts = urlsplit(text)  # its port raises ValueError when it is not a number
@@ -157,10 +176,12 @@ def mapping(keys: tuple[str, ...]) -> Form:
 
 switch = Form("on or off", _read_switch)
 brokers = Form("HOST:PORT[,HOST:PORT…]", _read_brokers)
+address = Form("HOST:PORT, or PORT of loopback", _read_address)
 redis_url = Form("redis://[USER:PASSWORD@]HOST:PORT[/DB], rediss://… or unix:///PATH", _read_redis_url)
 short_name = pattern("1 to 64 letters, digits, _ or -", "[A-Za-z0-9_-]{1,64}")  # a brace would end a hash tag of Redis Cluster
 prefix = pattern("letters, digits, ., _ or -", "[A-Za-z0-9._-]{0,200}")
 anything = pattern("text", ".*")
+verbatim = Form("text", _read_verbatim)
 path = Form("a path", _read_path)
 zone = Form("a time zone such as UTC or Europe/Berlin", _read_zone)
 

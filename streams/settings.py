@@ -2,7 +2,8 @@
 
 The class `Settings` is the one table. A value comes, in increasing precedence, from its default, from a TOML file
 (`headstart.toml` in the current folder, or the one that `--config` or HEADSTART_CONFIG names), from the environment
-(HEADSTART_ and the name in capitals; an empty variable counts as absent), and from options.
+(HEADSTART_ and the name in capitals; an empty variable counts as absent), and from options. A secret may also be read from a
+file of its own, named in any of these places by the secret's name with _file after it (HEADSTART_SASL_PASSWORD_FILE).
 """
 
 from __future__ import annotations
@@ -17,7 +18,26 @@ from pathlib import Path
 from typing import Annotated, Any, Final, get_type_hints
 
 from features.errors import InputError
-from streams.setting_values import Form, anything, brokers, mapping, masked, number, one_of, path, prefix, redis_url, short_name, shown, switch, whole, zone
+from streams import masking
+from streams.setting_values import (
+    Form,
+    address,
+    anything,
+    brokers,
+    mapping,
+    masked,
+    number,
+    one_of,
+    path,
+    prefix,
+    redis_url,
+    short_name,
+    shown,
+    switch,
+    verbatim,
+    whole,
+    zone,
+)  # fmt: skip
 
 TOPICS: Final = ("browse", "click", "cart", "order", "scores", "outcomes", "heads", "alerts", "rejected")
 ENVIRONMENT_PREFIX: Final = "HEADSTART_"
@@ -29,11 +49,12 @@ DAY_S = 86_400
 
 @dataclass(frozen=True)
 class About:
-    """What a setting is for, how it is read, and its unit ("" where it has none)."""
+    """What a setting is for, how it is read, and its unit ("" where it has none). A secret is never shown, and may come from a file."""
 
     text: str
     form: Form
     unit: str = ""
+    secret: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -41,7 +62,27 @@ class Settings:
     """All settings of one process. Made by `load_settings`; `came_from` says of each value where it came from."""
 
     broker: Annotated[str, About("Kafka brokers to start from", brokers)] = ""
+    security_protocol: Annotated[
+        str, About("how Kafka is spoken to", one_of("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"))
+    ] = "PLAINTEXT"  # fmt: skip
+    sasl_mechanism: Annotated[
+        str, About("how the user proves itself to Kafka, with SASL_…", one_of("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"))
+    ] = "SCRAM-SHA-512"  # fmt: skip
+    sasl_username: Annotated[str, About("user of Kafka", anything)] = ""
+    sasl_password: Annotated[str, About("its password", verbatim, secret=True)] = ""
+    ssl_cafile: Annotated[str, About("PEM file of the authorities that Kafka's certificate is checked with; the system's if empty", anything)] = ""
+    ssl_certfile: Annotated[str, About("PEM file of the certificate that is shown to Kafka; none if empty", anything)] = ""
+    ssl_keyfile: Annotated[str, About("PEM file of its key, if that is not in ssl_certfile", anything)] = ""
+    ssl_key_password: Annotated[str, About("password of that key, if it has one", verbatim, secret=True)] = ""
+    ssl_check_hostname: Annotated[bool, About("whether Kafka's certificate must name the host that was called", switch)] = True
     redis: Annotated[str, About("Redis or Valkey that keeps states, cursors and heads", redis_url)] = ""
+    redis_username: Annotated[str, About("user of Redis; wins over the address's", anything)] = ""
+    redis_password: Annotated[str, About("its password; wins over the address's", verbatim, secret=True)] = ""
+    redis_ssl_cafile: Annotated[str, About("as ssl_cafile, for Redis (rediss://)", anything)] = ""
+    redis_ssl_certfile: Annotated[str, About("as ssl_certfile, for Redis", anything)] = ""
+    redis_ssl_keyfile: Annotated[str, About("as ssl_keyfile, for Redis", anything)] = ""
+    redis_ssl_check_hostname: Annotated[bool, About("as ssl_check_hostname, for Redis", switch)] = True
+    redis_cluster: Annotated[bool, About("the address is a node of a Redis Cluster", switch)] = False
     namespace: Annotated[str, About("prefix of every Redis key, hs:<namespace>:…", short_name)] = "live"
     topic_prefix: Annotated[str, About("prefix of every topic's name, except of those that topic_names maps", prefix)] = ""
     topic_names: Annotated[Mapping[str, str], About("a shop's own names for some of the topics", mapping(TOPICS))] = field(default_factory=dict)
@@ -64,8 +105,19 @@ class Settings:
     timezone: Annotated[str, About("time zone of the feature hour of day", zone)] = "UTC"
     session_timeout_s: Annotated[int, About("a worker silent for so long loses its partitions", whole(1, 1800), "s")] = 10
     dependency_timeout_s: Annotated[int, About("a broker or Redis silent for so long ends the process", whole(1, DAY_S), "s")] = 60
+    stall_s: Annotated[int, About("a worker that has work and gets nowhere for so long ends itself, to be started again", whole(2, DAY_S), "s")] = 180
+    max_memory_mb: Annotated[int, About("a worker with more resident memory ends itself, to be started again; 0: no limit", whole(0), "MB")] = 0
+    max_held_mb: Annotated[
+        int, About("records that were read and wait to be worked, over all partitions of a worker, at most about so much", whole(16), "MB")
+    ] = 256  # fmt: skip
     lru_users: Annotated[int, About("users whose states a worker keeps in memory", whole(1), "users")] = 200_000
-    alive_file: Annotated[str, About("file that a worker touches at each tick, for health checks; none if empty", anything)] = ""
+    alive_file: Annotated[str, About("file that a worker touches while it gets on, for health checks; none if empty", anything)] = ""
+    http_address: Annotated[
+        str, About("where a worker serves /metrics, /live and /ready, HOST:PORT or PORT (of loopback; 0: any free one); nowhere if empty", address)
+    ] = ""  # fmt: skip
+    http_token: Annotated[str, About("bearer token that every HTTP endpoint asks for", verbatim, secret=True)] = ""
+    http_user: Annotated[str, About("user that every HTTP endpoint asks for, with http_password", anything)] = ""
+    http_password: Annotated[str, About("its password", verbatim, secret=True)] = ""
     log_level: Annotated[str, About("least level that is logged", one_of("DEBUG", "INFO", "WARNING", "ERROR"))] = "INFO"
     came_from: Mapping[str, str] = field(default_factory=dict, compare=False)
 
@@ -81,6 +133,8 @@ def _table() -> dict[str, About]:
 
 
 ABOUT: Final = _table()
+SECRETS: Final = tuple(name for name, about in ABOUT.items() if about.secret)
+SECRET_FILES: Final = {f"{name}_file": name for name in SECRETS}
 _DEFAULTS: Final = Settings()
 
 
@@ -99,12 +153,15 @@ def load_settings(config: Path | None = None, *, needs: Sequence[str] = (), assi
 
     `config` names a TOML file that must exist; `needs` names settings that must not be empty (broker, redis);
     `assignments` are texts NAME=VALUE, as `--set` takes them; an override of None counts as not given, and wins over all else otherwise.
-    Raises InputError with one line that names the setting, the source, what was expected and what came.
+    Raises InputError with one line that names the setting, the source, what was expected and what came. Secrets are hidden from then on
+    in whatever this process logs or prints as an error.
     """
     values: dict[str, object] = {}
     came_from: dict[str, str] = {}
 
     def take(name: str, raw: object, source: str) -> None:
+        if name in SECRET_FILES:
+            raw, source, name = _content(raw, f"setting {name!r} from {source}"), f"file {raw} ({source})", SECRET_FILES[name]
         try:
             values[name] = ABOUT[name].form.read(raw)
         except ValueError:
@@ -113,20 +170,23 @@ def load_settings(config: Path | None = None, *, needs: Sequence[str] = (), assi
         came_from[name] = source
 
     file, found = _file(config)
+    environment = {name: text for name in (*ABOUT, *SECRET_FILES) if (text := os.environ.get(variable(name), ""))}
+    for place, given in ((file, found), ("the environment", environment)):
+        for name, secret in SECRET_FILES.items():
+            if name in given and secret in given:
+                raise InputError(f"{place} gives both {secret} and {name}: give one of them")
     for name, raw in found.items():
-        if name not in ABOUT:
+        if name not in ABOUT and name not in SECRET_FILES:
             raise InputError(f"{file}: there is no setting {name!r}{_nearest(name)}")
         take(name, raw, f"file {file}")
-    for name in ABOUT:
-        text = os.environ.get(variable(name), "")
-        if text:
-            take(name, text, f"environment {variable(name)}")
+    for name, text in environment.items():
+        take(name, text, f"environment {variable(name)}")
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         name = name.strip().replace("-", "_")
         if not equals:
-            raise InputError(f"--set {assignment}: expected NAME=VALUE")
-        if name not in ABOUT:
+            raise InputError(f"--set {name}: expected NAME=VALUE")
+        if name not in ABOUT and name not in SECRET_FILES:
             raise InputError(f"--set {name}: there is no such setting{_nearest(name)}")
         take(name, text, f"option --set {name}")
     for name, raw in overrides.items():
@@ -139,7 +199,23 @@ def load_settings(config: Path | None = None, *, needs: Sequence[str] = (), assi
             ways = f"--{name.replace('_', '-')}, {variable(name)}, or {name} in {file or DEFAULT_FILE}"
             raise InputError(f"setting {name!r} is missing, and has no default: give {ways}")
     typed: dict[str, Any] = values
-    return Settings(**typed, came_from=came_from)
+    settings = Settings(**typed, came_from=came_from)
+    for secret in SECRETS:
+        masking.remember(getattr(settings, secret))
+    masking.remember_url(settings.redis)
+    return settings
+
+
+def _content(path: object, which: str) -> str:
+    """A secret's file, without the newline that editors put at its end."""
+    if not isinstance(path, str) or not path.strip():
+        raise InputError(f"{which}: expected a path")
+    try:
+        return Path(path.strip()).expanduser().read_text(encoding="utf-8").rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise InputError(f"{which}: {path} is not UTF-8 text") from None
+    except OSError as error:
+        raise InputError(f"{which}: {path} cannot be read: {error.strerror}") from None
 
 
 def _file(config: Path | None) -> tuple[str, dict[str, object]]:
@@ -168,7 +244,7 @@ def origins(settings: Settings) -> dict[str, str]:
 
 def unused_variables() -> list[str]:
     """Names in the environment that look like settings and are none: mostly misspelt. Not an error, since Kubernetes makes such names too."""
-    known = {variable(name) for name in ABOUT} | {CONFIG_VARIABLE}
+    known = {variable(name) for name in (*ABOUT, *SECRET_FILES)} | {CONFIG_VARIABLE}
     return sorted(name for name in os.environ if name.startswith(ENVIRONMENT_PREFIX) and name not in known)
 
 

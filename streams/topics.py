@@ -21,6 +21,7 @@ from kafka.errors import IncompatibleBrokerVersion, KafkaError, for_code
 
 from features.errors import DependencyDown, InputError
 from features.events import KINDS
+from streams.kafka_proof import prove
 
 # kafka-python logs each failed connection; what matters of it is in our one line, unless the program sets up logging itself.
 logging.getLogger("kafka").addHandler(logging.NullHandler())
@@ -32,7 +33,7 @@ _LEGAL = re.compile(r"[A-Za-z0-9._-]{1,249}")
 
 @dataclass(frozen=True)
 class TopicSpec:
-    """One topic. `partitions` is "input" (as many as the four event topics), "outcomes", or a number."""
+    """One topic. `partitions` is "input" (as many as the four event topics), "outcomes", or a number; writers and readers are roles of `streams.rights`."""
 
     name: str
     key: str
@@ -40,24 +41,39 @@ class TopicSpec:
     partitions: Literal["input", "outcomes"] | int
     retention_ms: int
     description: str
+    writers: tuple[str, ...]
+    readers: tuple[str, ...]
     cleanup: str = "delete"
     max_message_bytes: int | None = None
 
 
 TOPICS: Final[tuple[TopicSpec, ...]] = (
     *(
-        TopicSpec(kind, "user_id", "event, JSON", "input", 30 * DAY_MS, f"{kind} events; kept longer than the oldest Redis backup that one would restore")
+        TopicSpec(
+            kind, "user_id", "event, JSON", "input", 30 * DAY_MS, f"{kind} events; kept longer than the oldest Redis backup that one would restore",
+            writers=("publisher",), readers=("worker",),
+        )
         for kind in KINDS
     ),
-    TopicSpec("scores", "user_id", "score, JSON", "input", 7 * DAY_MS, "one record for each valid event that is no duplicate"),
-    TopicSpec("outcomes", "launch_id", "outcome, msgpack", "outcomes", 30 * DAY_MS, "numbered facts about exposures, from which the heads learn"),
-    TopicSpec("heads", "launch_id", "head snapshot", 1, 90 * DAY_MS, "the audit trail of the heads; nobody reads it to score"),
-    TopicSpec("alerts", "launch_id", "alert, JSON", 1, 90 * DAY_MS, "drift and quality alerts"),
+    TopicSpec(
+        "scores", "user_id", "score, JSON", "input", 7 * DAY_MS, "one record for each valid event that is no duplicate",
+        writers=("worker",), readers=("consumer", "dashboard"),
+    ),
+    TopicSpec(
+        "outcomes", "launch_id", "outcome, msgpack", "outcomes", 30 * DAY_MS, "numbered facts about exposures, from which the heads learn",
+        writers=("worker",), readers=("learner", "dashboard"),
+    ),
+    TopicSpec(
+        "heads", "launch_id", "head snapshot", 1, 90 * DAY_MS, "the audit trail of the heads; nobody reads it to score",
+        writers=("learner",), readers=("dashboard",),
+    ),
+    TopicSpec("alerts", "launch_id", "alert, JSON", 1, 90 * DAY_MS, "drift and quality alerts", writers=("learner",), readers=("dashboard",)),
     # A refused value can be as large as the broker took it; with the headers that say why, it is larger.
     TopicSpec(
-        "rejected", "as received", "the raw bytes", "input", 30 * DAY_MS, "what could not be used; headers say why and where from", max_message_bytes=2_097_152
+        "rejected", "as received", "the raw bytes", "input", 30 * DAY_MS, "what could not be used; headers say why and where from",
+        writers=("worker",), readers=("dashboard",), max_message_bytes=2_097_152,
     ),
-)
+)  # fmt: skip
 NAMES: Final = tuple(spec.name for spec in TOPICS)
 
 
@@ -79,6 +95,11 @@ def broker_names(prefix: str = "", names: Mapping[str, str] | None = None) -> di
         if others:
             raise InputError(f"topic_names: {name} and {others[0]} are both called {on_broker!r}")
     return given
+
+
+def worker_group(namespace: str) -> str:
+    """Return the consumer group of a namespace's workers."""
+    return f"headstart-{namespace}"
 
 
 def expected_partitions(spec: TopicSpec, *, partitions: int, outcome_partitions: int) -> int:
@@ -116,7 +137,7 @@ def create_topics(
             configs["min.insync.replicas"] = "2"
         count = expected_partitions(spec, partitions=partitions, outcome_partitions=outcome_partitions)
         wanted[on_broker[spec.name]] = {"num_partitions": count, "replication_factor": replication, "configs": configs}
-    with _admin(broker, client_config) as admin:
+    with admin_client(broker, client_config) as admin:
         there = _partition_counts(admin, wanted)
         missing = {name: options for name, options in wanted.items() if name not in there}
         if missing:
@@ -153,7 +174,7 @@ def inspect_topics(
 ) -> tuple[list[str], list[str]]:
     """Return what differs from `TOPICS`, and notes on what could not be checked; both are lines for a person."""
     on_broker = broker_names(prefix, names)
-    with _admin(broker, client_config) as admin:
+    with admin_client(broker, client_config) as admin:
         topics = _described(admin, on_broker.values())
         configs = _configs(admin, list(topics))
     differ: list[str] = []
@@ -210,7 +231,7 @@ def check_topics(
 
 def delete_topics(broker: str, topics: Iterable[str], *, client_config: Mapping[str, object] | None = None) -> list[str]:
     """Delete topics, given by their names on the broker, with all their records; return those that were there, once they are gone."""
-    with _admin(broker, client_config) as admin:
+    with admin_client(broker, client_config) as admin:
         there = list(_partition_counts(admin, topics))
         if there:
             for topic in admin.delete_topics(there, raise_errors=False)["topics"]:
@@ -226,30 +247,30 @@ def delete_topics(broker: str, topics: Iterable[str], *, client_config: Mapping[
 
 def cluster_id(broker: str, *, client_config: Mapping[str, object] | None = None, timeout_s: float = 10.0) -> str:
     """Return the cluster's id: another id means that offsets and topics are not those of before."""
-    with _admin(broker, client_config, timeout_s) as admin:
+    with admin_client(broker, client_config, timeout_s) as admin:
         return str(admin.describe_cluster()["cluster_id"])
 
 
 def partition_counts(broker: str, topics: Iterable[str], *, client_config: Mapping[str, object] | None = None) -> dict[str, int]:
     """Return {topic: number of partitions}; a topic that is not there is left out."""
-    with _admin(broker, client_config) as admin:
+    with admin_client(broker, client_config) as admin:
         return _partition_counts(admin, topics)
 
 
 def topic_ids(broker: str, topics: Iterable[str], *, client_config: Mapping[str, object] | None = None) -> dict[str, str]:
     """Return {topic: id} where the broker gives ids: a topic that was deleted and made again has another one."""
-    with _admin(broker, client_config) as admin:
+    with admin_client(broker, client_config) as admin:
         described = admin.describe_topics(list(topics))
     return {topic["name"]: str(topic["topic_id"]) for topic in described if topic["error_code"] == 0 and topic.get("topic_id")}
 
 
 def _described(admin: Any, topics: Iterable[str]) -> dict[str, list[int]]:
     """{topic: number of replicas of each partition} for those that are there."""
-    return {
-        topic["name"]: [len(partition["replica_nodes"]) for partition in topic["partitions"]]
-        for topic in admin.describe_topics(list(topics))
-        if topic["error_code"] == 0
-    }
+    described = admin.describe_topics(list(topics))
+    hidden = [topic["name"] for topic in described if for_code(topic["error_code"]).__name__ == "TopicAuthorizationFailedError"]
+    if hidden:
+        raise InputError(f"the broker does not show this user the topic {', '.join(hidden)}: see `headstart rights`")
+    return {topic["name"]: [len(partition["replica_nodes"]) for partition in topic["partitions"]] for topic in described if topic["error_code"] == 0}
 
 
 def _partition_counts(admin: Any, topics: Iterable[str]) -> dict[str, int]:
@@ -267,15 +288,17 @@ def _configs(admin: Any, topics: list[str]) -> dict[str, dict[str, str]]:
 
 
 @contextmanager
-def _admin(broker: str, client_config: Mapping[str, object] | None, timeout_s: float = 10.0) -> Iterator[Any]:
+def admin_client(broker: str, client_config: Mapping[str, object] | None, timeout_s: float = 10.0) -> Iterator[Any]:
     """An admin client, or DependencyDown with one line. Kafka's own errors inside the block become DependencyDown too."""
-    require_reachable(broker, timeout_s)
+    require_reachable(broker, client_config, timeout_s=timeout_s)
     limit_ms = int(timeout_s * 1000)
     config = {"bootstrap_servers": broker.split(","), "bootstrap_timeout_ms": limit_ms, "request_timeout_ms": limit_ms, **(client_config or {})}
     try:
         admin = KafkaAdminClient(**config)
     except (KafkaError, OSError) as error:
-        raise DependencyDown(f"{broker} takes connections but does not answer as a Kafka broker: {error or type(error).__name__}") from None
+        raise DependencyDown(
+            f"{broker} takes connections but does not answer as a Kafka broker{_as_asked(client_config)}: {error or type(error).__name__}"
+        ) from None
     try:
         with admin:
             yield admin
@@ -283,10 +306,15 @@ def _admin(broker: str, client_config: Mapping[str, object] | None, timeout_s: f
         raise DependencyDown(f"the Kafka broker at {broker} does not do what was asked: {error or type(error).__name__}") from None
 
 
-def require_reachable(broker: str, timeout_s: float = 10.0) -> None:
-    """Return if one of the addresses HOST:PORT[,...] takes a connection. Raises InputError for a malformed one, else DependencyDown.
+def _as_asked(client_config: Mapping[str, object] | None) -> str:
+    return f" that speaks {(client_config or {}).get('security_protocol', 'PLAINTEXT')} (setting security_protocol)"
 
-    kafka-python would go on trying a refused address until its time is over, and says less.
+
+def require_reachable(broker: str, client_config: Mapping[str, object] | None = None, *, timeout_s: float = 10.0) -> None:
+    """Return if one of the addresses HOST:PORT[,...] takes a connection, and what `client_config` gives to prove.
+
+    Raises InputError for a malformed address, or where a name, password or certificate is refused; else DependencyDown.
+    kafka-python would go on trying until its time is over, and says less.
     """
     places = []
     for address in broker.split(","):
@@ -298,7 +326,10 @@ def require_reachable(broker: str, timeout_s: float = 10.0) -> None:
     for place in places:
         try:
             socket.create_connection(place, timeout_s).close()
-            return
         except OSError as error:
             why = error.strerror or str(error)
+            continue
+        if client_config:
+            prove(place, client_config, timeout_s=timeout_s)
+        return
     raise DependencyDown(f"no Kafka broker answers at {broker}: {why}")

@@ -194,6 +194,7 @@ class Consumer(driver.Consumer):
         super().__init__(*args, **kwargs)
         self._read_offset = _NoReadOffsets()
         self._parked: set[TP] = set()
+        self._drained: dict[TP, int] = {}
         self._epochs_begun = 0
         self.epochs: dict[TP, int] = {}
         """The present epoch of each partition; absent (0 in a batch) between its revocation and its first seek."""
@@ -211,6 +212,7 @@ class Consumer(driver.Consumer):
         """Begin a new epoch of the partition: what was drained before is stale. Called in the consumer's thread, right after a seek."""
         self._epochs_begun += 1
         self.epochs[tp] = self._epochs_begun
+        self._drained.pop(tp, None)
 
     def is_current(self, batch: Batch) -> bool:
         """Whether no seek, revocation or assignment of its partition came after the batch was drained. Ask before working a queued batch."""
@@ -236,6 +238,7 @@ class Consumer(driver.Consumer):
                 return
             if self.is_current(batch):
                 self.app.monitor.track_tp_end_offset(tp, batch.end)
+                self._drained[batch.tp] = batch.next
                 yield batch.tp, self._to_message(batch.tp, batch)
 
     def _to_message(self, tp: TP, record: Any) -> ConsumerMessage:
@@ -379,6 +382,10 @@ class Consumer(driver.Consumer):
     def paused(self) -> frozenset[TP]:
         """The parked partitions."""
         return frozenset(self._parked)
+
+    def drained(self, tp: TP) -> int:
+        """Return the offset after the last record that was given to the agents since the last seek; 0 if none was."""
+        return self._drained.get(tp, 0)
 
     def reading(self, tp: TP) -> Reading | None:
         """Return how far the partition is read and where its log ends, or None before the first fetch response. A parked one is not refreshed."""

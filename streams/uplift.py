@@ -25,6 +25,7 @@ from features.exposures import NONE
 from features.hashing import partition_for
 from models.uplift import Matured
 from streams import launches, namespace
+from streams.kafka_access import client_config, consumer_config
 from streams.records import Launch, Outcome, decode_message
 from streams.settings import Settings
 from streams.topics import broker_names, require_reachable
@@ -105,11 +106,11 @@ def _row(outcome: Outcome, launch: Launch) -> Row:
 
 def _records(settings: Settings, key: bytes, timeout_s: float, progress: Progress, starts: list[int]) -> Iterator[tuple[int, bytes]]:
     """Yield (offset, value) of the key's records; `starts` gets the first offset that is still there."""
-    require_reachable(settings.broker)
+    require_reachable(settings.broker, client_config(settings))
     name = broker_names(settings.topic_prefix, settings.topic_names)["outcomes"]
     give_up_s = time.monotonic() + timeout_s
     try:
-        consumer = KafkaConsumer(bootstrap_servers=settings.broker.split(","), enable_auto_commit=False, max_poll_records=5_000)
+        consumer = KafkaConsumer(**consumer_config(settings), max_poll_records=5_000)
         try:
             there = consumer.partitions_for_topic(name)
             if not there:

@@ -17,7 +17,7 @@ from features.errors import DependencyDown, HeadstartError, InputError
 from features.events import KINDS
 from features.store import Store
 from models.model import Model
-from streams.desk import Desk
+from streams.desk import HELD_BYTES, Desk
 from streams.gate import End
 from streams.knowledge import Knowledge, outcome_slot
 from streams.learner import Learner, stamp_of
@@ -52,12 +52,18 @@ class Worker:
 
     def __init__(
         self, store: Store, model: Model, rules: Rules, *, tick_ms: int, patience_s: float, outlet: Outlet, wire: Wire,
-        hard_exit: Callable[..., Any], clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000, alive_file: str = "", base: str = "",
+        hard_exit: Callable[..., Any], clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000, alive_file: str = "", base: str = "", held_bytes: int = HELD_BYTES,
     ) -> None:  # fmt: skip
-        """`model` is the trunk that this process came with, `base` the sha256 of the one that the namespace was made with ("": the same)."""
+        """`model` is the trunk that this process came with, `base` the sha256 of the one that the namespace was made with ("": the same).
+
+        `held_bytes`: what may wait of one topic of one partition, about.
+        """
         self._store, self._model, self._rules, self._outlet, self._wire = store, model, rules, outlet, wire
         self._tick_ms, self._patience_s, self._clock_ms, self._hard_exit = tick_ms, patience_s, clock_ms, hard_exit
         self._alive_file = Path(alive_file) if alive_file else None
+        self._held_bytes = held_bytes
+        self.is_live: Callable[[], bool] = lambda: True
+        """Asked before the alive file is touched."""
         # In a replay the trunk is fixed before the first event.
         self._shelf = None if rules.replay else Shelf(store, model, base or model.artifact.sha256, clock_ms=clock_ms)
         self.knowledge = Knowledge(store, model, rules.outcome_partitions, shelf=self._shelf)
@@ -169,7 +175,7 @@ class Worker:
 
     def _touch_alive_file(self) -> None:
         try:
-            if self._alive_file is not None:
+            if self._alive_file is not None and self.is_live():
                 self._alive_file.touch()
         except OSError as error:
             raise InputError(f"setting 'alive_file': {self._alive_file} cannot be written: {error.strerror}") from None
@@ -215,6 +221,7 @@ class Worker:
         return Desk(
             partition, store=self._store, rules=self._rules, knowledge=self.knowledge, outlet=self._outlet, source=self, tick_ms=self._tick_ms,
             patience_s=self._patience_s, clock_ms=self._clock_ms, stamp_ms=lambda: self._stamp_ms, crashed=self.crashed,
+            held_bytes=self._held_bytes,
         )  # fmt: skip
 
     def _learner_desk(self, learner: Learner) -> LearnerDesk:
@@ -252,6 +259,14 @@ class Worker:
         """Stop, or go on, reading one topic of a partition."""
         (self._parked.add if held else self._parked.discard)((kind, partition))
         self._wire.hold(kind, partition, held)
+
+    def is_parked(self, topic: int, partition: int) -> bool:
+        """Whether one topic of a partition is held."""
+        return (topic, partition) in self._parked
+
+    def parked(self) -> int:
+        """Return how many topics of partitions are held."""
+        return len(self._parked)
 
     def ends(self, partition: int) -> Sequence[End | None]:
         """Return where the four topics of a partition end."""

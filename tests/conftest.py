@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from streams.embedded import EmbeddedBroker, EmbeddedValkey
+from tests.certificates import Certificates
 from tests.kafka_server import KafkaServer
 
 
@@ -51,13 +52,25 @@ def topic_prefix() -> str:
 
 
 @pytest.fixture(scope="session")
-def real_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
-    """A real Apache Kafka (one node) for the whole session, from KAFKA_HOME or ../shared/kafka; the test is skipped if there is none."""
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """An authority of our own."""
+    return Certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="session")
+def kafka_home() -> Path:
+    """The folder of an Apache Kafka, from KAFKA_HOME or ../shared/kafka; the test is skipped if there is none."""
     home = Path(os.environ.get("KAFKA_HOME") or Path(__file__).parents[2] / "shared" / "kafka")
     script = home / "bin" / "kafka-server-start.sh"
     if not script.exists():
         pytest.skip(f"no Apache Kafka: {script} does not exist; set KAFKA_HOME to a distribution's folder")
     if shutil.which("java") is None:
         pytest.skip("no Java: `java` is not on the PATH; Apache Kafka needs Java 17")
-    with KafkaServer(home, tmp_path_factory.mktemp("kafka")) as server:
+    return home
+
+
+@pytest.fixture(scope="session")
+def real_kafka(kafka_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
+    """A real Apache Kafka (one node) for the whole session."""
+    with KafkaServer(kafka_home, tmp_path_factory.mktemp("kafka")) as server:
         yield server

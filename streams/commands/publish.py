@@ -16,6 +16,7 @@ from features.errors import InputError
 from features.events import KINDS, Refused, decode
 from features.log import events
 from streams.commands.options import Broker, Config, Redis, Set
+from streams.kafka_access import client_config
 from streams.publisher import Outgoing, numbered_lines, publish_events, publish_records
 from streams.settings import load_settings
 from streams.topics import broker_names
@@ -59,13 +60,13 @@ def publish(
         from streams import namespace  # needs Redis' client, which a publisher without --redis does not
 
         asyncio.run(namespace.check_publisher(settings))
-    lines = Lines(raw=raw)
+    lines, access = Lines(raw=raw), client_config(settings)
     if file == "-":
-        counts = publish_records(settings.broker, lines.outgoing(sys.stdin.buffer), topics, progress=_progress)
+        counts = publish_records(settings.broker, lines.outgoing(sys.stdin.buffer), topics, client_config=access, progress=_progress)
     elif file.endswith((".jsonl", ".ndjson", ".json")):
         try:
             with Path(file).open("rb") as stream:
-                counts = publish_records(settings.broker, lines.outgoing(stream), topics, progress=_progress)
+                counts = publish_records(settings.broker, lines.outgoing(stream), topics, client_config=access, progress=_progress)
         except OSError as error:
             raise InputError(f"{file} cannot be read: {error.strerror}") from None
     else:
@@ -73,7 +74,7 @@ def publish(
             raise InputError("--raw is for JSON lines; a Parquet log holds valid events only")
         from streams.importing import read_log
 
-        counts = publish_events(settings.broker, events(read_log(Path(file))), topics, progress=_progress)
+        counts = publish_events(settings.broker, events(read_log(Path(file))), topics, client_config=access, progress=_progress)
     if sys.stderr.isatty():
         typer.echo("", err=True)
     typer.echo(f"published {sum(counts.values())} events: " + ", ".join(f"{counts[kind]} {kind}" for kind in KINDS))

@@ -11,6 +11,7 @@ import typer
 
 from features.errors import InputError
 from features.events import KINDS, REASONS, Event
+from streams import meters
 from streams.records import Score
 from streams.topics import TOPICS
 
@@ -18,12 +19,13 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def schema(out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where the files go.")] = Path("docs/schema")) -> None:
-    """Write event.schema.json, score.schema.json and asyncapi.json, made from the record types that the program itself uses."""
-    files = {"event.schema.json": _schema(Event), "score.schema.json": _schema(Score), "asyncapi.json": asyncapi()}
+    """Write event.schema.json, score.schema.json and asyncapi.json, made from the record types that the program itself uses, and metrics.md, its list of figures."""
+    schemas = {"event.schema.json": _schema(Event), "score.schema.json": _schema(Score), "asyncapi.json": asyncapi()}
+    files = {name: json.dumps(content, indent=2) + "\n" for name, content in schemas.items()} | {"metrics.md": "\n".join(meters.page()) + "\n"}
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
-            (out / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            (out / name).write_text(content, encoding="utf-8")
     except OSError as error:
         raise InputError(f"--out {out} cannot be written: {error.strerror}") from None
     typer.echo("\n".join(str(out / name) for name in files))

@@ -11,6 +11,7 @@ from kafka.errors import KafkaError
 
 from features.errors import DependencyDown, Mismatch
 from streams.commands.options import Broker, Config, Set
+from streams.kafka_access import client_config, consumer_config
 from streams.records import decode_score
 from streams.settings import load_settings
 from streams.topics import broker_names, require_reachable
@@ -28,9 +29,9 @@ def scores(
     """Print scores as JSON, a line each. Without --follow, print what is there from the beginning and end."""
     settings = load_settings(config, needs=("broker",), assignments=assignments or (), broker=broker)
     name = broker_names(settings.topic_prefix, settings.topic_names)["scores"]
-    require_reachable(settings.broker)
+    require_reachable(settings.broker, client_config(settings))
     try:
-        consumer = KafkaConsumer(bootstrap_servers=settings.broker.split(","), enable_auto_commit=False)
+        consumer = KafkaConsumer(**consumer_config(settings))
         try:
             tps = [TopicPartition(name, p) for p in sorted(consumer.partitions_for_topic(name) or ())]
             if not tps:

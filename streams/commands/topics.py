@@ -8,6 +8,7 @@ import typer
 
 from features.errors import Mismatch
 from streams.commands.options import Broker, Config, Set
+from streams.kafka_access import client_config
 from streams.settings import Settings, load_settings
 from streams.topics import create_topics, inspect_topics
 
@@ -36,6 +37,7 @@ def create(
         partitions=settings.partitions,
         outcome_partitions=settings.outcome_partitions,
         replication=settings.replication,
+        client_config=client_config(settings),
     ):
         typer.echo(line)
 
@@ -58,6 +60,7 @@ def check(
         partitions=settings.partitions,
         outcome_partitions=settings.outcome_partitions,
         replication=settings.replication,
+        client_config=client_config(settings),
     )
     for line in differences:
         typer.echo(line)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import typer
 
 from models.model import Model
 from streams import namespace, trunks
-from streams.app import create_app
+from streams.app import WorkerApp, create_app
 from streams.commands.options import Broker, Config, Namespace, Redis, Set, Trunk
-from streams.faust_worker import run_worker
+from streams.faust_worker import configure_logging, hard_exit, run_worker
+from streams.http_access import Access
+from streams.http_door import Door
 from streams.settings import Settings, load_settings
+from streams.watchdog import Stalls, Watchdog
 
 
 def worker(
@@ -48,6 +53,23 @@ def run(settings: Settings) -> None:
 
     clock, base = asyncio.run(joined())
     rules = namespace.rules_of(settings, artifact, replay=clock != namespace.LIVE)
-    app, _ = create_app(settings, namespace.open_store(settings), Model(artifact), rules, base=base)
+    made = create_app(settings, namespace.open_store(settings), Model(artifact), rules, base=base)
+    configure_logging(settings.log_level)
     typer.echo(f"worker of namespace {settings.namespace!r} ({clock}), trunk {artifact.sha256[:16]}", err=True)
-    run_worker(app, loglevel=settings.log_level)
+    with watched(settings, made):
+        run_worker(made.app, loglevel=settings.log_level)
+
+
+@contextmanager
+def watched(settings: Settings, made: WorkerApp) -> Iterator[None]:
+    """Watch the worker, and serve how it is where the settings say, as long as the block runs."""
+    made.vitals.watch(made.app.loop)
+    watchdog = Watchdog(made.vitals, Stalls(made.vitals, stall_s=settings.stall_s, max_memory_mb=settings.max_memory_mb), hard_exit)
+    host = settings.http_address.rpartition(":")[0]
+    door = Door(settings.http_address, Access.of(settings, host), made.vitals, made.meters.registry) if settings.http_address else nullcontext()
+    with door:
+        watchdog.start()
+        try:
+            yield
+        finally:
+            watchdog.stop()

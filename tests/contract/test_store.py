@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import cast
@@ -13,6 +14,7 @@ import redis.asyncio as redis
 
 from features.errors import DependencyDown, InputError
 from features.memory_store import MemoryStore
+from features.redis_access import RedisAccess
 from features.redis_store import RedisStore
 from features.store import Changes, Slot, Store
 from streams.embedded import EmbeddedValkey
@@ -22,9 +24,9 @@ Run = Callable[[Check], None]
 
 
 @asynccontextmanager
-async def redis_store(url: str, namespace: str = "test", *, ttl_ms: int = 60_000, patience_s: float = 10.0) -> AsyncIterator[RedisStore]:
+async def redis_store(access: RedisAccess | str, namespace: str = "test", *, ttl_ms: int = 60_000, patience_s: float = 10.0) -> AsyncIterator[RedisStore]:
     """A store in Redis that is closed in the end."""
-    store = RedisStore(url, namespace, ttl_ms=ttl_ms, patience_s=patience_s)
+    store = RedisStore(access, namespace, ttl_ms=ttl_ms, patience_s=patience_s)
     try:
         yield store
     finally:
@@ -39,16 +41,23 @@ def unused_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(params=["memory", "redis", "cluster", "tls"])
 def run(request: pytest.FixtureRequest) -> Run:
-    """Run a check against an empty store of each kind."""
-    url = request.getfixturevalue("redis_url") if request.param == "redis" else None
+    """Run a check against an empty store of each kind: in memory, in one server, in a cluster, and over TLS as a user with no more rights than a worker's."""
+    access: RedisAccess | str = ""
+    if request.param == "redis":
+        access = request.getfixturevalue("redis_url")
+    elif request.param == "cluster":
+        access = RedisAccess(request.getfixturevalue("redis_cluster").url, cluster=True)
+    elif request.param == "tls":
+        access = request.getfixturevalue("tls_access")
+    namespace = f"test-{uuid.uuid4().hex[:8]}"
 
     async def with_store(check: Check) -> None:
-        if url is None:
+        if not access:
             await check(MemoryStore())
             return
-        async with redis_store(url) as store:
+        async with redis_store(access, namespace) as store:
             await check(store)
 
     return lambda check: asyncio.run(with_store(check))

@@ -149,3 +149,41 @@ def test_a_rebalance_during_a_slow_delivery_goes_on_afterwards(model: Model) -> 
         assert not exits
 
     asyncio.run(work())
+
+
+class Holding(LateSource):
+    """A transport that notes what is held; the logs hold one record each of browse and click."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.holds: list[tuple[int, bool]] = []
+
+    def hold(self, partition: int, kind: int, held: bool) -> None:
+        """Note it."""
+        self.holds.append((kind, held))
+
+    def ends(self, partition: int) -> list[End | None]:
+        """One of each, of two topics."""
+        return [*[End(1, START_MS)] * 2, *[End(0, START_MS)] * 2]
+
+
+def test_a_topic_is_held_by_what_waits_in_bytes_and_goes_on_when_it_is_worked(model: Model) -> None:
+    """However few the records are; another topic is not held with it."""
+
+    async def work() -> None:
+        store, source = MemoryStore(), Holding()
+        crashes: list[BaseException] = []
+        desk = Desk(
+            await Partition.load(0, store, RULES), store=store, rules=RULES, knowledge=Knowledge(store, model, 1), outlet=Slow(), source=source,
+            tick_ms=1000, patience_s=10, clock_ms=lambda: START_MS, stamp_ms=lambda: -1, crashed=crashes.append, held_bytes=1_000,
+        )  # fmt: skip
+        desk.take(1, [received(1, 0, b"ann", bytes(100))], 1, lambda: None, lambda: True)
+        desk.take(0, [received(0, 0, b"ann", bytes(2_000))], 1, lambda: None, lambda: True)
+        assert source.holds == [(0, True)]
+        desk.start()
+        await until(lambda: len(source.holds) > 1)
+        await desk.stop()
+        assert source.holds == [(0, True), (0, False)]
+        assert not crashes
+
+    asyncio.run(work())

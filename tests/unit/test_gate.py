@@ -9,7 +9,7 @@ import pytest
 
 from features.errors import HeadstartError, InputError
 from features.events import KINDS, encode
-from streams.gate import STALE_MS, End, LiveGate, Portion, ReplayGate
+from streams.gate import RECORD_BYTES, STALE_MS, End, LiveGate, Portion, ReplayGate
 from streams.records import Received, received
 from tests.builders import START_MS, make_event
 
@@ -258,3 +258,18 @@ class TestLive:
         portion = gate.next(NOW, ends(0, 0, 5, 0))
         assert portion is not None
         assert portion.offsets == [0, 0, 5, 0]
+
+
+@pytest.mark.parametrize("size", [0, 1_000, 60_000])
+def test_what_waits_is_known_in_bytes(size: int) -> None:
+    """Each poll counts until the last of it is taken, and then no more."""
+    gate = LiveGate([0, 0, 0, 0], tick_ms=1_000, closed_ms=NOW, portion=5)
+    polls = [[received(BROWSE, offset, b"ann", bytes(size)) for offset in range(first, first + 4)] for first in (0, 4)]
+    for poll in polls:
+        gate.add(BROWSE, poll, poll[-1].offset + 1)
+    each = 4 * (size + RECORD_BYTES)
+    assert (gate.held_bytes(BROWSE), gate.held_bytes(CLICK)) == (2 * each, 0)
+    assert len(names(gate.next(NOW, ends(8, 0, 0, 0)))) == 5
+    assert gate.held_bytes(BROWSE) == each
+    assert len(names(gate.next(NOW, ends(8, 0, 0, 0)))) == 3
+    assert gate.held_bytes(BROWSE) == 0

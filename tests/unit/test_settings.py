@@ -9,7 +9,7 @@ import pytest
 from features.errors import InputError
 from streams import topics
 from streams.setting_values import masked, shown
-from streams.settings import ABOUT, TOPICS, as_environment, default, load_settings, origins, unused_variables, variable, with_changes
+from streams.settings import ABOUT, SECRETS, TOPICS, as_environment, default, load_settings, origins, unused_variables, variable, with_changes
 
 
 @pytest.fixture(autouse=True)
@@ -202,3 +202,46 @@ def test_a_changed_setting_says_that_the_program_set_it() -> None:
 def test_the_topics_that_can_be_named_are_those_of_the_topic_table() -> None:
     """The settings know the topics without importing the Kafka client; both lists are one."""
     assert TOPICS == topics.NAMES
+
+
+def test_a_secret_may_come_from_a_file(empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NAME_file in any source reads the secret from a file, without the newline at its end, and the origin names the file."""
+    for name in SECRETS:
+        write(empty_folder, f"s3cret of {name} \n", name)
+    write(empty_folder, 'sasl_password_file = "sasl_password"')
+    monkeypatch.setenv("HEADSTART_REDIS_PASSWORD_FILE", str(empty_folder / "redis_password"))
+    settings = load_settings(assignments=["http_token_file=http_token"])
+    assert settings.sasl_password == "s3cret of sasl_password "
+    assert (settings.redis_password, settings.http_token) == ("s3cret of redis_password ", "s3cret of http_token ")
+    assert origins(settings)["sasl_password"] == "file sasl_password (file headstart.toml)"
+    assert unused_variables() == []
+    assert "s3cret" not in repr(settings)
+
+
+def test_a_secrets_file_that_cannot_be_read_is_one_line(empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A missing file is named; a secret that is given itself and as a file is refused; what is no secret has no file."""
+    monkeypatch.setenv("HEADSTART_SASL_PASSWORD_FILE", "missing")
+    with pytest.raises(InputError, match="HEADSTART_SASL_PASSWORD_FILE: missing cannot be read: No such file"):
+        load_settings()
+    monkeypatch.setenv("HEADSTART_SASL_PASSWORD", "s3cret")
+    with pytest.raises(InputError, match="gives both sasl_password and sasl_password_file") as error:
+        load_settings()
+    assert "s3cret" not in str(error.value)
+    monkeypatch.delenv("HEADSTART_SASL_PASSWORD_FILE")
+    with pytest.raises(InputError, match="there is no such setting"):
+        load_settings(assignments=["broker_file=x"])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("9464", "127.0.0.1:9464"), (":0", "127.0.0.1:0"), ("0.0.0.0:80", "0.0.0.0:80"), ("[::1]:80", "[::1]:80"), ("", "")]
+)
+def test_an_address_without_a_host_is_loopbacks(text: str, expected: str) -> None:
+    """A port alone can be reached from this machine only."""
+    assert load_settings(assignments=[f"http_address={text}"]).http_address == expected
+
+
+@pytest.mark.parametrize("text", ["localhost", "a:b", "1:2:3", "70000", "[::1]"])
+def test_an_address_without_a_port_is_refused(text: str) -> None:
+    """The port must be said."""
+    with pytest.raises(InputError, match="HOST:PORT"):
+        load_settings(assignments=[f"http_address={text}"])

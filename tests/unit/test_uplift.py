@@ -419,7 +419,7 @@ class FakeConsumer:
 def read(consumer: FakeConsumer, monkeypatch: pytest.MonkeyPatch) -> Gathered:
     """What `from_topic` makes of the fake."""
     monkeypatch.setattr(source, "KafkaConsumer", consumer)
-    monkeypatch.setattr(source, "require_reachable", lambda _: None)
+    monkeypatch.setattr(source, "require_reachable", lambda *_: None)
     return source.from_topic(Settings(), LAUNCH, timeout_s=0.05)
 
 

@@ -1,0 +1,108 @@
+"""The worker's HTTP endpoint: /metrics for Prometheus, /live and /ready for whoever supervises it. Nothing else, and nothing to a stranger.
+
+A thread of its own serves it, so that it answers, and tells the truth, while the event loop stands still.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from collections.abc import Callable
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Final
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+
+from features.errors import InputError
+from streams.http_access import CHALLENGE, Access
+from streams.vitals import Vitals
+
+logger = logging.getLogger(__name__)
+
+PATIENCE_S: Final = 5.0  # for a client that does not go on
+MOST_AT_ONCE: Final = 16
+
+Answer = tuple[HTTPStatus, str, bytes]
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = MOST_AT_ONCE
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6
+
+
+class Door:
+    """Serves at HOST:PORT (port 0: any free one, see `port`) to whom `access` allows. A context manager."""
+
+    def __init__(self, address: str, access: Access, vitals: Vitals, registry: CollectorRegistry) -> None:
+        host, _, port = address.rpartition(":")
+        self._vitals, self._registry = vitals, registry
+        try:
+            server = _Server6 if host.startswith("[") else _Server
+            self._server = server((host.strip("[]"), int(port)), _handler(self._answer, access))
+        except OSError as error:
+            raise InputError(f"setting 'http_address': {address} cannot be listened on: {error.strerror}") from None
+        self.host, self.port = host, int(self._server.server_address[1])
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.5}, name="http", daemon=True)
+
+    def __enter__(self) -> Door:
+        self._thread.start()
+        logger.info("http://%s:%d/metrics, /live and /ready", self.host, self.port)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _answer(self, path: str, accepts: str) -> Answer:
+        if path == "/metrics":
+            encode, kind = choose_encoder(accepts)
+            return HTTPStatus.OK, kind, encode(self._registry)
+        if path == "/live":
+            return _told([self._vitals.stall] if self._vitals.stall else [])
+        if path == "/ready":
+            return _told(self._vitals.problems())
+        return HTTPStatus.NOT_FOUND, "text/plain", b"there is /metrics, /live and /ready\n"
+
+
+def _told(problems: list[str]) -> Answer:
+    status = HTTPStatus.SERVICE_UNAVAILABLE if problems else HTTPStatus.OK
+    return status, "text/plain; charset=utf-8", ("\n".join(problems or ["ok"]) + "\n").encode()
+
+
+def _handler(answer: Callable[[str, str], Answer], access: Access) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        timeout = PATIENCE_S
+        server_version, sys_version = "headstart", ""
+
+        def do_GET(self) -> None:
+            if not access.allows(self.headers.get("Authorization"), self.headers.get("Host")):
+                self._send(HTTPStatus.UNAUTHORIZED, "text/plain", b"a token, or a name and a password, is asked for\n")
+                return
+            self._send(*answer(self.path.partition("?")[0], self.headers.get("Accept", "")))
+
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
+        def _send(self, status: HTTPStatus, kind: str, body: bytes) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Cache-Control", "no-store")
+            self.send_header("X-Content-Type-Options", "nosniff")
+            if status == HTTPStatus.UNAUTHORIZED:
+                self.send_header("WWW-Authenticate", CHALLENGE)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            """Say nothing: a probe comes every few seconds."""
+
+    return Handler
