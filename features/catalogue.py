@@ -6,18 +6,22 @@ writer decays by the time since a name last changed and adds them. A name is `li
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from features.advance import weight
+from features.events import KINDS
+from features.kernel import kernel
 from features.layout import CATALOGUE, CATALOGUE_HALF_LIVES_S
 
 SHOP: Final = "shop"
 MATURED: Final = 4
 CONVERTED: Final = 5
+_DAY_S, _WEEK_S = CATALOGUE_HALF_LIVES_S
+_LN2: Final = math.log(2.0)
 
 Counts = dict[str, list[int]]
 
@@ -31,6 +35,13 @@ def count(counts: Counts, line: str, category: str, what: int) -> None:
     """Add one to `what` (a kind, MATURED or CONVERTED) for every name concerned."""
     for name in names_of(line, category):
         counts.setdefault(name, [0] * 6)[what] += 1
+
+
+def count_many(counts: Counts, names: Sequence[str], rows: NDArray[np.int64], kinds: NDArray[np.int64]) -> None:
+    """Add one to the kind (N,) of the name in each row (N,) of `names`."""
+    places, times = np.unique(rows * len(KINDS) + kinds, return_counts=True)
+    for place, n in zip(places.tolist(), times.tolist(), strict=True):
+        counts.setdefault(names[place // len(KINDS)], [0] * 6)[place % len(KINDS)] += n
 
 
 def merge(parts: list[Mapping[str, list[int]]]) -> Counts:
@@ -49,16 +60,23 @@ def empty() -> NDArray[np.void]:
     return np.zeros(1, CATALOGUE)
 
 
-def add(record: NDArray[np.void], values: list[int], at_ms: int) -> NDArray[np.void]:
-    """Return the record (1,) decayed to `at_ms` with the integers `values` (6,) added; `at_ms` never goes back."""
-    out = record.copy()
-    age_ms = float(max(at_ms - int(record["at_ms"][0]), 0)) if record["at_ms"][0] else 0.0
-    for h, half_life_s in enumerate(CATALOGUE_HALF_LIVES_S):
-        w = weight(age_ms, half_life_s)
-        for kind in range(4):
-            out["counts"][0, kind, h] = record["counts"][0, kind, h] * w + values[kind]
-    week = weight(age_ms, CATALOGUE_HALF_LIVES_S[1])
-    out["matured"][0] = record["matured"][0] * week + values[MATURED]
-    out["converted"][0] = record["converted"][0] * week + values[CONVERTED]
-    out["at_ms"][0] = max(at_ms, int(record["at_ms"][0]))
+def add(records: NDArray[np.void], values: NDArray[np.int64], at_ms: int) -> NDArray[np.void]:
+    """Return the records (N,) decayed to `at_ms` with the integers `values` (N, 6) added; `at_ms` never goes back."""
+    out = records.copy()
+    _add(out, np.ascontiguousarray(values, dtype=np.int64), at_ms)
     return out
+
+
+@kernel
+def _add(records: Any, values: NDArray[np.int64], at_ms: int) -> None:
+    for i in range(len(records)):
+        record = records[i]
+        age_ms = float(max(at_ms - record.at_ms, 0)) if record.at_ms else 0.0
+        day = math.exp(-_LN2 * age_ms / (1000.0 * _DAY_S))
+        week = math.exp(-_LN2 * age_ms / (1000.0 * _WEEK_S))
+        for kind in range(4):
+            record.counts[kind, 0] = record.counts[kind, 0] * day + values[i, kind]
+            record.counts[kind, 1] = record.counts[kind, 1] * week + values[i, kind]
+        record.matured = record.matured * week + values[i, 4]
+        record.converted = record.converted * week + values[i, 5]
+        record.at_ms = max(at_ms, record.at_ms)

@@ -63,7 +63,7 @@ class Pending:
     def __init__(self, edges_ms: Sequence[int], held: Mapping[str, bytes] | None = None) -> None:
         self.edges_ms = list(edges_ms)  # (K,) from the exposure to the end of each bin; the last is the window
         self.open: dict[str, Exposure] = {}
-        self._by_user: dict[str, list[Exposure]] = {}
+        self.users: dict[str, list[Exposure]] = {}  # those of each user
         self._queue: list[tuple[int, str]] = []
         self._touched: set[str] = set()
         self._gone: set[str] = set()
@@ -82,7 +82,7 @@ class Pending:
 
     def _insert(self, exposure: Exposure) -> None:
         self.open[exposure.id] = exposure
-        self._by_user.setdefault(exposure.user, []).append(exposure)
+        self.users.setdefault(exposure.user, []).append(exposure)
         heapq.heappush(self._queue, (self._close_ms(exposure), exposure.id))
 
     def has_due(self, until_ms: int) -> bool:
@@ -98,7 +98,7 @@ class Pending:
         """Note a click, cart or order of the user on the exposures that are strictly earlier and whose window holds it."""
         if kind < CLICK:
             return
-        for exposure in self._by_user.get(user, ()):
+        for exposure in self.users.get(user, ()):
             delay_ms = ts_ms - exposure.ts_ms
             if exposure.domain in domains and 0 < delay_ms <= self.edges_ms[-1]:
                 known = exposure.delay_ms[kind - 1]
@@ -129,11 +129,11 @@ class Pending:
 
     def _remove(self, exposure: Exposure) -> None:
         del self.open[exposure.id]
-        rest = [e for e in self._by_user[exposure.user] if e.id != exposure.id]
+        rest = [e for e in self.users[exposure.user] if e.id != exposure.id]
         if rest:
-            self._by_user[exposure.user] = rest
+            self.users[exposure.user] = rest
         else:
-            del self._by_user[exposure.user]
+            del self.users[exposure.user]
         self._touched.discard(exposure.id)
         self._gone.add(exposure.id)
 

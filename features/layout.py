@@ -15,6 +15,7 @@ CATALOGUE_HALF_LIVES_S: Final = (86_400.0, 604_800.0)
 LATEST: Final = 8  # categories and products remembered for a user in a line
 RING: Final = 16  # event ids remembered for a user
 VISIT_GAP_MS: Final = 30 * 60 * 1000
+HASHES: Final = ("XXH3-64", "CRC-32")  # of event ids; of categories, products and regions
 
 USER: Final = np.dtype(
     [
@@ -91,5 +92,5 @@ EVENT: Final = np.dtype(
 
 def schema_hash(*parts: str) -> str:
     """Return 16 hex digits that name the layout above and `parts` (the feature table); equal only if all are."""
-    text = repr([d.descr for d in (USER, USER_LINE, CATALOGUE)]) + repr((HALF_LIVES_S, CATALOGUE_HALF_LIVES_S, VISIT_GAP_MS)) + repr(parts)
+    text = repr([d.descr for d in (USER, USER_LINE, CATALOGUE)]) + repr((HALF_LIVES_S, CATALOGUE_HALF_LIVES_S, VISIT_GAP_MS, HASHES)) + repr(parts)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -32,8 +32,9 @@ class MemoryStore:
         if version != expected:
             return False
         self._cursors[slot] = (version + 1, changes.cursor)
-        for key, value in changes.records.items():
-            self._records[slot, key] = value
+        for records in (changes.records, *(block.split() for block in changes.blocks)):
+            for key, value in records.items():
+                self._records[slot, key] = value
         for name, fields in changes.drop.items():
             for field in fields:
                 self._hashes.get((slot, name), {}).pop(field, None)

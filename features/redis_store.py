@@ -26,15 +26,21 @@ from features.store import Changes, Slot
 
 DURABILITIES: Final = ("memory", "disk", "replica")
 
-# KEYS: cursor, then the records, then for each part a hash.
-# ARGV: expected version, cursor, ttl ms, number of records, their values, then for each part: "put"|"drop", n, n fields (and values).
+# KEYS: cursor, then the records, then those of each block, then for each part a hash.
+# ARGV: expected version, cursor, ttl ms, number of records, their values, number of blocks, for each its count, width and values in one,
+# then for each part: "put"|"drop", n, n fields (and values).
 _COMMIT: Final = """
 local version = redis.call('HGET', KEYS[1], 'version') or '0'
 if version ~= ARGV[1] then return 0 end
 redis.call('HSET', KEYS[1], 'version', string.format('%.0f', tonumber(version) + 1), 'cursor', ARGV[2])
 local n = tonumber(ARGV[4])
 for i = 1, n do redis.call('SET', KEYS[1 + i], ARGV[4 + i], 'PX', ARGV[3]) end
-local a, k = 5 + n, 2 + n
+local a, k = 6 + n, 2 + n
+for _ = 1, tonumber(ARGV[5 + n]) do
+  local count, width, values = tonumber(ARGV[a]), tonumber(ARGV[a + 1]), ARGV[a + 2]
+  for i = 0, count - 1 do redis.call('SET', KEYS[k + i], string.sub(values, i * width + 1, (i + 1) * width), 'PX', ARGV[3]) end
+  a, k = a + 3, k + count
+end
 while a <= #ARGV do
   local count = tonumber(ARGV[a + 1])
   if ARGV[a] == 'put' then
@@ -157,6 +163,11 @@ class RedisStore:
         for key, value in changes.records.items():
             keys.append(self._key(slot, key))
             arguments.append(value)
+        arguments.append(len(changes.blocks))
+        for block in changes.blocks:
+            prefix = self._key(slot, "")
+            keys += [prefix + name for name in block.names]
+            arguments += [len(block.names), block.width, block.values]
         for name, fields in changes.drop.items():
             if fields:
                 keys.append(self._key(slot, name))

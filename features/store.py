@@ -27,12 +27,26 @@ class Slot:
     hashes: Mapping[str, Mapping[str, bytes]]
 
 
+@dataclass(frozen=True)
+class Block:
+    """Records of one width in bytes, one after the other: `values` holds those of `names` in their order."""
+
+    names: list[str]
+    width: int
+    values: bytes
+
+    def split(self) -> dict[str, bytes]:
+        """Return each record by its name."""
+        return {name: self.values[i * self.width : (i + 1) * self.width] for i, name in enumerate(self.names)}
+
+
 @dataclass
 class Changes:
-    """What one commit writes. `records` may expire (`ttl_ms`); hashes and the cursor do not."""
+    """What one commit writes. `records`, alone or in blocks, may expire (`ttl_ms`); hashes and the cursor do not."""
 
     cursor: bytes
     records: dict[str, bytes] = field(default_factory=dict)
+    blocks: list[Block] = field(default_factory=list)
     put: dict[str, dict[str, bytes]] = field(default_factory=dict)
     drop: dict[str, list[str]] = field(default_factory=dict)
 

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from features.kernel import kernel
 
 CLIP = 6.0
+BLOCK = 32
+"""Rows that go through the first layer together, feature by feature, so that its table is read from the nearest cache."""
 NORM_EPSILON = 1e-5
 
 Float32 = NDArray[np.float32]
@@ -76,71 +78,104 @@ def _encode(
     n1 = b1.shape[0]
     n2 = b2.shape[0]
     n3 = b3.shape[0]
-    h = np.empty(n1, np.float32)
-    h2 = np.empty(n2, np.float32)
+    whole = n1 - n1 % 4
+    most = min(BLOCK, (raw.shape[0] + 3) // 4 * 4)
+    block = np.zeros((most, n1), np.float32)
+    hidden = np.empty((most, n2), np.float32)
     h3 = np.empty(n3, np.float32)
     one = np.float32(1.0)
-    for i in range(raw.shape[0]):
-        for o in range(n1):
-            h[o] = b1[o]
+    for begin in range(0, raw.shape[0], BLOCK):
+        rows = min(BLOCK, raw.shape[0] - begin)
+        for i in range(rows):
+            for o in range(n1):
+                block[i, o] = b1[o]
         for j in range(starts.shape[0] - 1):
             first = starts[j]
             last = starts[j + 1] - 1
-            u = np.float32(raw[i, j])
-            if last <= first or u <= edges[first]:
+            if last <= first:
                 continue
-            if u >= edges[last]:
-                for o in range(n1):
-                    h[o] += table[last, o]
-                continue
-            low = first
-            high = last
-            while high - low > 1:
-                middle = (low + high) // 2
-                if u < edges[middle]:
-                    high = middle
+            for i in range(rows):
+                h = block[i]
+                u = np.float32(raw[begin + i, j])
+                if u <= edges[first]:
+                    continue
+                if u >= edges[last]:
+                    for o in range(n1):
+                        h[o] += table[last, o]
+                    continue
+                low = first
+                high = last
+                while high - low > 1:
+                    middle = (low + high) // 2
+                    if u < edges[middle]:
+                        high = middle
+                    else:
+                        low = middle
+                part = (u - edges[low]) / (edges[high] - edges[low])
+                if low == first:
+                    for o in range(n1):
+                        h[o] += part * table[high, o]
                 else:
-                    low = middle
-            part = (u - edges[low]) / (edges[high] - edges[low])
-            if low == first:
-                for o in range(n1):
-                    h[o] += part * table[high, o]
-            else:
-                rest = one - part
-                for o in range(n1):
-                    h[o] += rest * table[low, o] + part * table[high, o]
-        total = 0.0
-        square = 0.0
-        for o in range(n1):
-            if not h[o] > 0.0:
-                h[o] = 0.0
-        for o in range(n1):
-            total += h[o]
-        mean = total / n1
-        for o in range(n1):
-            square += (h[o] - mean) * (h[o] - mean)
-        middle32 = np.float32(mean)
-        scale = np.float32(1.0 / math.sqrt(square / n1 + 1e-5))
-        for o in range(n2):
-            h2[o] = b2[o]
-        for k in range(n1):
-            a = (h[k] - middle32) * scale * gain[k] + shift[k]
-            for o in range(n2):
-                h2[o] += a * w2[k, o]
-        for o in range(n3):
-            h3[o] = b3[o]
-        for k in range(n2):
-            a = h2[k]
-            if a > 0.0:
-                for o in range(n3):
-                    h3[o] += a * w3[k, o]
-        norm = 0.0
-        for o in range(n3):
-            norm += float(h3[o]) * float(h3[o])
-        bound = 1.0 / math.sqrt(1.0 + norm / n3)
-        for o in range(n3):
-            out[i, o] = h3[o] * bound
-        out[i, n3] = 1.0
+                    rest = one - part
+                    for o in range(n1):
+                        h[o] += rest * table[low, o] + part * table[high, o]
+        for i in range(rows):
+            h = block[i]
+            for o in range(n1):
+                if not h[o] > 0.0:
+                    h[o] = 0.0
+            # Four sums side by side: one would wait for itself at every step.
+            t0 = t1 = t2 = t3 = 0.0
+            for o in range(0, whole, 4):
+                t0 += h[o]
+                t1 += h[o + 1]
+                t2 += h[o + 2]
+                t3 += h[o + 3]
+            for o in range(whole, n1):
+                t0 += h[o]
+            mean = ((t0 + t1) + (t2 + t3)) / n1
+            t0 = t1 = t2 = t3 = 0.0
+            for o in range(0, whole, 4):
+                t0 += (h[o] - mean) * (h[o] - mean)
+                t1 += (h[o + 1] - mean) * (h[o + 1] - mean)
+                t2 += (h[o + 2] - mean) * (h[o + 2] - mean)
+                t3 += (h[o + 3] - mean) * (h[o + 3] - mean)
+            for o in range(whole, n1):
+                t0 += (h[o] - mean) * (h[o] - mean)
+            middle32 = np.float32(mean)
+            scale = np.float32(1.0 / math.sqrt(((t0 + t1) + (t2 + t3)) / n1 + 1e-5))
+            for k in range(n1):
+                h[k] = (h[k] - middle32) * scale * gain[k] + shift[k]
+        for i in range(0, rows, 4):  # four rows to each row of weights; what lies beyond the last row is computed and not read
+            for r in range(4):
+                for o in range(n2):
+                    hidden[i + r, o] = b2[o]
+            for k in range(n1):
+                a0 = block[i, k]
+                a1 = block[i + 1, k]
+                a2 = block[i + 2, k]
+                a3 = block[i + 3, k]
+                for o in range(n2):
+                    w = w2[k, o]
+                    hidden[i, o] += a0 * w
+                    hidden[i + 1, o] += a1 * w
+                    hidden[i + 2, o] += a2 * w
+                    hidden[i + 3, o] += a3 * w
+        for i in range(rows):
+            for o in range(n3):
+                h3[o] = b3[o]
+            for k in range(n2):
+                a = hidden[i, k]
+                if a > 0.0:
+                    for o in range(n3):
+                        h3[o] += a * w3[k, o]
+            norm = 0.0
+            for o in range(n3):
+                norm += float(h3[o]) * float(h3[o])
+            bound = 1.0 / math.sqrt(1.0 + norm / n3)
+            for o in range(n3):
+                out[begin + i, o] = h3[o] * bound
+            out[begin + i, n3] = 1.0
 
 
 def standardise(x: Float32, mean: Float64, std: Float64) -> Float64:

@@ -18,14 +18,13 @@ from features.errors import DependencyDown
 from features.events import KINDS
 from features.store import Store
 from models.model import Model
-from streams import delivery
 from streams.delivery import deliver
 from streams.faust_worker import app_settings, hard_exit
 from streams.gate import End
 from streams.kafka_access import faust_credentials
 from streams.measuring import MeteredOutlet, MeteredStore, Meters, Polls
 from streams.partition import Rules
-from streams.records import TICK_HEADER, Outgoing, Received
+from streams.records import TICK_HEADER, Outgoing, Received, received
 from streams.settings import Settings
 from streams.topics import broker_names, worker_group
 from streams.tracing import Followed
@@ -50,7 +49,7 @@ class KafkaOutlet:
     async def deliver(self, records: Sequence[Outgoing]) -> None:
         """Return when the broker has all of them."""
         if records:
-            await deliver(self._app, [delivery.Outgoing(self._names[r.topic], r.key, r.value, r.headers, r.partition) for r in records])
+            await deliver(self._app, records, names=self._names)
 
 
 @dataclass
@@ -217,7 +216,12 @@ def create_app(settings: Settings, store: Store, model: Model, rules: Rules, *, 
 
 
 def _received(kind: int, batch: Batch, replay: bool) -> list[Received]:
-    return [Received(kind, r.offset, r.key, r.value, _tick(r.headers) if replay else None) for r in batch.records]
+    if not replay:
+        return [received(kind, r.offset, r.key, r.value) for r in batch.records]
+    return [
+        received(kind, r.offset, r.key, r.value) if (tick_ms := _tick(r.headers)) is None else Received(kind, r.offset, r.key, r.value, None, tick_ms=tick_ms)
+        for r in batch.records
+    ]
 
 
 def _tick(headers: Sequence[tuple[str, bytes]]) -> int | None:

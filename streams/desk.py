@@ -22,7 +22,7 @@ from streams.records import Received
 
 logger = logging.getLogger(__name__)
 
-HELD_RECORDS = 20_000  # of a topic of a partition, at most, and
+HELD_RECORDS = 5_000  # of a topic of a partition, at most, and
 HELD_BYTES = 5_000_000
 IDLE_S = 0.25
 

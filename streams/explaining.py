@@ -26,7 +26,8 @@ from models.model import Model
 from streams import launches, namespace
 from streams.feature_words import by_group, reasons
 from streams.knowledge import Knowledge
-from streams.partition import Cursor, Partition, Rules
+from streams.outbox import Outbox
+from streams.partition import Cursor, Partition, Rules, line_key
 from streams.records import Launch
 from streams.settings import Settings
 from streams.trunks import Shelf
@@ -157,15 +158,16 @@ async def _partition(store: Store, user: str, rules: Rules, name: str) -> Partit
         if not slot.version:
             continue
         cursor = decoded(slot.cursor, Cursor, "a partition's cursor")
-        partition = Partition(number, store, rules, version=slot.version, cursor=cursor, pending=Pending(rules.edges_ms), outbox={})
-        if (await partition.users([user]))["ref_ms"][0]:
+        partition = Partition(number, store, rules, version=slot.version, cursor=cursor, pending=Pending(rules.edges_ms), outbox=Outbox({}))
+        place = await partition.place_users([user])
+        if partition.users.rows["ref_ms"][place][0]:
             return partition
     raise InputError(f"nothing is known of user {user!r} in namespace {name!r}: no event of theirs has arrived, or it was too long ago")
 
 
 def _event(knowledge: Knowledge, asked: Asked, ts_ms: int, at_ms: int) -> tuple[Launch | None, Event]:
     """The launch that is asked about, None for a line that is not being launched, and the event that is thrown away."""
-    known = {launch.id: launch for launch in knowledge.launches}
+    known = {launch.id: launch for launch in knowledge.launches.all}
     launch: Launch | None = None
     if asked.launch is not None:
         if asked.launch not in known:
@@ -180,7 +182,7 @@ def _event(knowledge: Knowledge, asked: Asked, ts_ms: int, at_ms: int) -> tuple[
     product = asked.product or (launch.products[0] if launch and launch.products else THROWN_AWAY)
     event = Event(event_id=THROWN_AWAY, user_id=asked.user, product_id=product, line=line, ts=ts_ms, category=asked.category, price=asked.price)
     if launch is None:
-        touched = knowledge.launches_of(event, at_ms)
+        touched = knowledge.launches.open_for(event, at_ms)
         if len(touched) > 1:
             raise InputError(f"line {line!r} is in several launches, say which with --launch: {', '.join(held.id for held in touched)}")
         launch = touched[0] if touched else None
@@ -193,14 +195,15 @@ def _event(knowledge: Knowledge, asked: Asked, ts_ms: int, at_ms: int) -> tuple[
 async def _vector(partition: Partition, knowledge: Knowledge, arrived: Arrived) -> NDArray[np.float32]:
     """(F,): the vector right after the event, as `streams.pipeline` makes it; what the event changes is forgotten."""
     event, rules = arrived.event, partition.rules
-    users, lines = await partition.users([event.user_id]), await partition.lines([(event.user_id, event.line)])
+    user, line = await partition.place_users([event.user_id]), await partition.place_lines([line_key(event.user_id, event.line)])
+    users, lines = partition.users.rows[user], partition.lines.rows[line]
     last_ms = int(users["ref_ms"][0])
     if arrived.ts_ms - last_ms > rules.ttl_ms:
         raise InputError(f"user {event.user_id!r} was last seen {(arrived.ts_ms - last_ms) / 86_400_000:.0f} days ago: nothing is known of them any more")
     row = rows([arrived], LocalTime(rules.timezone))
-    row["line_stats"], row["category_stats"], catalogue = knowledge.catalogue_rows([event])
+    row["line_stats"], row["category_stats"] = knowledge.catalogue_rows([event])
     one = np.zeros(1, np.int64)
-    x, fate, _ = advance(row, users, lines, one, np.array([0, 1]), catalogue, at_ms=partition.cursor.tick_ms, ttl_ms=rules.ttl_ms)
+    x, fate, _ = advance(row, users, lines, one, np.array([0, 1]), knowledge.catalogue, at_ms=partition.cursor.tick_ms, ttl_ms=rules.ttl_ms)
     assert fate[0] == APPLIED
     return np.asarray(x[0])
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
-import msgspec
+import numpy as np
 
 from features.errors import HeadstartError, InputError
-from features.events import Refused, milliseconds
 from streams.partition import TOPICS
 from streams.records import Received
 
 PORTION = 2_000
-RECORD_BYTES = 200  # what a waiting record takes beside its value
+RECORD_BYTES = 800  # what a waiting record takes beside its value: the event that was decoded from it
 STALE_MS = 3_000
 FUTURE_MS = 300_000
 
@@ -110,22 +110,6 @@ class ReplayGate(Gate):
         return Portion(records, list(self.taken), ends.pop())
 
 
-class _Time(msgspec.Struct):
-    ts: int | str = 0
-
-
-_time = msgspec.json.Decoder(_Time)
-
-
-def _event_ms(record: Received, latest_ms: int) -> int:
-    """Return an event's time; what cannot be read, or lies after `latest_ms`, goes first (0), and is refused later."""
-    try:
-        ts_ms = milliseconds(_time.decode(record.value or b"").ts)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, Refused):
-        return 0
-    return ts_ms if ts_ms <= latest_ms else 0
-
-
 class LiveGate(Gate):
     """Gives records in the order of their event times across topics while any lags, and tells the partition's time.
 
@@ -146,22 +130,7 @@ class LiveGate(Gate):
         if any(end is None or now_ms - end.as_of_ms > STALE_MS for end in ends) and not any(self.queues):
             return None
         unread = [end is not None and end.offset > self.next_offsets[kind] for kind, end in enumerate(ends)]
-        records: list[Received] = []
-        latest_ms = now_ms + self._future_ms
-        heads = [_event_ms(queue[0], latest_ms) if queue else None for queue in self.queues]
-        while len(records) < self._portion:
-            if any(heads[kind] is None and unread[kind] for kind in range(TOPICS)):
-                break
-            there = [(ms, kind) for kind, ms in enumerate(heads) if ms is not None]
-            if not there:
-                break
-            ms, kind = min(there)
-            queue = self.queues[kind]
-            record = queue.popleft()
-            records.append(record)
-            self.taken[kind] = record.offset + 1
-            self._last_ms[kind] = max(self._last_ms[kind], ms)
-            heads[kind] = _event_ms(queue[0], latest_ms) if queue else None
+        records = self._merged(unread, now_ms + self._future_ms)
         for kind in range(TOPICS):
             if not self.queues[kind]:
                 self.taken[kind] = self.next_offsets[kind]
@@ -176,3 +145,31 @@ class LiveGate(Gate):
         if ends_tick:
             self._closed_ms = tick_end_ms
         return Portion(records, list(self.taken), tick_end_ms if ends_tick else None, self._time_ms)
+
+    def _merged(self, unread: Sequence[bool], latest_ms: int) -> list[Received]:
+        """Take the next records out of the queues: always the one whose topic's head is oldest, until a topic is empty of which more is to be read.
+
+        What has no time, or one after `latest_ms`, goes first, and is refused later. The order is that of the greatest time so far in each topic.
+        """
+        if any(more and not queue for more, queue in zip(unread, self.queues, strict=True)):
+            return []
+        ahead = [list(islice(queue, self._portion)) for queue in self.queues]
+        times = [np.array([r.arrived.ts_ms if r.arrived is not None else 0 for r in records], np.int64) for records in ahead]
+        for of_topic in times:
+            of_topic[of_topic > latest_ms] = 0
+        keys = np.concatenate([np.maximum.accumulate(of_topic) for of_topic in times])
+        order = np.argsort(keys, kind="stable")[: self._portion]
+        kinds = np.repeat(np.arange(TOPICS), [len(records) for records in ahead])[order]
+        for kind, more in enumerate(unread):
+            here = np.flatnonzero(kinds == kind)
+            if more and len(here) == len(self.queues[kind]):  # it ends up empty, and more is to be read: nothing after its last
+                order, kinds = order[: here[-1] + 1], kinds[: here[-1] + 1]
+        taken = np.bincount(kinds, minlength=TOPICS).tolist()
+        for kind, n in enumerate(taken):
+            if n:
+                self.taken[kind] = ahead[kind][n - 1].offset + 1
+                self._last_ms[kind] = max(self._last_ms[kind], int(times[kind][:n].max()))
+                for _ in range(n):
+                    self.queues[kind].popleft()
+        everything = [record for records in ahead for record in records]
+        return [everything[i] for i in order.tolist()]

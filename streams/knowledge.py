@@ -23,7 +23,8 @@ from models.launch_head import LaunchHead
 from models.model import Maps, Model, probability_of_source
 from models.shared_heads import SharedHeads
 from streams import trunks
-from streams.records import SHARED, SHARED_BEFORE, Launch, decode_launch
+from streams.domains import Launches
+from streams.records import SHARED, SHARED_BEFORE, decode_launch
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ decode_names = msgspec.msgpack.Decoder(list[str]).decode
 
 
 Belief = tuple[float, ...]
-"""The predictions for one event in one domain: score and probability of headstart, and in a launch also of frozen and of scratch."""
+"""The predictions for one event in one domain: score and probability of headstart, and in a launch also those of each of its experts."""
 
 
 def outcome_slot(q: int) -> str:
@@ -59,10 +60,12 @@ class Knowledge:
         self._number = 0 if shelf is None else -1  # the activation that trunk and heads belong to
         self._slots = [outcome_slot(q) for q in range(outcome_partitions)]
         self._versions = dict.fromkeys([*self._slots, CONTROL_SLOT], -1)
-        self.launches: list[Launch] = []
+        self.launches = Launches()
+        self.catalogue = empty()  # (C,) CATALOGUE, the whole shop in row 0
+        self.catalogue_names = [SHOP]
         self._rows: dict[str, int] = {SHOP: 0}
-        self._catalogue = empty()
-        self._used = 1
+        self._rows_of_lines: dict[str, int] = {}
+        self._rows_of_categories: dict[str, int] = {}
         self._forget()
 
     def _forget(self) -> None:
@@ -70,7 +73,7 @@ class Knowledge:
         self._versions = dict.fromkeys(self._versions, -1)
         self.shared: SharedHeads | None = SharedHeads.of(self.model) if self.model else None
         self._heads: dict[str, LaunchHead] = {}
-        self._catalogue = np.zeros_like(self._catalogue)
+        self.catalogue = np.zeros_like(self.catalogue)
 
     async def refresh(self) -> None:
         """Bring everything up to the store's present state."""
@@ -79,7 +82,7 @@ class Knowledge:
             control = await self._store.load(CONTROL_SLOT, ("launches", trunks.ACTIVATIONS))
             if self._shelf is not None:
                 await self._shelf.take(control.hashes[trunks.ACTIVATIONS])
-            self.launches = [decode_launch(value) for _, value in sorted(control.hashes["launches"].items())]
+            self.launches = Launches([decode_launch(value) for _, value in sorted(control.hashes["launches"].items())])
             self._versions[CONTROL_SLOT] = control.version
         for _ in range(LOOKS):
             if await self._refresh_slots():
@@ -148,52 +151,43 @@ class Knowledge:
         for name, value in found:
             if value is not None:
                 row = self._row(name)  # may put a longer array into the place of this one
-                self._catalogue[row] = np.frombuffer(value, CATALOGUE)[0]
+                self.catalogue[row] = np.frombuffer(value, CATALOGUE)[0]
 
     def _row(self, name: str) -> int:
         row = self._rows.get(name)
         if row is None:
-            row = self._rows[name] = self._used
-            self._used += 1
-            if row >= len(self._catalogue):
-                self._catalogue = np.concatenate([self._catalogue, np.zeros(max(64, len(self._catalogue)), CATALOGUE)])
+            row = self._rows[name] = len(self.catalogue_names)
+            self.catalogue_names.append(name)
+            if row >= len(self.catalogue):
+                self.catalogue = np.concatenate([self.catalogue, np.zeros(max(64, len(self.catalogue)), CATALOGUE)])
         return row
 
-    def catalogue_rows(self, events: Sequence[Event]) -> tuple[list[int], list[int], NDArray[np.void]]:
-        """Return for each event the rows of its line and of its category, and the records (C,) that they index."""
-        lines = [self._row(f"line:{event.line}") for event in events]
-        categories = [self._row(f"category:{event.category or event.line}") for event in events]
-        return lines, categories, self._catalogue
-
-    def launches_of(self, event: Event, at_ms: int) -> list[Launch]:
-        """Return the launches that the event belongs to, as they are at a tick's start."""
-        return [launch for launch in self.launches if launch.is_open(at_ms) and launch.holds(event.product_id, event.line)]
-
-    def followed(self, event: Event, at_ms: int) -> list[str]:
-        """Return the domains whose open exposures an order of this event counts for, whether new ones still open there or not.
-
-        The order of a product that is being launched is no order of the line's other products.
-        """
-        holding = [launch for launch in self.launches if launch.holds(event.product_id, event.line)]
-        apart = any(launch.products and launch.is_open(at_ms) for launch in holding)
-        return [*([] if apart else [f"line:{event.line}"]), *(launch.id for launch in holding)]
+    def catalogue_rows(self, events: Sequence[Event]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return for each event (B,) the rows of `catalogue`, and of `catalogue_names`, of its line and of its category."""
+        lines, categories = self._rows_of_lines, self._rows_of_categories
+        for event in events:
+            if event.line not in lines:
+                lines[event.line] = self._row(f"line:{event.line}")
+            if (category := event.category or event.line) not in categories:
+                categories[category] = self._row(f"category:{category}")
+        return np.array([lines[event.line] for event in events], np.int64), np.array([categories[event.category or event.line] for event in events], np.int64)
 
     def is_source(self, line: str, at_ms: int) -> bool:
         """Whether a line's outcomes feed the shared heads: the trunk was trained on it, and it is not being launched."""
         if self.model is not None and line not in self.model.artifact.lines:
             return False
-        return not any(launch.line == line and not launch.products and launch.is_open(at_ms) for launch in self.launches)
+        return not self.launches.launches_line(line, at_ms)
 
     def maps(self, x: NDArray[np.float32]) -> Maps:
         """Return what the heads read of vectors (N, F): the standardised features and the trunk's output."""
         assert self.model
         return self.model.maps(x)
 
-    def of_lines(self, maps: Maps) -> list[Belief]:
-        """Return what the shared heads believe of N rows."""
+    def of_lines(self, maps: Maps) -> list[float]:
+        """Return what the shared heads believe of N rows: score and probability in one."""
         assert self.model and self.shared
-        p = probability_of_source(self.shared.logit(maps)).tolist()
-        return list(zip(p, p, strict=True))
+        p: list[float] = probability_of_source(self.shared.logit(maps)).tolist()
+        return p
 
     def head(self, launch: str) -> LaunchHead:
         """Return a launch's head; a fresh one if it has learned nothing."""

@@ -334,11 +334,13 @@ class Learner:
         return carried_shared(shared, await shelf.model(stamp.sha256), model) if stamp.number < self._stamp.number else shared
 
     def _count(self, counted: Sequence[Counted], at_ms: int) -> dict[str, bytes]:
-        changed = {}
-        for name, values in merge([m.counts for m in counted]).items():
-            held = self._catalogue.get(name)
-            record = np.frombuffer(held, CATALOGUE) if held else empty()
-            changed[name] = self._catalogue[name] = add(record, values, at_ms).tobytes()
+        counts = merge([m.counts for m in counted])
+        nobody = empty().tobytes()
+        held = np.frombuffer(b"".join(self._catalogue.get(name, nobody) for name in counts), CATALOGUE)
+        records = add(held, np.array(list(counts.values()), np.int64).reshape(len(counts), 6), at_ms).tobytes()
+        width = CATALOGUE.itemsize
+        changed = {name: records[i * width : (i + 1) * width] for i, name in enumerate(counts)}
+        self._catalogue.update(changed)
         return changed
 
     async def is_current(self) -> bool:

@@ -15,7 +15,7 @@ from streams.knowledge import CONTROL_SLOT, Knowledge
 from streams.learner import Learner
 from streams.partition import TOPICS, Partition, Rules
 from streams.pipeline import settle, work_off
-from streams.records import Launch, Outcome, Outgoing, Received, decode_message, encode_json
+from streams.records import Launch, Outcome, Outgoing, Received, decode_message, encode_json, received
 from streams.ticks import Tick
 
 
@@ -73,7 +73,7 @@ async def run(
         shares: list[list[Received]] = [[] for _ in partitions]
         for offset, (kind, user, value) in enumerate(tick.records):
             key = user.encode()
-            shares[partition_for(key, rules.partitions)].append(Received(kind, offset, key, value))
+            shares[partition_for(key, rules.partitions) if rules.partitions > 1 else 0].append(received(kind, offset, key, value))
         for partition, share in zip(partitions, shares, strict=True):
             worked = await work_off(partition, share, knowledge, offsets=[0] * TOPICS, tick_end_ms=tick.end_ms, scoring=scoring)
             await settle(partition, worked, lists, store, tick_done_ms=tick.end_ms)

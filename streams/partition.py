@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -14,10 +13,13 @@ from numpy.typing import NDArray
 from features.catalogue import Counts
 from features.errors import Mismatch
 from features.exposures import Closed, Pending
+from features.hashing import partition_for
 from features.intake import LocalTime
 from features.layout import USER, USER_LINE
+from features.residents import Residents
 from features.store import Changes, Store, decoded
-from streams.records import CATALOGUE, Counted, Outcome, decode_message, encode_message
+from streams.outbox import Outbox
+from streams.records import CATALOGUE, Counted, Outcome, encode_message
 
 TOPICS = 4
 
@@ -69,40 +71,17 @@ class LostCommit(Exception):
     """Another worker, or an earlier life of this one, has committed: drop everything and load again. Retried at once."""
 
 
-class Records:
-    """The latest records of a kind, by key; the oldest leave first."""
-
-    def __init__(self, size: int) -> None:
-        self._held: OrderedDict[str, bytes] = OrderedDict()
-        self._size = size
-
-    def get(self, key: str) -> bytes | None:
-        """Return the record and make it the newest."""
-        value = self._held.get(key)
-        if value is not None:
-            self._held.move_to_end(key)
-        return value
-
-    def put(self, key: str, value: bytes) -> None:
-        """Hold a record; the oldest makes room."""
-        self._held[key] = value
-        self._held.move_to_end(key)
-        if len(self._held) > self._size:
-            self._held.popitem(last=False)
-
-
 class Partition:
     """Partition `number`. Made by `load`, and made anew after every commit that was refused, failed or unanswered."""
 
-    def __init__(self, number: int, store: Store, rules: Rules, *, version: int, cursor: Cursor, pending: Pending, outbox: dict[str, bytes]) -> None:
+    def __init__(self, number: int, store: Store, rules: Rules, *, version: int, cursor: Cursor, pending: Pending, outbox: Outbox) -> None:
         self.number, self.rules, self.cursor, self.pending = number, rules, cursor, pending
         self.local = LocalTime(rules.timezone)
         self._store, self._version = store, version
-        self._outbox = outbox
-        self._sent: list[str] = []
-        self._fresh: dict[str, bytes] = {}
-        self._records = Records(2 * rules.lru_users)
-        self._written: dict[str, bytes] = {}
+        self.outbox = outbox
+        self._q_of: dict[str, int] = {}
+        self.users = Residents(USER, rules.lru_users)  # by the user's id
+        self.lines = Residents(USER_LINE, rules.lru_users)  # by `line_key`
         self.has_read = False  # records from the store, since the last commit
 
     @classmethod
@@ -117,112 +96,73 @@ class Partition:
             cursor = Cursor(epoch=secrets.randbits(63), offsets=[0] * TOPICS, numbers=[0] * rules.outcome_partitions, totals=Totals())
         return cls(
             number, store, rules, version=slot.version, cursor=cursor,
-            pending=Pending(rules.edges_ms, slot.hashes["pending"]), outbox=dict(slot.hashes["outbox"]),
+            pending=Pending(rules.edges_ms, slot.hashes["pending"]), outbox=Outbox(slot.hashes["outbox"]),
         )  # fmt: skip
 
-    async def users(self, names: Sequence[str]) -> NDArray[np.void]:
-        """Return the users' records (U,) USER; who is unknown has an empty one."""
-        return await self._read([f"u:{name}" for name in names], USER)
+    async def place_users(self, names: Sequence[str]) -> NDArray[np.int64]:
+        """Return where in `users.rows` the records of users (N,) are; who is unknown has an empty one."""
+        return await self._place(self.users, "u:", names)
 
-    async def lines(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.void]:
-        """Return the records (L,) USER_LINE of (user, domain) pairs."""
-        return await self._read([_line_key(*pair) for pair in pairs], USER_LINE)
+    async def place_lines(self, names: Sequence[str]) -> NDArray[np.int64]:
+        """Return where in `lines.rows` the records of `line_key`s (N,) are."""
+        return await self._place(self.lines, "ul:", names)
 
-    async def _read(self, keys: list[str], dtype: np.dtype[np.void]) -> NDArray[np.void]:
-        # What is not committed yet is nowhere else, however small the LRU.
-        found = [self._written.get(key) or self._records.get(key) for key in keys]
-        missing = [i for i, value in enumerate(found) if value is None]
-        self.has_read = self.has_read or bool(missing)
-        for i, value in zip(missing, await self._store.read(str(self.number), [keys[i] for i in missing]), strict=True):
-            if value is not None and len(value) != dtype.itemsize:
-                raise Mismatch(
-                    f"partition {self.number}: the record {keys[i]!r:.80} has {len(value)} bytes, this program's have {dtype.itemsize}: another version wrote it"
-                )
-            found[i] = value if value is not None else bytes(dtype.itemsize)
-        return np.frombuffer(b"".join(value for value in found if value is not None), dtype).copy()
+    async def _place(self, residents: Residents, prefix: str, names: Sequence[str]) -> NDArray[np.int64]:
+        places, missing = residents.find(names)
+        if missing:
+            self.has_read = True
+            residents.take_in(missing, await self._store.read(str(self.number), [prefix + name for name in missing]))
+            places, _ = residents.find(names)
+        return places
 
-    def keep_users(self, names: Sequence[str], users: NDArray[np.void]) -> None:
-        """Hold users' records for the next commit."""
-        self._keep([f"u:{name}" for name in names], users)
-
-    def keep_lines(self, pairs: Sequence[tuple[str, str]], lines: NDArray[np.void]) -> None:
-        """Hold user-line records for the next commit."""
-        self._keep([_line_key(*pair) for pair in pairs], lines)
-
-    def _keep(self, keys: list[str], records: NDArray[np.void]) -> None:
-        for key, record in zip(keys, records, strict=True):
-            self._written[key] = value = record.tobytes()
-            self._records.put(key, value)
-
-    def tell(self, q: int, key: str, closed: Closed) -> None:
-        """Put an outcome into the outbox, under the next number for outcome partition q."""
+    def tell(self, key: str, closed: Closed) -> None:
+        """Put an outcome into the outbox, under the next number for its key's outcome partition."""
         cursor = self.cursor
+        q = self._q_of.get(key)
+        if q is None:
+            q = self._q_of[key] = partition_for(key.encode(), self.rules.outcome_partitions)
         outcome = Outcome(epoch=cursor.epoch, partition=self.number, number=cursor.numbers[q], key=key, closed=closed)
-        self._post(q, encode_message(outcome))
+        self._post(q, key, encode_message(outcome))
 
     def tell_counts(self, tick_ms: int) -> None:
         """Put what was counted since the last tick into the outbox, for the catalogue's writer at outcome partition 0."""
         cursor = self.cursor
         if cursor.counts:
             counts = dict(sorted(cursor.counts.items()))
-            self._post(0, encode_message(Counted(epoch=cursor.epoch, partition=self.number, number=cursor.numbers[0], tick_ms=tick_ms, counts=counts)))
+            counted = Counted(epoch=cursor.epoch, partition=self.number, number=cursor.numbers[0], tick_ms=tick_ms, counts=counts)
+            self._post(0, CATALOGUE, encode_message(counted))
             cursor.counts = {}
 
-    def _post(self, q: int, message: bytes) -> None:
-        self._fresh[f"{q}:{self.cursor.numbers[q]:015d}"] = message
+    def _post(self, q: int, key: str, message: bytes) -> None:
+        self.outbox.post(q, self.cursor.numbers[q], key.encode(), message)
         self.cursor.numbers[q] += 1
 
     async def commit(self) -> None:
         """Write everything since the last commit in one step. Raises `LostCommit` when the version is not ours, and DependencyDown."""
-        put, drop = self.pending.changes()
+        open_now, closed = self.pending.changes()
+        posted, sent = self.outbox.changes()
         changes = Changes(
             cursor=msgspec.msgpack.encode(self.cursor),
-            records=self._written,
-            put={"pending": put, "outbox": self._fresh},
-            drop={"pending": drop, "outbox": self._sent},
+            blocks=[self.users.changed("u:"), self.lines.changed("ul:")],
+            put={"pending": open_now, "outbox": posted},
+            drop={"pending": closed, "outbox": sent},
         )
         if not await self._store.commit(str(self.number), self._version, changes):
             raise LostCommit(f"partition {self.number}: version {self._version} is no longer the store's")
         self._version += 1
-        for name in self._sent:
-            self._outbox.pop(name, None)
-        self._outbox.update(self._fresh)
-        self._written, self._fresh, self._sent, self.has_read = {}, {}, [], False
+        for kept in (self.users, self.lines, self.outbox):
+            kept.committed()
+        self.has_read = False
 
     async def is_current(self) -> bool:
         """Whether the store's version is still ours: else it went back, or someone else has committed."""
         return (await self._store.load(str(self.number), ())).version == self._version
-
-    def unsent(self) -> list[tuple[int, bytes, bytes]]:
-        """Return (outcome partition, key, message) of what is committed and not yet known to be on Kafka, in the order of numbers."""
-        names = sorted(set(self._outbox) - set(self._sent), key=lambda name: (int(name.partition(":")[0]), name))
-        out = []
-        for name in names:
-            message = decode_message(self._outbox[name])
-            key = message.key if isinstance(message, Outcome) else CATALOGUE
-            out.append((int(name.partition(":")[0]), key.encode(), self._outbox[name]))
-        return out
-
-    def waiting(self) -> int:
-        """Return how many outcomes are committed and not known to be on Kafka."""
-        return len(self._outbox) - len(self._sent)
-
-    def mark_sent(self) -> None:
-        """Note that all of `unsent` is on Kafka; the next commit trims it."""
-        self._sent = sorted(self._outbox)
 
     def upto(self, q: int) -> int:
         """Return the number that the next outcome for outcome partition q will have."""
         return self.cursor.numbers[q]
 
 
-def _line_key(user: str, domain: str) -> str:
-    return f"ul:{user}\x1f{domain}"
-
-
-def distinct(items: Iterable[str]) -> dict[str, int]:
-    """Return each distinct item with its position, in order of first appearance."""
-    places: dict[str, int] = {}
-    for item in items:
-        places.setdefault(item, len(places))
-    return places
+def line_key(user: str, domain: str) -> str:
+    """Return the name of a user's record in a domain."""
+    return f"{user}\x1f{domain}"

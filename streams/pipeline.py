@@ -10,24 +10,25 @@ with Kafka and Redis (`streams.worker`) and, with the in-memory store, in evalua
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from features.advance import APPLIED, advance
-from features.catalogue import CONVERTED, MATURED, count
-from features.events import KINDS, Event, Refused, decode
+from features.catalogue import CONVERTED, MATURED, count, count_many
+from features.events import CLICK, KINDS, MAX_TS_MS, MIN_TS_MS, Event, Refused
 from features.exposures import NONE, Exposure, exposure_id, is_followed
 from features.hashing import partition_for
 from features.intake import Arrived, rows
 from features.store import Store
 from streams.knowledge import Belief, Knowledge
-from streams.partition import Partition, distinct
+from streams.partition import Partition, line_key
 from streams.records import REASON_HEADER, SHARED, Entry, Launch, Outgoing, Received, Score, TickDone, encode_json, encode_message
 
+_NONE: Sequence[Any] = ()
 MAX_REJECTED = {"key": 100_000, "value": 1_900_000}  # bytes; the topic `rejected` takes 2 MiB in all
 
 
@@ -43,15 +44,6 @@ class Worked:
 
     scores: list[Outgoing] = field(default_factory=list)
     rejected: list[Outgoing] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class _Domain:
-    """One domain that an event touches: which of the event's records is its own, and under which name exposures open (None: they do not)."""
-
-    place: int
-    exposure: str | None
-    launch: Launch | None
 
 
 async def work_off(
@@ -92,42 +84,47 @@ async def settle(partition: Partition, worked: Worked, outlet: Outlet, store: St
 
 async def publish_outbox(partition: Partition, outlet: Outlet, store: Store, *, tick_done_ms: int | None = None) -> None:
     """Send committed outcomes in the order of their numbers, and then, in a replay, that the tick is done."""
-    unsent = partition.unsent()
-    done = [
-        (q, None, encode_message(TickDone(partition=partition.number, tick_ms=tick_done_ms, upto=partition.upto(q))))
-        for q in range(partition.rules.outcome_partitions)
-        if tick_done_ms is not None
-    ]
-    if unsent or done:
+    leaving = [Outgoing("outcomes", posted.key, posted.message, partition=posted.q) for posted in partition.outbox.unsent()]
+    if tick_done_ms is not None:
+        for q in range(partition.rules.outcome_partitions):
+            done = encode_message(TickDone(partition=partition.number, tick_ms=tick_done_ms, upto=partition.upto(q)))
+            leaving.append(Outgoing("outcomes", None, done, partition=q))
+    if leaving:
         await store.settled()
-        await outlet.deliver([Outgoing("outcomes", key, message, partition=q) for q, key, message in [*unsent, *done]])
-        partition.mark_sent()
+        await outlet.deliver(leaving)
+        partition.outbox.mark_sent()
 
 
 def take_in(partition: Partition, records: Sequence[Received], earliest_ms: int | None, latest_ms: int | None, worked: Worked) -> list[Arrived]:
-    """Decode and validate; what is not valid goes to `rejected` as it came, with the reason."""
-    arrived, rules = [], partition.rules
+    """Return the events that are valid; what is not goes to `rejected` as it came, with the reason."""
+    arrived, rules, known = [], partition.rules, partition.users.places
+    earliest_ms, latest_ms = earliest_ms or MIN_TS_MS, latest_ms or MAX_TS_MS
     for record in records:
-        partition.cursor.totals.read += 1
-        try:
-            event, ts_ms = decode(record.value, record.kind)
-            key = event.user_id.encode()
-            if record.key != key:
-                raise Refused("wrong_key", f"key {record.key!r:.60}, user_id {event.user_id!r:.60}")
-            if rules.partitioner_check and partition_for(key, rules.partitions) != partition.number:
-                raise Refused("wrong_partition", f"in {partition.number}, expected {partition_for(key, rules.partitions)}")
-            if earliest_ms is not None and ts_ms < earliest_ms:
-                raise Refused("too_old", f"{earliest_ms - ts_ms} ms too old; are its milliseconds seconds?")
-            if latest_ms is not None and ts_ms > latest_ms:
-                raise Refused("from_the_future", f"{ts_ms - latest_ms} ms too far")
-        except Refused as refused:
+        event, why = record.arrived, record.refused
+        # Who is at hand has been found to belong here.
+        if event is not None and not (earliest_ms <= event.ts_ms <= latest_ms and (event.event.user_id in known or not rules.partitioner_check)):
+            why = _refused(partition, event, earliest_ms, latest_ms)
+        if event is not None and why is None:
+            arrived.append(event)
+        elif why is not None:
             partition.cursor.totals.rejected += 1
-            worked.rejected.append(_rejected(partition, record, refused))
-        else:
-            arrived.append(Arrived(event, record.kind, ts_ms, record.value or b""))
+            worked.rejected.append(_rejected(partition, record, why))
+    partition.cursor.totals.read += len(records)
     if rules.replay:
         arrived.sort(key=Arrived.order)
     return arrived
+
+
+def _refused(partition: Partition, arrived: Arrived, earliest_ms: int, latest_ms: int) -> Refused | None:
+    """Why an event that was decoded is refused here and now, if it is."""
+    number, rules = partition.number, partition.rules
+    if rules.partitioner_check and (expected := partition_for(arrived.event.user_id.encode(), rules.partitions)) != number:
+        return Refused("wrong_partition", f"in {number}, expected {expected}")
+    if arrived.ts_ms < earliest_ms:
+        return Refused("too_old", f"{earliest_ms - arrived.ts_ms} ms too old; are its milliseconds seconds?")
+    if arrived.ts_ms > latest_ms:
+        return Refused("from_the_future", f"{arrived.ts_ms - latest_ms} ms too far")
+    return None
 
 
 def _rejected(partition: Partition, record: Received, refused: Refused) -> Outgoing:
@@ -146,130 +143,131 @@ def _rejected(partition: Partition, record: Received, refused: Refused) -> Outgo
 async def _apply(partition: Partition, arrived: list[Arrived], knowledge: Knowledge, scoring: bool, worked: Worked) -> None:
     at_ms = partition.cursor.tick_ms
     events = [a.event for a in arrived]
-    told = [_domains(event, knowledge, at_ms) for event in events]
-    names, domains = [t[0] for t in told], [t[1] for t in told]
+    launched = {i: there for i, event in enumerate(events) if (there := knowledge.launches.open_for(event, at_ms))} if knowledge.launches.all else {}
 
-    # What we know: load the records, let each event change them, and read the vector right after it.
-    users = distinct(event.user_id for event in events)
-    pairs: dict[tuple[str, str], int] = {}
-    for event, wanted in zip(events, names, strict=True):
-        for name in wanted:
-            pairs.setdefault((event.user_id, name), len(pairs))
-    user_records = await partition.users(list(users))
-    line_records = await partition.lines(list(pairs))
-    kernel_rows = rows(arrived, partition.local)
-    kernel_rows["user"] = [users[event.user_id] for event in events]
-    kernel_rows["line_stats"], kernel_rows["category_stats"], catalogue = knowledge.catalogue_rows(events)
-    starts = np.cumsum([0, *(len(wanted) for wanted in names)])
-    places = np.array([pairs[event.user_id, name] for event, wanted in zip(events, names, strict=True) for name in wanted], np.int64)
-    x, fate, opens = advance(kernel_rows, user_records, line_records, places, starts, catalogue, at_ms=at_ms, ttl_ms=partition.rules.ttl_ms)
-    partition.keep_users(list(users), user_records)
-    partition.keep_lines(list(pairs), line_records)
+    # What we know: each event in turn changes its shopper's records, and the vector is read right after it.
+    names, starts = _line_records(events, launched)
+    users = await partition.place_users([event.user_id for event in events])
+    lines = await partition.place_lines(names)
+    facts = rows(arrived, partition.local)
+    facts["user"] = users
+    facts["line_stats"], facts["category_stats"] = of_line, of_category = knowledge.catalogue_rows(events)
+    partition.users.change(users)
+    partition.lines.change(lines)
+    x, fate, opens = advance(
+        facts, partition.users.rows, partition.lines.rows, lines, starts, knowledge.catalogue, at_ms=at_ms, ttl_ms=partition.rules.ttl_ms
+    )  # fmt: skip
+    fresh = np.flatnonzero(fate == APPLIED)
+    kinds = facts["kind"].astype(np.int64)
+    for row_of in (np.zeros_like(of_line), of_line, of_category):
+        count_many(partition.cursor.counts, knowledge.catalogue_names, row_of[fresh], kinds[fresh])
+    partition.cursor.totals.applied += len(fresh)
+    partition.cursor.totals.duplicate += len(events) - len(fresh)
 
-    # What we believe: each event in each domain that it touches.
-    beliefs = _believe(knowledge, x, domains)
-
-    # What follows: scores, marks on open exposures, new exposures, and the catalogue's counts.
-    totals, trunk = partition.cursor.totals, knowledge.trunk
-    for i, (a, touched) in enumerate(zip(arrived, domains, strict=True)):
-        if fate[i] != APPLIED:
-            totals.duplicate += 1
-            continue
-        totals.applied += 1
-        event, line, category = a.event, a.event.line, a.event.category or a.event.line
-        count(partition.cursor.counts, line, category, a.kind)
-        partition.pending.mark(event.user_id, knowledge.followed(event, at_ms), a.kind, a.ts_ms)
-        opened: list[str | None] = []
-        for domain, belief in zip(touched, beliefs[i], strict=True):
-            is_open = domain.exposure is not None and bool(opens[starts[i] + domain.place])
-            opened.append(_expose(partition, a, domain.exposure or "", category, x[i], belief, counts=not any(opened)) if is_open else None)
-        if scoring and trunk:
-            worked.scores.append(_score(a, touched, beliefs[i], opened, trunk))
+    # What we believe, and what follows from it: exposures that open, marks on open ones, scores.
+    beliefs = _believe(knowledge, x, launched)
+    touching = fresh[(kinds[fresh] >= CLICK) | np.logical_or.reduceat(opens, starts[:-1])[fresh]]
+    opened = _follow(partition, arrived, knowledge, launched, beliefs, x, opens[: starts[-1]].tolist(), starts.tolist(), touching.tolist())
+    if scoring and knowledge.trunk:
+        worked.scores += [_score(arrived[i], launched.get(i, _NONE), beliefs[i], opened.get(i, _NONE), knowledge.trunk) for i in fresh.tolist()]
 
 
-def _domains(event: Event, knowledge: Knowledge, at_ms: int) -> tuple[list[str], list[_Domain]]:
-    """Return the names of the user-line records that an event changes, and its domains: first its own line, then its launches.
+def _line_records(events: Sequence[Event], launched: Mapping[int, list[Launch]]) -> tuple[list[str], NDArray[np.int64]]:
+    """Return the names of the user-line records that events (B,) change, one after the other, and where each event's begin (B + 1,).
 
-    A launch of a whole line shares the line's record; one of some products has a record of its own.
+    First that of its line; a launch of a whole line shares it, one of some products has a record of its own.
     """
-    names = [event.line]
-    launches = knowledge.launches_of(event, at_ms)
-    # What is being launched teaches its launch alone, until it has become a source.
-    domains = [_Domain(0, f"line:{event.line}" if not launches and knowledge.is_source(event.line, at_ms) else None, None)]
-    for launch in launches:
-        if launch.products:
-            names.append(f"\x1e{launch.id}")
-        domains.append(_Domain(len(names) - 1 if launch.products else 0, launch.id, launch))
-    return names, domains
+    own = [line_key(event.user_id, event.line) for event in events]
+    extra = {i: [line_key(events[i].user_id, f"\x1e{launch.id}") for launch in there if launch.products] for i, there in launched.items()}
+    if not any(extra.values()):
+        return own, np.arange(len(events) + 1)
+    names, starts = [], [0]
+    for i, name in enumerate(own):
+        names += [name, *extra.get(i, ())]
+        starts.append(len(names))
+    return names, np.array(starts, np.int64)
 
 
-def _believe(knowledge: Knowledge, x: NDArray[np.float32], domains: list[list[_Domain]]) -> list[list[Belief]]:
+def _believe(knowledge: Knowledge, x: NDArray[np.float32], launched: Mapping[int, list[Launch]]) -> list[list[Belief]]:
+    """Return for each event what is believed of it in each of its launches, or in its line if it belongs to none."""
     if knowledge.model is None:
-        return [[() for _ in touched] for touched in domains]
+        return [[()] * len(launched.get(i, _NONE)) or [()] for i in range(len(x))]
     maps = knowledge.maps(x)
-    in_line = knowledge.of_lines(maps)
-    beliefs: list[list[Belief]] = [[in_line[i]] for i in range(len(domains))]
-    members: dict[str, list[int]] = {}
-    for i, touched in enumerate(domains):
-        for domain in touched[1:]:
-            assert domain.launch
-            members.setdefault(domain.launch.id, []).append(i)
-            beliefs[i].append(())
-    for launch, indices in members.items():
-        told = knowledge.of_launch(launch, maps.rows(indices))
-        for i, belief in zip(indices, told, strict=True):
-            place = next(j for j, d in enumerate(domains[i]) if d.launch and d.launch.id == launch)
+    beliefs: list[list[Belief]] = [[(p, p)] for p in knowledge.of_lines(maps)]
+    members: dict[str, list[tuple[int, int]]] = {}
+    for i, there in launched.items():
+        beliefs[i] = [()] * len(there)
+        for place, launch in enumerate(there):
+            members.setdefault(launch.id, []).append((i, place))
+    for name, of_events in members.items():
+        told = knowledge.of_launch(name, maps.rows([i for i, _ in of_events]))
+        for (i, place), belief in zip(of_events, told, strict=True):
             beliefs[i][place] = belief
     return beliefs
 
 
-def _expose(partition: Partition, a: Arrived, domain: str, category: str, x: NDArray[np.float32], belief: Belief, *, counts: bool) -> str | None:
+def _follow(
+    partition: Partition, arrived: Sequence[Arrived], knowledge: Knowledge, launched: Mapping[int, list[Launch]], beliefs: Sequence[list[Belief]],
+    x: NDArray[np.float32], opens: Sequence[bool], starts: Sequence[int], touching: Sequence[int],
+) -> dict[int, list[str | None]]:  # fmt: skip
+    """Mark clicks, carts and orders on open exposures, and open new ones, event by event; returns the new ones' ids, as `beliefs`."""
+    at_ms, pending = partition.cursor.tick_ms, partition.pending
+    sources = {line: knowledge.is_source(line, at_ms) for line in {arrived[i].event.line for i in touching}}
+    opened: dict[int, list[str | None]] = {}
+    for i in touching:
+        a = arrived[i]
+        if a.kind >= CLICK and a.event.user_id in pending.users:
+            pending.mark(a.event.user_id, knowledge.launches.followed(a.event, at_ms), a.kind, a.ts_ms)
+        there, place, names = launched.get(i), starts[i], list[str | None]()
+        if there is None:
+            if opens[place] and sources[a.event.line]:
+                opened[i] = [_expose(partition, a, f"line:{a.event.line}", x[i], beliefs[i][0], counts=True)]
+            continue
+        # What is being launched teaches its launch alone, until it has become a source.
+        for launch, belief in zip(there, beliefs[i], strict=True):
+            place += bool(launch.products)
+            is_open = opens[place if launch.products else starts[i]]
+            names.append(_expose(partition, a, launch.id, x[i], belief, counts=not any(names)) if is_open else None)
+        opened[i] = names
+    return opened
+
+
+def _expose(partition: Partition, a: Arrived, domain: str, x: NDArray[np.float32], belief: Belief, *, counts: bool) -> str | None:
     """Open an exposure and follow it, if it is among those that are followed; returns its id then."""
-    name = exposure_id(domain, a.event.user_id, a.event.event_id)
-    totals = partition.cursor.totals
-    if name in partition.pending.open:  # the event came again after the ring of ids had forgotten it
+    event, pending, totals = a.event, partition.pending, partition.cursor.totals
+    name = exposure_id(domain, event.user_id, event.event_id)
+    if name in pending.open:  # the event came again after the ring of ids had forgotten it
         return name
-    if not is_followed(name, partition.rules.learn_share) or len(partition.pending) >= partition.rules.max_pending:
+    if not is_followed(name, partition.rules.learn_share) or len(pending) >= partition.rules.max_pending:
         totals.untracked += 1
         return None
     totals.exposures += 1
-    partition.pending.add(
+    pending.add(
         Exposure(
-            id=name,
-            domain=domain,
-            counts=counts,
-            user=a.event.user_id,
-            line=a.event.line,
-            category=category,
-            ts_ms=a.ts_ms,
-            x=x.tobytes(),
-            predictions=belief,
-            delay_ms=[NONE] * 3,
-            bin=1,
+            id=name, domain=domain, counts=counts, user=event.user_id, line=event.line, category=event.category or event.line,
+            ts_ms=a.ts_ms, x=x.tobytes(), predictions=belief, delay_ms=[NONE] * 3, bin=1,
         )
-    )
+    )  # fmt: skip
     return name
 
 
-def _score(a: Arrived, touched: list[_Domain], beliefs: list[Belief], opened: list[str | None], trunk: str) -> Outgoing:
+def _score(a: Arrived, launched: Sequence[Launch], beliefs: Sequence[Belief], opened: Sequence[str | None], trunk: str) -> Outgoing:
+    """Return the score record of an event: an entry for each of its launches, or one for its line."""
     event = a.event
-    told = list(zip(touched, beliefs, opened, strict=True))
-    entries = [
-        Entry(
-            launch_id=d.launch.id if d.launch else None,
-            line=event.line,
-            exposure_id=exposure,
-            arm=d.launch.arm(event.user_id) if d.launch else None,
-            score=belief[0],
-            probability=belief[1],
-        )
-        for d, belief, exposure in (told[1:] or told)
-    ]
-    score = Score(
+    if not launched:
+        ((score, probability),) = beliefs
+        exposure = opened[0] if opened else None
+        entries = [Entry(launch_id=None, line=event.line, exposure_id=exposure, arm=None, score=score, probability=probability)]
+    else:
+        entries = [
+            Entry(launch_id=launch.id, line=event.line, exposure_id=exposure, arm=launch.arm(event.user_id), score=belief[0], probability=belief[1])
+            for launch, belief, exposure in zip(launched, beliefs, opened or [None] * len(launched), strict=True)
+        ]
+    told = Score(
         score_id=f"{event.user_id}:{event.event_id}", user_id=event.user_id, event_id=event.event_id, kind=KINDS[a.kind],
         product_id=event.product_id, ts=a.ts_ms, entries=entries, trunk=trunk,
     )  # fmt: skip
-    return Outgoing("scores", event.user_id.encode(), encode_json(score))
+    return Outgoing("scores", event.user_id.encode(), encode_json(told))
 
 
 async def close_bins(partition: Partition, tick_end_ms: int) -> None:
@@ -278,7 +276,7 @@ async def close_bins(partition: Partition, tick_end_ms: int) -> None:
     for closed in partition.pending.close(tick_end_ms - partition.rules.grace_ms):
         exposure = closed.exposure
         key = SHARED if exposure.domain.startswith("line:") else exposure.domain
-        partition.tell(partition_for(key.encode(), partition.rules.outcome_partitions), key, closed)
+        partition.tell(key, closed)
         if closed.label != NONE:
             partition.cursor.totals.late_orders += exposure.late_orders
         if closed.label != NONE and exposure.counts:
@@ -286,11 +284,9 @@ async def close_bins(partition: Partition, tick_end_ms: int) -> None:
             for what in (MATURED, CONVERTED)[: 1 + closed.label]:
                 count(partition.cursor.counts, exposure.line, exposure.category, what)
     if matured:
-        names = distinct(user for user, _ in matured)
-        users = await partition.users(list(names))
-        for user, label in matured:
-            record = users[names[user]]
-            if record["ref_ms"]:
-                record["matured"] += 1
-                record["converted"] += label
-        partition.keep_users(list(names), users)
+        places = await partition.place_users([user for user, _ in matured])
+        partition.users.change(places)
+        records = partition.users.rows
+        seen = records["ref_ms"][places] > 0
+        np.add.at(records["matured"], places[seen], 1)
+        np.add.at(records["converted"], places[seen], np.array([label for _, label in matured])[seen])

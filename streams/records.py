@@ -9,7 +9,9 @@ import msgspec
 from msgspec import Meta
 
 from features.catalogue import Counts
+from features.events import Refused
 from features.exposures import Closed
+from features.intake import Arrived, arrive
 
 TICK_HEADER: Final = "headstart-tick"
 REASON_HEADER: Final = "headstart-reason"
@@ -19,13 +21,29 @@ CATALOGUE: Final = "catalogue"
 
 
 class Received(msgspec.Struct, frozen=True, gc=False):
-    """One record as it came off an input topic; `kind` is the topic's, `tick_ms` is set on a replay's tick records."""
+    """One record as it came off an input topic, with the event in it, or why it has none; `kind` is the topic's.
+
+    `tick_ms` is set on a replay's tick records, which hold no event.
+    """
 
     kind: int
     offset: int
     key: bytes | None
     value: bytes | None
+    arrived: Arrived | None
+    refused: Refused | None = None
     tick_ms: int | None = None
+
+
+def received(kind: int, offset: int, key: bytes | None, value: bytes | None) -> Received:
+    """Decode a record; what is not valid keeps the reason."""
+    try:
+        arrived = arrive(value, kind)
+    except Refused as refused:
+        return Received(kind, offset, key, value, None, refused)
+    if key != arrived.event.user_id.encode():
+        return Received(kind, offset, key, value, None, Refused("wrong_key", f"key {key!r:.60}, user_id {arrived.event.user_id!r:.60}"))
+    return Received(kind, offset, key, value, arrived)
 
 
 class Outgoing(msgspec.Struct, frozen=True, gc=False):
@@ -38,7 +56,7 @@ class Outgoing(msgspec.Struct, frozen=True, gc=False):
     partition: int | None = None
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
+class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What is believed of one event in one launch (or, `launch_id` null, in its line)."""
 
     launch_id: str | None
@@ -49,7 +67,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     probability: Annotated[float, Meta(description="chance of an order within the attribution window, to price and to count", ge=0, le=1)]
 
 
-class Score(msgspec.Struct, frozen=True, kw_only=True):
+class Score(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One record for each valid event that is no duplicate. Holds no wall clock, worker or partition."""
 
     score_id: Annotated[str, Meta(description="user_id:event_id")]

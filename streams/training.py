@@ -51,7 +51,8 @@ def final_rows(log: pa.Table, rules: Rules, *, tick_ms: int, lines: Sequence[str
     The last tick ends after `until_ms`, and closes bins of which the log does not tell: those are left out.
     """
     finals: list[Outcome] = []
-    asyncio.run(run(cut(log, tick_ms), MemoryStore(), rules, None, scoring=False, on_outcome=lambda m: finals.append(m) if m.closed.label != NONE else None))
+    one_bin = replace(rules, edges_ms=rules.edges_ms[-1:])  # a row is the exposure with its delays: nobody hears of the bins between
+    asyncio.run(run(cut(log, tick_ms), MemoryStore(), one_bin, None, scoring=False, on_outcome=lambda m: finals.append(m) if m.closed.label != NONE else None))
     return rows_of([m.closed.exposure for m in finals if m.closed.close_ms <= until_ms], rules, lines)
 
 

@@ -23,7 +23,7 @@ from models.mixture import floored
 from models.model import Model
 from models.trees import TreeArrays
 from streams.partition import Rules
-from streams.records import Received
+from streams.records import Received, received
 
 MINUTE_MS = 60_000
 HOUR_MS = 60 * MINUTE_MS
@@ -46,7 +46,7 @@ def arrive(event: Event, kind: str = "browse") -> Arrived:
 
 def receive(event: Event, kind: str = "browse", *, offset: int = 0) -> Received:
     """The event as it lies on its topic, under the right key."""
-    return Received(KINDS.index(kind), offset, event.user_id.encode(), encode(event))
+    return received(KINDS.index(kind), offset, event.user_id.encode(), encode(event))
 
 
 def user_of(partition: int, partitions: int, *, prefix: str = "user") -> str:

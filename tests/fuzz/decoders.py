@@ -23,14 +23,14 @@ from models.launch_head import LaunchHead
 from models.shared_heads import SharedHeads
 from streams import trunks
 from streams.commands.publish import Lines
-from streams.gate import _event_ms
 from streams.http_access import Access
 from streams.importing import read_log
 from streams.learner import Expected, LearnerCursor
 from streams.lines import _read_mapping
+from streams.outbox import Outbox
 from streams.partition import Cursor, Partition, Rules, Totals
 from streams.pipeline import Worked, take_in
-from streams.records import Counted, Entry, Launch, Outcome, Received, Score, TickDone, decode_launch, decode_message, decode_score, encode_json, encode_message
+from streams.records import Counted, Entry, Launch, Outcome, Score, TickDone, decode_launch, decode_message, decode_score, encode_json, encode_message, received
 from streams.settings import load_settings
 from tests.builders import EDGES_MS, START_MS, make_artifact, make_event, make_model
 
@@ -62,9 +62,9 @@ def _same(one: Artifact, other: Artifact) -> bool:
 
 def _record(value: bytes) -> None:
     """A record with the bytes as its value, its key and both comes out as an event or as a reject, and is counted as one of them."""
-    partition = Partition(0, MemoryStore(), Rules(edges_ms=EDGES_MS, replay=False), version=0, cursor=_cursor(), pending=Pending(EDGES_MS), outbox={})
+    partition = Partition(0, MemoryStore(), Rules(edges_ms=EDGES_MS, replay=False), version=0, cursor=_cursor(), pending=Pending(EDGES_MS), outbox=Outbox({}))
     worked = Worked()
-    records = [Received(0, 0, b"ann", value), Received(1, 1, value[:40], value), Received(2, 2, value, None)]
+    records = [received(0, 0, b"ann", value), received(1, 1, value[:40], value), received(2, 2, value, None)]
     arrived = take_in(partition, records, START_MS - 1, START_MS + 1, worked)
     assert len(arrived) + len(worked.rejected) == len(records)
     assert [r.value for r in worked.rejected if r.value is not None] == [r.value for r in records if r.value is not None][: len(worked.rejected)] or arrived
@@ -145,7 +145,6 @@ def _seeds() -> dict[str, list[bytes]]:
 SEEDS: Final = _seeds()
 DECODERS: Final[dict[str, Decoder]] = {
     "event": Decoder(lambda value: decode(value, 0), SEEDS["event"], (Refused,)),
-    "event's time": Decoder(lambda value: _event_ms(Received(0, 0, None, value), START_MS), SEEDS["event"], ()),
     "record": Decoder(_record, SEEDS["event"], ()),
     "published lines": Decoder(_lines, SEEDS["jsonl"], ()),
     "outcome": Decoder(decode_message, SEEDS["message"], (msgspec.MsgspecError, UnicodeDecodeError)),

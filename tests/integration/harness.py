@@ -66,18 +66,20 @@ class Job:
         self.settings, self.folder = settings, folder
         self.log = folder / f"{settings.namespace}.log"
         self._running: list[Popen[bytes]] = []
+        self._alive: dict[int, Path] = {}
 
     def start_worker(self, **changes: Any) -> Popen[bytes]:
         """Start one worker, whose settings may differ; `close` kills what still runs."""
-        worker = start_worker(with_changes(self.settings, **changes), self.log)
+        alive = self.folder / f"alive-{len(self._running)}"
+        worker = start_worker(with_changes(self.settings, **{"alive_file": str(alive), **changes}), self.log)
         self._running.append(worker)
+        self._alive[worker.pid] = alive
         return worker
 
     def start_ready(self, number: int) -> list[Popen[bytes]]:
         """Start workers and return when all have been given their partitions; nothing must have been published yet."""
-        alive = [self.folder / f"alive-{i}" for i in range(number)]
-        started = [self.start_worker(alive_file=str(file)) for file in alive]
-        wait_until(lambda: all(file.exists() for file in alive), "all workers have partitions", log=self.log)
+        started = [self.start_worker() for _ in range(number)]
+        wait_until(lambda: all(self._alive[worker.pid].exists() for worker in started), "all workers have partitions", log=self.log)
         return started
 
     def wait(self, true: Callable[[], bool], what: str) -> None:
@@ -85,7 +87,8 @@ class Job:
         wait_until(true, what, log=self.log, poll_s=0.5)
 
     def stop(self, worker: Popen[bytes]) -> int:
-        """SIGTERM, and return the exit code."""
+        """SIGTERM once the worker is up, and return the exit code: one that is still starting would end by the signal."""
+        wait_until(lambda: self._alive[worker.pid].exists() or worker.poll() is not None, "the worker is up", log=self.log)
         stop_worker(worker)
         return worker.returncode
 

@@ -20,8 +20,9 @@ import faust
 from faust.types import TP
 
 from features.errors import HeadstartError
-from streams.delivery import Outgoing, deliver
+from streams.delivery import deliver
 from streams.faust_worker import app_settings, hard_exit, run_worker
+from streams.records import Outgoing
 from streams.transport import Batch, Consumer, Transport, batch_topic, check_copartitioned
 
 
@@ -118,7 +119,10 @@ def main(options: dict[str, Any]) -> None:
             elif order["do"] == "deliver":
                 try:
                     await deliver(
-                        app, [Outgoing(t, k.encode(), v.encode(), partition=p) for t, k, v, p in order["records"]], timeout_s=order.get("timeout_s", 10)
+                        app,
+                        [Outgoing(t, k.encode(), v.encode(), partition=p) for t, k, v, p in order["records"]],
+                        names={t: t for t, *_ in order["records"]},
+                        timeout_s=order.get("timeout_s", 10),
                     )
                     say(what="delivered")
                 except HeadstartError as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -80,7 +79,7 @@ def with_troubles(events: list[Arrived], seed: int) -> list[Arrived]:
     later = [a for a in events if a.event.user_id in ("user0", "user1")][:40]
     for a in later:
         event = msgspec.structs.replace(a.event, event_id=f"later-{a.event.event_id}", ts=a.ts_ms + away_ms + 2 * DAY_MS)
-        out.append(replace(a, event=event, ts_ms=a.ts_ms + away_ms + 2 * DAY_MS))
+        out.append(msgspec.structs.replace(a, event=event, ts_ms=a.ts_ms + away_ms + 2 * DAY_MS))
     return out
 
 

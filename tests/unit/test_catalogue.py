@@ -41,19 +41,19 @@ def test_the_sum_does_not_depend_on_partitions_or_order() -> None:
 
 def test_figures_halve_after_a_half_life() -> None:
     """Of a day and of a week; labels with the week; what is added is added undecayed."""
-    record = add(empty(), [8, 0, 0, 0, 8, 4], START_MS)
+    record = add(empty(), np.array([[8, 0, 0, 0, 8, 4]]), START_MS)
     assert record["counts"][0, 0].tolist() == [8.0, 8.0]
-    day = add(record, [0, 1, 0, 0, 0, 0], START_MS + DAY_MS)
+    day = add(record, np.array([[0, 1, 0, 0, 0, 0]]), START_MS + DAY_MS)
     np.testing.assert_allclose(day["counts"][0, 0], [4.0, 8.0 * 2 ** (-1 / 7)], rtol=1e-12)
     assert day["counts"][0, 1].tolist() == [1.0, 1.0]
-    week = add(record, [0] * 6, START_MS + 7 * DAY_MS)
+    week = add(record, np.array([[0] * 6]), START_MS + 7 * DAY_MS)
     np.testing.assert_allclose([week["matured"][0], week["converted"][0]], [4.0, 2.0], rtol=1e-12)
 
 
 def test_time_never_goes_back() -> None:
     """Late counts are added, and the record stays as of its newest tick; the record that was given is not changed."""
-    record = add(empty(), [1, 0, 0, 0, 0, 0], START_MS)
+    record = add(empty(), np.array([[1, 0, 0, 0, 0, 0]]), START_MS)
     before = record.tobytes()
-    late = add(record, [1, 0, 0, 0, 0, 0], START_MS - DAY_MS)
+    late = add(record, np.array([[1, 0, 0, 0, 0, 0]]), START_MS - DAY_MS)
     assert (late["at_ms"][0], late["counts"][0, 0, 0]) == (START_MS, 2.0)
     assert record.tobytes() == before

@@ -14,7 +14,7 @@ from streams.desk import Desk
 from streams.gate import End
 from streams.knowledge import Knowledge
 from streams.partition import Partition
-from streams.records import Outgoing, Received
+from streams.records import Outgoing, received
 from streams.worker import Worker
 from tests.builders import START_MS, make_event, make_model, make_rules, receive
 
@@ -140,7 +140,7 @@ def test_a_rebalance_during_a_slow_delivery_goes_on_afterwards(model: Model) -> 
             clock_ms=lambda: START_MS,
         )  # fmt: skip
         await worker.assigned([0], [])
-        worker.take(0, 0, [Received(0, 0, b"u", b"broken")], 1, lambda: None, lambda: True)
+        worker.take(0, 0, [received(0, 0, b"u", b"broken")], 1, lambda: None, lambda: True)
         await asyncio.sleep(0.1)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(worker.settle(), 0.05)
@@ -177,8 +177,8 @@ def test_a_topic_is_held_by_what_waits_in_bytes_and_goes_on_when_it_is_worked(mo
             await Partition.load(0, store, RULES), store=store, rules=RULES, knowledge=Knowledge(store, model, 1), outlet=Slow(), source=source,
             tick_ms=1000, patience_s=10, clock_ms=lambda: START_MS, stamp_ms=lambda: -1, crashed=crashes.append, held_bytes=1_000,
         )  # fmt: skip
-        desk.take(1, [Received(1, 0, b"ann", bytes(100))], 1, lambda: None, lambda: True)
-        desk.take(0, [Received(0, 0, b"ann", bytes(2_000))], 1, lambda: None, lambda: True)
+        desk.take(1, [received(1, 0, b"ann", bytes(100))], 1, lambda: None, lambda: True)
+        desk.take(0, [received(0, 0, b"ann", bytes(2_000))], 1, lambda: None, lambda: True)
         assert source.holds == [(0, True)]
         desk.start()
         await until(lambda: len(source.holds) > 1)

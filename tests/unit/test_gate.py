@@ -10,7 +10,7 @@ import pytest
 from features.errors import HeadstartError, InputError
 from features.events import KINDS, encode
 from streams.gate import RECORD_BYTES, STALE_MS, End, LiveGate, Portion, ReplayGate
-from streams.records import Received
+from streams.records import Received, received
 from tests.builders import START_MS, make_event
 
 NOW = START_MS + 3_600_000
@@ -19,12 +19,12 @@ BROWSE, CLICK, CART, ORDER = range(4)
 
 def at(kind: int, offset: int, ts_ms: int) -> Received:
     """An event of a topic, which happened at a time."""
-    return Received(kind, offset, b"ann", encode(make_event(ts_ms, id=f"{kind}-{offset}")))
+    return received(kind, offset, b"ann", encode(make_event(ts_ms, id=f"{kind}-{offset}")))
 
 
 def tick(kind: int, offset: int, end_ms: int) -> Received:
     """A tick record."""
-    return Received(kind, offset, None, None, tick_ms=end_ms)
+    return Received(kind, offset, None, None, None, tick_ms=end_ms)
 
 
 def ends(*offsets: int, as_of_ms: int = NOW) -> list[End]:
@@ -159,8 +159,8 @@ class TestLive:
     def test_times_in_iso_8601_are_ordered_too(self) -> None:
         """A shop that writes its times as text is no worse off after a restart."""
         gate = self.gate()
-        gate.add(BROWSE, [Received(BROWSE, 0, b"ann", encode(make_event("2024-01-01T00:30:00Z")))], 1)  # type: ignore[arg-type]
-        gate.add(ORDER, [Received(ORDER, 0, b"ann", encode(make_event("2024-01-01T09:15:00+09:00")))], 1)  # type: ignore[arg-type]
+        gate.add(BROWSE, [received(BROWSE, 0, b"ann", encode(make_event("2024-01-01T00:30:00Z")))], 1)  # type: ignore[arg-type]
+        gate.add(ORDER, [received(ORDER, 0, b"ann", encode(make_event("2024-01-01T09:15:00+09:00")))], 1)  # type: ignore[arg-type]
         assert names(gate.next(NOW, ends(1, 0, 0, 1))) == [(ORDER, 0), (BROWSE, 0)]
 
     def test_a_topic_that_lags_with_nothing_fetched_is_waited_for(self) -> None:
@@ -231,7 +231,7 @@ class TestLive:
     def test_a_record_that_will_be_refused_does_not_move_the_time(self) -> None:
         """Neither an unreadable one nor one from the future: it goes first, and the lag's time stays the events'."""
         gate = self.gate(closed_ms=START_MS)
-        gate.add(ORDER, [Received(ORDER, 0, b"ann", b"junk"), at(ORDER, 1, NOW + 10**9), at(ORDER, 2, START_MS + 2000)], 3)
+        gate.add(ORDER, [received(ORDER, 0, b"ann", b"junk"), at(ORDER, 1, NOW + 10**9), at(ORDER, 2, START_MS + 2000)], 3)
         self.add(gate, BROWSE, [START_MS + 1000])
         portion = gate.next(NOW, ends(1, 0, 0, 9))
         assert names(portion) == [(ORDER, 0), (ORDER, 1), (BROWSE, 0), (ORDER, 2)]
@@ -264,7 +264,7 @@ class TestLive:
 def test_what_waits_is_known_in_bytes(size: int) -> None:
     """Each poll counts until the last of it is taken, and then no more."""
     gate = LiveGate([0, 0, 0, 0], tick_ms=1_000, closed_ms=NOW, portion=5)
-    polls = [[Received(BROWSE, offset, b"ann", bytes(size)) for offset in range(first, first + 4)] for first in (0, 4)]
+    polls = [[received(BROWSE, offset, b"ann", bytes(size)) for offset in range(first, first + 4)] for first in (0, 4)]
     for poll in polls:
         gate.add(BROWSE, poll, poll[-1].offset + 1)
     each = 4 * (size + RECORD_BYTES)

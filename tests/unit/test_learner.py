@@ -333,7 +333,7 @@ def test_the_catalogue_adds_up_all_partitions(model: Model) -> None:
         week_ticks = 604_800_000 / TICK_MS
         np.testing.assert_allclose(held["counts"][0, 0, 1], sum(2 * 2 ** (-i / week_ticks) for i in range(80)), rtol=1e-9)
         for knowledge in (follower, sleeper):
-            assert knowledge.catalogue_rows([])[2][0].tobytes() == held[0].tobytes()
+            assert knowledge.catalogue[0].tobytes() == held[0].tobytes()
 
     go(work())
 
@@ -345,14 +345,14 @@ def test_knowledge_forgets_what_a_store_that_went_back_has_lost(model: Model) ->
         topic = await open_topic(model)
         knowledge = Knowledge(topic.store, model, 1)
         await knowledge.refresh()
-        before = knowledge.head("new").to_bytes(), knowledge.shared and knowledge.shared.to_bytes(), knowledge.catalogue_rows([])[2][0].tobytes()
+        before = knowledge.head("new").to_bytes(), knowledge.shared and knowledge.shared.to_bytes(), knowledge.catalogue[0].tobytes()
         await topic.commit(0, T1)
         await topic.append(outcome(0), outcome(1, key="new"), counted(2, T1), done(T1, 3))
         await knowledge.refresh()
         assert knowledge.head("new").to_bytes() != before[0]
         knowledge._store = MemoryStore()
         await knowledge.refresh()
-        assert (knowledge.head("new").to_bytes(), knowledge.shared and knowledge.shared.to_bytes(), knowledge.catalogue_rows([])[2][0].tobytes()) == before
+        assert (knowledge.head("new").to_bytes(), knowledge.shared and knowledge.shared.to_bytes(), knowledge.catalogue[0].tobytes()) == before
 
     go(work())
 

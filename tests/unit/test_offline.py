@@ -21,7 +21,7 @@ from models.model import Model
 from streams.knowledge import outcome_slot
 from streams.learner import LearnerCursor
 from streams.offline import put_launches, run
-from streams.partition import Partition, Rules
+from streams.partition import Partition, Rules, line_key
 from streams.records import SHARED, Launch, Outcome, Outgoing, decode_score
 from streams.ticks import Tick, cut, with_end
 from tests.builders import DAY_MS, EDGES_MS, HOUR_MS, START_MS, make_log, make_model, make_rules, random_events
@@ -64,9 +64,11 @@ async def state_of(store: Store, rules: Rules) -> dict[str, Any]:
     partitions = [await Partition.load(p, store, rules) for p in range(rules.partitions)]
     for name in sorted({a.event.user_id for a in EVENTS}):
         partition = partitions[partition_for(name.encode(), rules.partitions)]
-        found[f"user {name}"] = (await partition.users([name])).tobytes()
+        place = await partition.place_users([name])
+        found[f"user {name}"] = partition.users.rows[place].tobytes()
         for domain in ("line0", "line1", "line2", "\x1einside"):
-            found[f"user {name} in {domain}"] = (await partition.lines([(name, domain)])).tobytes()
+            place = await partition.place_lines([line_key(name, domain)])
+            found[f"user {name} in {domain}"] = partition.lines.rows[place].tobytes()
     found["pending"] = sorted(msgspec.msgpack.encode(e) for p in partitions for e in p.pending.open.values())
     totals = [msgspec.to_builtins(p.cursor.totals) for p in partitions]
     found["totals"] = [sum(column) for column in zip(*totals, strict=True)]

@@ -20,7 +20,7 @@ from streams.knowledge import Knowledge
 from streams.offline import put_launches
 from streams.partition import LostCommit, Partition, Rules
 from streams.pipeline import MAX_REJECTED, Worked, publish_outbox, settle, work_off
-from streams.records import SHARED, Counted, Launch, Outcome, Outgoing, Received, Score, TickDone, decode_message, decode_score
+from streams.records import SHARED, Counted, Launch, Outcome, Outgoing, Received, Score, TickDone, decode_message, decode_score, received
 from tests.builders import DAY_MS, EDGES_MS, HOUR_MS, MINUTE_MS, START_MS, make_event, make_model, make_rules, receive, user_of
 
 NOWHERE = [0] * 4
@@ -87,10 +87,10 @@ def test_what_is_refused_goes_out_as_it_came(model: Model) -> None:
         good = [receive(make_event(START_MS + i, id=f"good{i}", who=ours), offset=i) for i in range(2)]
         late = receive(make_event(START_MS + HOUR_MS + 1, id="future", who=ours), offset=14)
         bad = [
-            (Received(1, 10, b"k", b"junk\xff"), "not_json"),
-            (Received(2, 11, None, None), "empty"),
-            (Received(0, 12, b"other", good[0].value), "wrong_key"),
-            (Received(0, 12, None, good[0].value), "wrong_key"),
+            (received(1, 10, b"k", b"junk\xff"), "not_json"),
+            (received(2, 11, None, None), "empty"),
+            (received(0, 12, b"other", good[0].value), "wrong_key"),
+            (received(0, 12, None, good[0].value), "wrong_key"),
             (receive(make_event(who=theirs), offset=13), "wrong_partition"),
             (late, "from_the_future"),
             (receive(make_event(START_MS // 1000, id="seconds", who=ours), offset=15), "too_old"),
@@ -177,7 +177,7 @@ def test_a_refused_record_that_no_topic_takes_is_cut(model: Model) -> None:
     async def work() -> None:
         desk = await open_desk(model)
         huge, long = b"x" * (MAX_REJECTED["value"] + 1), b"k" * (MAX_REJECTED["key"] + 7)
-        worked = await desk.work(Received(0, 0, long, huge), Received(0, 1, b"k", huge[:-1]))
+        worked = await desk.work(received(0, 0, long, huge), received(0, 1, b"k", huge[:-1]))
         cut, whole = worked.rejected
         assert (cut.key, cut.value) == (long[:-7], huge[:-1])
         assert dict(cut.headers)["headstart-value-bytes"] == str(len(huge)).encode()
@@ -322,18 +322,18 @@ def test_outcomes_leave_only_after_the_commit(model: Model) -> None:
         desk = await open_desk(model)
         await desk.work(receive(make_event()))
         worked = await work_off(desk.partition, (), desk.knowledge, offsets=NOWHERE, tick_end_ms=START_MS + DAY_MS)
-        assert desk.partition.unsent() == []
+        assert desk.partition.outbox.unsent() == []
         await desk.partition.commit()
-        promised = desk.partition.unsent()
+        promised = desk.partition.outbox.unsent()
         assert len(promised) == len(EDGES_MS) + 1
         reborn = await Partition.load(0, desk.store, desk.rules)
-        assert reborn.unsent() == promised
+        assert reborn.outbox.unsent() == promised
         await publish_outbox(reborn, desk, desk.store, tick_done_ms=START_MS + DAY_MS)
-        assert [(r.key, r.value) for r in desk.sent if r.topic == "outcomes"][:-1] == [(key, value) for _, key, value in promised]
+        assert [(r.key, r.value) for r in desk.sent if r.topic == "outcomes"][:-1] == [(key, value) for _, _, key, value in promised]
         assert decode_message(desk.sent[-1].value or b"") == TickDone(partition=0, tick_ms=START_MS + DAY_MS, upto=len(promised))
-        assert reborn.unsent() == []
+        assert reborn.outbox.unsent() == []
         await reborn.commit()
-        assert (await Partition.load(0, desk.store, desk.rules)).unsent() == []
+        assert (await Partition.load(0, desk.store, desk.rules)).outbox.unsent() == []
         assert worked.rejected == []
 
     go(work())
@@ -390,7 +390,7 @@ def test_records_broken_anywhere_stop_nothing(model: Model) -> None:
     async def work() -> None:
         desk = await open_desk(model)
         value = encode(make_event(price=1.5, category="boots"))
-        broken = [Received(0, i, b"ann", value[: i // 3] + [b"", b"\xff", b'"\\u001f'][i % 3] + value[i // 3 + 1 :]) for i in range(3 * len(value))]
+        broken = [received(0, i, b"ann", value[: i // 3] + [b"", b"\xff", b'"\\u001f'][i % 3] + value[i // 3 + 1 :]) for i in range(3 * len(value))]
         good = [receive(make_event(START_MS + i, id=f"good{i}", who="bob")) for i in range(30)]
         worked = await desk.work(*(r for i, g in enumerate(good) for r in (*broken[i * 20 : (i + 1) * 20], g)))
         assert {f"good{i}" for i in range(30)} <= {s.event_id for s in scores(worked)}

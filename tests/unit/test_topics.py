@@ -11,7 +11,7 @@ from kafka.partitioner import murmur2 as kafka_murmur2
 
 from features.errors import InputError
 from features.events import Event, encode
-from features.hashing import murmur2, partition_for
+from features.hashing import murmur2, partition_for, partitions_for
 from streams import settings
 from streams.commands.publish import Lines
 from streams.publisher import Outgoing
@@ -48,6 +48,7 @@ def test_clients_agree_on_the_partition() -> None:
     for key in keys(500):
         for partitions in (1, 12, 100):
             expected = partition_for(key, partitions)
+            assert partitions_for([key], partitions).tolist() == [expected]
             assert (kafka_murmur2(key) & 0x7FFFFFFF) % partitions == expected
             assert aiokafka(key, list(range(partitions)), list(range(partitions))) == expected
 

@@ -15,8 +15,9 @@ from aiokafka import ConsumerRecord
 from faust.types import TP
 
 from features.errors import DependencyDown
-from streams.delivery import Outgoing, deliver
+from streams.delivery import deliver
 from streams.faust_worker import RateLimit, app_settings
+from streams.records import Outgoing
 from streams.transport import Batch, Consumer, Transport, batch_topic, check_copartitioned
 
 P0 = TP("browse", 0)
@@ -211,4 +212,4 @@ def test_the_settings_open_no_web_and_make_no_topics(loop: asyncio.AbstractEvent
 def test_deliver_without_a_producer_names_the_dependency(app: faust.App, loop: asyncio.AbstractEventLoop) -> None:
     """Before the producer runs, delivery is refused in words."""
     with pytest.raises(DependencyDown, match="not connected"):
-        loop.run_until_complete(deliver(app, [Outgoing("scores", b"u", b"{}")]))
+        loop.run_until_complete(deliver(app, [Outgoing("scores", b"u", b"{}")], names={"scores": "scores"}))

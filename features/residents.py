@@ -1,0 +1,96 @@
+"""Records at hand, in one array, so that a kernel changes them where they are; those that were not used for the longest time make room."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.errors import Mismatch
+from features.store import Block
+
+FIRST_ROWS = 64
+
+
+class Residents:
+    """Records of one dtype by name. `rows` (C,) holds them; a place is good until the next `take_in`, and `rows` too.
+
+    A changed record stays until `committed`. So `rows` grows beyond `most` where more than that are changed or used at once.
+    """
+
+    def __init__(self, dtype: np.dtype[np.void], most: int) -> None:
+        self._most = most
+        self.rows = np.zeros(min(FIRST_ROWS, most), dtype)
+        self.places: dict[str, int] = {}
+        self._names: list[str] = []
+        self._used = np.zeros(len(self.rows), np.int64)  # the turn in which a place was last asked for
+        self._free: list[int] = []
+        self._changed: list[NDArray[np.int64]] = []
+        self._turn = 0
+
+    def find(self, names: Sequence[str]) -> tuple[NDArray[np.int64], list[str]]:
+        """Return the places (N,) of records, -1 where there is none, and the names of those, each once."""
+        get = self.places.get
+        places = np.array([get(name, -1) for name in names], np.int64)
+        self._turn += 1
+        self._used[places] = self._turn  # of a missing one that of the last place, which does no harm
+        return places, list(dict.fromkeys(names[i] for i in np.flatnonzero(places < 0).tolist()))
+
+    def take_in(self, names: Sequence[str], values: Sequence[bytes | None]) -> None:
+        """Hold further records; what has no bytes (None) is an empty record. Raises Mismatch for one of another width."""
+        width, dtype = self.rows.dtype.itemsize, self.rows.dtype
+        for name, value in zip(names, values, strict=True):
+            if value is not None and len(value) != width:
+                raise Mismatch(f"the record {name!r:.80} has {len(value)} bytes, this program's have {width}: another version wrote it")
+        places = self._places_for(len(names))
+        self.rows[places] = np.frombuffer(b"".join(bytes(width) if value is None else value for value in values), dtype)
+        self._used[places] = self._turn
+        for name, place in zip(names, places.tolist(), strict=True):
+            self.places[name] = place
+            self._names[place] = name
+
+    def change(self, places: NDArray[np.int64]) -> None:
+        """Note that the records at these places are about to be changed."""
+        self._changed.append(places)
+
+    def changed(self, prefix: str) -> Block:
+        """Return the records that were changed since the last `committed`, each name behind `prefix`."""
+        places = self._dirty()
+        names = self._names
+        return Block([prefix + names[place] for place in places.tolist()], self.rows.dtype.itemsize, self.rows[places].tobytes())
+
+    def committed(self) -> None:
+        """Note that what `changed` returned is in the store."""
+        self._changed.clear()
+
+    def _dirty(self) -> NDArray[np.int64]:
+        return np.unique(np.concatenate(self._changed)) if self._changed else np.zeros(0, np.int64)
+
+    def _places_for(self, n: int) -> NDArray[np.int64]:
+        """Return n places that nothing holds, or nothing that is worth keeping."""
+        if len(self._free) + len(self.rows) - len(self._names) < n:
+            if len(self.rows) >= self._most:
+                self._evict(max(n, self._most // 8))
+            if (short := n - len(self._free) - (len(self.rows) - len(self._names))) > 0:
+                self._grow(max(len(self.rows) + short, min(2 * len(self.rows), self._most)))
+        taken = [self._free.pop() for _ in range(min(n, len(self._free)))]
+        fresh = range(len(self._names), len(self._names) + n - len(taken))
+        self._names.extend("" for _ in fresh)
+        return np.array([*taken, *fresh], np.int64)
+
+    def _evict(self, n: int) -> None:
+        """Let go of up to n records that are neither changed nor used in this turn, the longest unused first."""
+        used = self._used[: len(self._names)].copy()
+        used[self._free] = self._turn
+        used[self._dirty()] = self._turn
+        for place in np.argsort(used, kind="stable")[:n].tolist():
+            if used[place] == self._turn:
+                break
+            del self.places[self._names[place]]
+            self._free.append(place)
+
+    def _grow(self, size: int) -> None:
+        rows, used = np.zeros(size, self.rows.dtype), np.zeros(size, np.int64)
+        rows[: len(self.rows)], used[: len(self._used)] = self.rows, self._used
+        self.rows, self._used = rows, used

@@ -1,0 +1,82 @@
+"""Records at hand: found where they were left, never let go of while they are changed."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from features.layout import USER
+from features.residents import Residents
+from features.store import Block
+
+
+def record(applied: int) -> bytes:
+    """A user's record with a count."""
+    one = np.zeros(1, USER)
+    one["applied"] = applied
+    return one.tobytes()
+
+
+def test_what_is_taken_in_is_found() -> None:
+    """By name, with its content; who is unknown has an empty record; a name that is asked for twice is missing once."""
+    residents = Residents(USER, 100)
+    places, missing = residents.find(["ann", "bob", "ann"])
+    assert places.tolist() == [-1, -1, -1]
+    assert missing == ["ann", "bob"]
+    residents.take_in(missing, [record(7), None])
+    places, missing = residents.find(["bob", "ann", "bob"])
+    assert missing == []
+    assert residents.rows["applied"][places].tolist() == [0, 7, 0]
+
+
+def test_what_was_changed_is_told_once() -> None:
+    """Each record once, with its latest content, until it is committed."""
+    residents = Residents(USER, 100)
+    residents.take_in(["ann", "bob"], [None, None])
+    places, _ = residents.find(["bob", "ann", "bob"])
+    residents.change(places)
+    residents.rows["applied"][places] = [1, 2, 3]
+    block = residents.changed("u:")
+    assert block.split() == {"u:ann": record(2), "u:bob": record(3)}
+    residents.committed()
+    assert residents.changed("u:") == Block([], USER.itemsize, b"")
+
+
+@pytest.mark.parametrize("most", [1, 3, 50])
+@pytest.mark.parametrize("seed", range(3))
+def test_nothing_changed_is_lost_however_few_are_held(seed: int, most: int) -> None:
+    """Users counted at random, in batches, with a store behind: the counts are exact, and memory is bounded by what is held or in use."""
+    rng, residents = random.Random(seed), Residents(USER, most)
+    store: dict[str, bytes] = {}
+    wanted: dict[str, int] = {}
+    for _ in range(300):
+        names = [f"user{rng.randrange(40)}" for _ in range(rng.randrange(1, 8))]
+        places, missing = residents.find(names)
+        if missing:
+            residents.take_in(missing, [store.get(f"u:{name}") for name in missing])
+            places, missing = residents.find(names)
+        assert missing == []
+        residents.change(places)
+        np.add.at(residents.rows["applied"], places, 1)
+        for name in names:
+            wanted[name] = wanted.get(name, 0) + 1
+        if rng.random() < 0.3:
+            store |= residents.changed("u:").split()
+            residents.committed()
+            assert len(residents.rows) <= max(most, 40)
+    store |= residents.changed("u:").split()
+    assert {name: int(np.frombuffer(store[f"u:{name}"], USER)["applied"][0]) for name in wanted} == wanted
+
+
+def test_the_longest_unused_makes_room() -> None:
+    """Who was asked for lately stays."""
+    residents = Residents(USER, 64)
+    residents.take_in([f"user{i}" for i in range(64)], [None] * 64)
+    residents.find([f"user{i}" for i in range(60)])
+    residents.take_in(["new1", "new2"], [None, None])
+    assert len(residents.rows) == 64
+    _, missing = residents.find([f"user{i}" for i in range(60)])
+    assert missing == []
+    assert residents.find(["user60"])[1] == ["user60"]
