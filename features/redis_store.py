@@ -128,7 +128,7 @@ class RedisStore:
                 raise InputError(f"Redis at {self._access.place} refuses this user: {error}") from None
             except self._lost as error:
                 if not again or loop.time() + pause_s > give_up:
-                    raise DependencyDown(f"Redis at {self._access.place} does not answer: {error}") from error
+                    raise DependencyDown(f"Redis does not answer at {self._access.place}: {error}") from error
             except RedisError as error:
                 raise DependencyDown(f"Redis refused a command: {error}") from error
             await asyncio.sleep(pause_s)

@@ -18,6 +18,7 @@ from features.intake import LocalTime
 from features.layout import USER, USER_LINE
 from features.residents import Residents
 from features.store import Changes, Store, decoded
+from features.vector import SCHEMA_HASH
 from streams.outbox import Outbox
 from streams.records import CATALOGUE, Counted, Outcome, encode_message
 
@@ -65,6 +66,7 @@ class Cursor(msgspec.Struct, array_like=True, kw_only=True):
     time_ms: int = 0
     totals: Totals
     counts: Counts = {}  # of the tick that is under way
+    schema: str = SCHEMA_HASH  # of the records that were committed with it
 
 
 class LostCommit(Exception):
@@ -90,6 +92,10 @@ class Partition:
         slot = await store.load(str(number), ("pending", "outbox"))
         if slot.version:
             cursor = decoded(slot.cursor, Cursor, "a partition's cursor")
+            if cursor.schema != SCHEMA_HASH:
+                raise Mismatch(
+                    f"partition {number} holds records of feature schema {cursor.schema}, this program has {SCHEMA_HASH}: rebuild them in a namespace of their own"
+                )
             if len(cursor.numbers) != rules.outcome_partitions:
                 raise Mismatch(f"partition {number} knows {len(cursor.numbers)} outcome partitions, the settings say {rules.outcome_partitions}")
         else:

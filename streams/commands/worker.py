@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Final, TypeVar
 
 import typer
 
+from features.errors import DependencyDown
 from models.model import Model
 from streams import namespace, tracing, trunks
 from streams.app import WorkerApp, create_app
 from streams.commands.options import Broker, Config, Namespace, Redis, Set, Trunk
-from streams.faust_worker import configure_logging, hard_exit, run_worker
+from streams.faust_worker import EXIT_DOWN, configure_logging, hard_exit, run_worker
 from streams.http_access import Access
 from streams.http_door import Door
+from streams.masking import hidden
 from streams.settings import Settings, load_settings
 from streams.watchdog import Stalls, Watchdog
+
+TELL_S: Final = 5.0
+T = TypeVar("T")
 
 
 def worker(
@@ -29,13 +36,17 @@ def worker(
     start mends, such as a trunk that was never active in the namespace. With one that was, it takes the active one from the store.
     """
     settings = load_settings(config, needs=("broker", "redis"), assignments=assignments or (), broker=broker, redis=redis, namespace=namespace_, trunk=trunk)
-    run(settings)
+    try:
+        run(settings)
+    except DependencyDown as down:
+        typer.echo(f"headstart: {hidden(' '.join(str(down).split()))}", err=True)
+        raise typer.Exit(EXIT_DOWN) from None
 
 
 def run(settings: Settings) -> None:
     """Join the namespace and run one worker in this process."""
     artifact = namespace.load_trunk(settings)
-    found = namespace.check_partitions(settings)
+    found = _patiently(settings, lambda: namespace.check_partitions(settings))
 
     async def joined() -> tuple[str, str]:
         store = namespace.open_store(settings)
@@ -60,6 +71,22 @@ def run(settings: Settings) -> None:
         typer.echo(f"worker of namespace {settings.namespace!r} ({clock}), trunk {artifact.sha256[:16]}", err=True)
         with watched(settings, made):
             run_worker(made.app, loglevel=settings.log_level)
+
+
+def _patiently(settings: Settings, ask: Callable[[], T]) -> T:
+    """Ask until the broker answers, for as long as it may be away: whatever starts all parts at once need not start them in order."""
+    give_up_s, told = time.monotonic() + settings.dependency_timeout_s, False
+    while True:
+        try:
+            return ask()
+        except DependencyDown as down:
+            left_s = give_up_s - time.monotonic()
+            if left_s <= 0:
+                raise
+            if not told and left_s > TELL_S:
+                told = True
+                typer.echo(f"{down}; waiting for up to {left_s:.0f} s", err=True)
+            time.sleep(min(1.0, left_s))
 
 
 @contextmanager
