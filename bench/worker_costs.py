@@ -70,7 +70,7 @@ class Run:
                     KINDS[0 if i % 10 < 8 else i % 4], event.user_id.encode(), value[:-1] + b',"note":"' + b"x" * padding + b'"}' if padding else value
                 )
 
-        publish_records(self.settings.broker, records(), broker_names(self.settings.topic_prefix))
+        publish_records(self.settings.broker, records(), broker_names(self.settings.topic_prefix), delivery_timeout_s=300)
 
     def read(self) -> int:
         """How many are committed."""
