@@ -192,15 +192,15 @@ def _believe(knowledge: Knowledge, x: NDArray[np.float32], launched: Mapping[int
     """Return for each event what is believed of it in each of its launches, or in its line if it belongs to none."""
     if knowledge.model is None:
         return [[()] * len(launched.get(i, _NONE)) or [()] for i in range(len(x))]
-    maps = knowledge.maps(x)
-    beliefs: list[list[Belief]] = [[(p, p)] for p in knowledge.of_lines(maps)]
+    view = knowledge.view(x, launches=bool(launched))
+    beliefs: list[list[Belief]] = [[(p, p)] for p in knowledge.of_lines(view)]
     members: dict[str, list[tuple[int, int]]] = {}
     for i, there in launched.items():
         beliefs[i] = [()] * len(there)
         for place, launch in enumerate(there):
             members.setdefault(launch.id, []).append((i, place))
     for name, of_events in members.items():
-        told = knowledge.of_launch(name, maps.rows([i for i, _ in of_events]))
+        told = knowledge.of_launch(name, view, [i for i, _ in of_events])
         for (i, place), belief in zip(of_events, told, strict=True):
             beliefs[i][place] = belief
     return beliefs
