@@ -20,7 +20,7 @@ SEEDS ?= 20
 FUZZ_S ?= 60
 BENCHES = $(sort $(filter-out bench/learning%.py,$(wildcard bench/*.py)))
 
-.PHONY: help install demo test lint format ci bench bench-learning fuzz audit licences clean
+.PHONY: help install demo test lint format ci bench bench-learning compose-check fuzz audit licences clean
 
 help:  ## list the targets (default)
 	@echo "Headstart: make TARGET"
@@ -54,6 +54,9 @@ bench: $(VENV)/.installed  ## run the measurements in bench/
 
 bench-learning: $(VENV)/.installed  ## measure the learning figures over SEEDS simulated launches (20 take about an hour on 2 cores, less the second time)
 	$(BIN)/python bench/learning.py --seeds $(SEEDS) --workers $(WORKERS)
+
+compose-check: $(VENV)/.installed  ## bring docker-compose.yml up for real, use it, restart it, take it down (needs Docker)
+	$(BIN)/python deploy/compose_check.py
 
 fuzz: $(VENV)/.installed-dev  ## fuzz every decoder for FUZZ_S seconds each with atheris, guided by coverage
 	$(PIP_INSTALL) --quiet -e '.[fuzz]'

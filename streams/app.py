@@ -27,6 +27,7 @@ from streams.partition import Rules
 from streams.records import TICK_HEADER, Outgoing, Received, received
 from streams.settings import Settings
 from streams.topics import broker_names, worker_group
+from streams.tracing import Followed
 from streams.transport import Batch, Consumer, Reading, Transport, batch_topic, check_copartitioned
 from streams.vitals import Vitals
 from streams.worker import OUTCOMES, Worker
@@ -158,10 +159,10 @@ class WorkerApp(NamedTuple):
     meters: Meters
 
 
-def create_app(settings: Settings, store: Store, model: Model, rules: Rules, *, base: str = "") -> WorkerApp:
+def create_app(settings: Settings, store: Store, model: Model, rules: Rules, *, base: str = "", traces: Followed | None = None) -> WorkerApp:
     """Return the app of one worker, the worker, and what tells how it is. Its group is the namespace's, so that namespaces never share partitions.
 
-    `base`: the sha256 of the trunk that the namespace was made with, if that is not the model's.
+    `base`: the sha256 of the trunk that the namespace was made with, if that is not the model's. `traces` follows what comes traced.
     """
     meters = Meters()
     polls = Polls(meters)
@@ -175,10 +176,10 @@ def create_app(settings: Settings, store: Store, model: Model, rules: Rules, *, 
         max_poll_records=settings.max_poll_records, buffered_polls=buffered, max_fetch_bytes=min(MAX_FETCH_BYTES, max(MIN_FETCH_BYTES, share)), credentials=faust_credentials(settings),
     )  # fmt: skip
     app = faust.App(**{**kwargs, "producer_max_request_size": MAX_REQUEST_BYTES})
-    wire = FaustWire(app, names)
+    wire, outlet = FaustWire(app, names), KafkaOutlet(app, names)
     worker = Worker(
         MeteredStore(store, meters), model, rules, tick_ms=settings.tick_ms, patience_s=float(settings.dependency_timeout_s),
-        outlet=MeteredOutlet(KafkaOutlet(app, names), meters), wire=wire, hard_exit=hard_exit, alive_file=settings.alive_file, base=base, held_bytes=share,
+        outlet=MeteredOutlet(traces.outlet(outlet) if traces is not None else outlet, meters), wire=wire, hard_exit=hard_exit, alive_file=settings.alive_file, base=base, held_bytes=share,
     )  # fmt: skip
     app.transport = Transport(app.conf.broker_consumer, app, positions=WorkerPositions(worker, wire.topics))
 
@@ -194,7 +195,10 @@ def create_app(settings: Settings, store: Store, model: Model, rules: Rules, *, 
             if is_current(batch):
                 kind = kinds[batch.tp.topic]
                 current = partial(is_current, batch)
-                worker.take(kind, batch.tp.partition, _received(kind, batch, rules.replay), batch.next, polls.handed(batch, event.ack, current), current)
+                ack = polls.handed(batch, event.ack, current)
+                if traces is not None:
+                    ack = traces.follow(KINDS[kind], batch, ack)
+                worker.take(kind, batch.tp.partition, _received(kind, batch, rules.replay), batch.next, ack, current)
 
     @app.agent(batch_topic(app, wire.topics[OUTCOMES]), name="headstart-learn")
     async def learn(stream: Any) -> None:

@@ -15,6 +15,7 @@ from prometheus_client import Counter as Counting
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from features.events import REASONS
 from features.store import Changes, Slot, Store
 from streams.batches import Batch
 from streams.meters import BUCKETS_S, BY_NAME
@@ -38,6 +39,11 @@ class Meters:
         self.score_delay = self._histogram("headstart_score_delay_seconds")
         self.delivery = self._histogram("headstart_delivery_seconds")
         self.redis = self._histogram("headstart_redis_seconds")
+        # A rate needs the zero before the first one.
+        for topic in ("scores", "outcomes", "heads", "alerts", "rejected"):
+            self.sent.labels(topic)
+        for reason in REASONS:
+            self.rejected.labels(reason)
 
     def _counting(self, name: str) -> Counting:
         meter = BY_NAME[name]

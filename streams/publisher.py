@@ -16,6 +16,7 @@ from kafka.errors import KafkaError
 from features.errors import DependencyDown, Mismatch
 from features.events import KINDS, Event, encode
 from streams.topics import partition_counts, require_reachable
+from streams.tracing import Published
 
 IN_FLIGHT: Final = 20_000  # records; kafka-python itself sets no bound to what waits in memory
 MAX_RECORD_BYTES: Final = 2_097_152
@@ -40,10 +41,11 @@ def publish_events(
     client_config: Mapping[str, object] | None = None,
     progress: Callable[[int], None] | None = None,
     delivery_timeout_s: float = 30.0,
+    traces: Published | None = None,
 ) -> dict[str, int]:
     """Send (kind, event) pairs in order, keyed by user_id; see `publish_records`."""
     records = (Outgoing(kind, event.user_id.encode(), encode(event)) for kind, event in events)
-    return publish_records(broker, records, topics, client_config=client_config, progress=progress, delivery_timeout_s=delivery_timeout_s)
+    return publish_records(broker, records, topics, client_config=client_config, progress=progress, delivery_timeout_s=delivery_timeout_s, traces=traces)
 
 
 def publish_records(
@@ -54,6 +56,7 @@ def publish_records(
     client_config: Mapping[str, object] | None = None,
     progress: Callable[[int], None] | None = None,
     delivery_timeout_s: float = 30.0,
+    traces: Published | None = None,
 ) -> dict[str, int]:
     """Send records and return how many of each kind the broker has; returns only when it has all of them.
 
@@ -85,7 +88,11 @@ def publish_records(
         producer = KafkaProducer(**config)
         for sent, record in enumerate(records, 1):
             counts[record.kind] += 1
-            waiting.append(producer.send(topics[record.kind], key=record.key, value=record.value, partition=record.partition, headers=list(record.headers)))
+            trace = traces.begin(record.kind, record.key) if traces is not None else None
+            headers = [*record.headers, *(trace[0] if trace is not None else ())]
+            waiting.append(producer.send(topics[record.kind], key=record.key, value=record.value, partition=record.partition, headers=headers))
+            if trace is not None:
+                waiting[-1].add_both(lambda _, end=trace[1]: end())
             if len(waiting) >= IN_FLIGHT:
                 confirmed += _confirm(waiting, IN_FLIGHT // 2, delivery_timeout_s)
             if progress is not None and sent % PROGRESS_EVERY == 0:

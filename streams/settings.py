@@ -115,6 +115,9 @@ class Settings:
     http_address: Annotated[
         str, About("where a worker serves /metrics, /live and /ready, HOST:PORT or PORT (of loopback; 0: any free one); nowhere if empty", address)
     ] = ""  # fmt: skip
+    trace_share: Annotated[
+        float, About("share of the published events that are traced (OpenTelemetry, extra otel); a worker with more than 0 goes on with them", number(0, 1))
+    ] = 0.0  # fmt: skip
     http_token: Annotated[str, About("bearer token that every HTTP endpoint asks for", verbatim, secret=True)] = ""
     http_user: Annotated[str, About("user that every HTTP endpoint asks for, with http_password", anything)] = ""
     http_password: Annotated[str, About("its password", verbatim, secret=True)] = ""

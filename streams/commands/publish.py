@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -15,11 +16,13 @@ import typer
 from features.errors import InputError
 from features.events import KINDS, Refused, decode
 from features.log import events
+from streams import tracing
 from streams.commands.options import Broker, Config, Redis, Set
 from streams.kafka_access import client_config
 from streams.publisher import Outgoing, numbered_lines, publish_events, publish_records
-from streams.settings import load_settings
+from streams.settings import Settings, load_settings
 from streams.topics import broker_names
+from streams.tracing import Published
 
 SHOWN = 20  # refused lines that are printed one by one
 
@@ -60,27 +63,32 @@ def publish(
         from streams import namespace  # needs Redis' client, which a publisher without --redis does not
 
         asyncio.run(namespace.check_publisher(settings))
-    lines, access = Lines(raw=raw), client_config(settings)
-    if file == "-":
-        counts = publish_records(settings.broker, lines.outgoing(sys.stdin.buffer), topics, client_config=access, progress=_progress)
-    elif file.endswith((".jsonl", ".ndjson", ".json")):
-        try:
-            with Path(file).open("rb") as stream:
-                counts = publish_records(settings.broker, lines.outgoing(stream), topics, client_config=access, progress=_progress)
-        except OSError as error:
-            raise InputError(f"{file} cannot be read: {error.strerror}") from None
-    else:
-        if raw:
-            raise InputError("--raw is for JSON lines; a Parquet log holds valid events only")
-        from streams.importing import read_log
-
-        counts = publish_events(settings.broker, events(read_log(Path(file))), topics, client_config=access, progress=_progress)
+    lines = Lines(raw=raw)
+    with tracing.tracer("headstart-publisher") if settings.trace_share else nullcontext() as tracer:
+        counts = _send(settings, file, lines, topics, Published(tracer, settings.trace_share) if tracer is not None else None)
     if sys.stderr.isatty():
         typer.echo("", err=True)
     typer.echo(f"published {sum(counts.values())} events: " + ", ".join(f"{counts[kind]} {kind}" for kind in KINDS))
     if lines.refused:
         more = f" (the first {SHOWN} are above)" if lines.refused > SHOWN else ""
         raise InputError(f"{lines.refused} lines were refused and not sent{more}")
+
+
+def _send(settings: Settings, file: str, lines: Lines, topics: dict[str, str], traces: Published | None) -> dict[str, int]:
+    access = client_config(settings)
+    if file == "-":
+        return publish_records(settings.broker, lines.outgoing(sys.stdin.buffer), topics, client_config=access, progress=_progress, traces=traces)
+    if file.endswith((".jsonl", ".ndjson", ".json")):
+        try:
+            with Path(file).open("rb") as stream:
+                return publish_records(settings.broker, lines.outgoing(stream), topics, client_config=access, progress=_progress, traces=traces)
+        except OSError as error:
+            raise InputError(f"{file} cannot be read: {error.strerror}") from None
+    if lines.raw:
+        raise InputError("--raw is for JSON lines; a Parquet log holds valid events only")
+    from streams.importing import read_log
+
+    return publish_events(settings.broker, events(read_log(Path(file))), topics, client_config=access, progress=_progress, traces=traces)
 
 
 def _progress(sent: int) -> None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager, nullcontext
 import typer
 
 from models.model import Model
-from streams import namespace, trunks
+from streams import namespace, tracing, trunks
 from streams.app import WorkerApp, create_app
 from streams.commands.options import Broker, Config, Namespace, Redis, Set, Trunk
 from streams.faust_worker import configure_logging, hard_exit, run_worker
@@ -53,11 +53,13 @@ def run(settings: Settings) -> None:
 
     clock, base = asyncio.run(joined())
     rules = namespace.rules_of(settings, artifact, replay=clock != namespace.LIVE)
-    made = create_app(settings, namespace.open_store(settings), Model(artifact), rules, base=base)
     configure_logging(settings.log_level)
-    typer.echo(f"worker of namespace {settings.namespace!r} ({clock}), trunk {artifact.sha256[:16]}", err=True)
-    with watched(settings, made):
-        run_worker(made.app, loglevel=settings.log_level)
+    with tracing.tracer("headstart-worker") if settings.trace_share else nullcontext() as tracer:
+        traces = tracing.Followed(tracer) if tracer is not None else None
+        made = create_app(settings, namespace.open_store(settings), Model(artifact), rules, base=base, traces=traces)
+        typer.echo(f"worker of namespace {settings.namespace!r} ({clock}), trunk {artifact.sha256[:16]}", err=True)
+        with watched(settings, made):
+            run_worker(made.app, loglevel=settings.log_level)
 
 
 @contextmanager
