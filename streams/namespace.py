@@ -62,6 +62,7 @@ def rules_of(settings: Settings, artifact: Artifact | None, *, replay: bool, win
         replay=replay,
         partitioner_check=settings.partitioner_check,
         future_ms=settings.future_ms,
+        reacts=settings.drift_actions,
     )
 
 

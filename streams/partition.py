@@ -17,7 +17,8 @@ from features.exposures import Closed, Pending
 from features.intake import LocalTime
 from features.layout import USER, USER_LINE
 from features.store import Changes, Store
-from streams.records import CATALOGUE, Counted, Outcome, decode_message, encode_message
+from streams.records import CATALOGUE, Counted, Outcome, Seen, decode_message, encode_message
+from streams.seen import in_order
 
 TOPICS = 4
 
@@ -39,6 +40,7 @@ class Rules:
     replay: bool = True
     partitioner_check: bool = True
     future_ms: int = 300_000
+    reacts: bool = True
 
 
 class Totals(msgspec.Struct, array_like=True):
@@ -63,6 +65,7 @@ class Cursor(msgspec.Struct, array_like=True, kw_only=True):
     time_ms: int = 0
     totals: Totals
     counts: Counts = {}  # of the tick that is under way
+    seen: Seen = msgspec.field(default_factory=Seen)  # since the last word to the learner
 
 
 class LostCommit(Exception):
@@ -157,12 +160,15 @@ class Partition:
         self._post(q, encode_message(outcome))
 
     def tell_counts(self, tick_ms: int) -> None:
-        """Put what was counted since the last tick into the outbox, for the catalogue's writer at outcome partition 0."""
+        """Put what was counted and seen since the last tick into the outbox, for the catalogue's writer at outcome partition 0."""
         cursor = self.cursor
-        if cursor.counts:
+        if cursor.counts or cursor.seen:
             counts = dict(sorted(cursor.counts.items()))
-            self._post(0, encode_message(Counted(epoch=cursor.epoch, partition=self.number, number=cursor.numbers[0], tick_ms=tick_ms, counts=counts)))
-            cursor.counts = {}
+            seen = in_order(cursor.seen) if cursor.seen else None
+            self._post(
+                0, encode_message(Counted(epoch=cursor.epoch, partition=self.number, number=cursor.numbers[0], tick_ms=tick_ms, counts=counts, seen=seen))
+            )
+            cursor.counts, cursor.seen = {}, Seen()
 
     def _post(self, q: int, message: bytes) -> None:
         self._fresh[f"{q}:{self.cursor.numbers[q]:015d}"] = message

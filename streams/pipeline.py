@@ -27,6 +27,7 @@ from features.store import Store
 from streams.knowledge import Belief, Knowledge
 from streams.partition import Partition, distinct
 from streams.records import REASON_HEADER, SHARED, Entry, Launch, Outgoing, Received, Score, TickDone, encode_json, encode_message
+from streams.seen import see_events, see_refused
 
 MAX_REJECTED = {"key": 100_000, "value": 1_900_000}  # bytes; the topic `rejected` takes 2 MiB in all
 
@@ -109,6 +110,7 @@ def take_in(partition: Partition, records: Sequence[Received], earliest_ms: int 
     arrived, rules = [], partition.rules
     for record in records:
         partition.cursor.totals.read += 1
+        partition.cursor.seen.read += 1
         try:
             event, ts_ms = decode(record.value, record.kind)
             key = event.user_id.encode()
@@ -122,6 +124,7 @@ def take_in(partition: Partition, records: Sequence[Received], earliest_ms: int 
                 raise Refused("from_the_future", f"{ts_ms - latest_ms} ms too far")
         except Refused as refused:
             partition.cursor.totals.rejected += 1
+            see_refused(partition.cursor.seen, record, refused, partition.number)
             worked.rejected.append(_rejected(partition, record, refused))
         else:
             arrived.append(Arrived(event, record.kind, ts_ms, record.value or b""))
@@ -167,7 +170,9 @@ async def _apply(partition: Partition, arrived: list[Arrived], knowledge: Knowle
     partition.keep_lines(list(pairs), line_records)
 
     # What we believe: each event in each domain that it touches.
-    beliefs = _believe(knowledge, x, domains)
+    members = _members(domains)
+    beliefs = _believe(knowledge, x, domains, members)
+    see_events(partition.cursor.seen, kernel_rows["kind"], fate, members)
 
     # What follows: scores, marks on open exposures, new exposures, and the catalogue's counts.
     totals, trunk = partition.cursor.totals, knowledge.trunk
@@ -203,20 +208,28 @@ def _domains(event: Event, knowledge: Knowledge, at_ms: int) -> tuple[list[str],
     return names, domains
 
 
-def _believe(knowledge: Knowledge, x: NDArray[np.float32], domains: list[list[_Domain]]) -> list[list[Belief]]:
+Members = dict[str, tuple[list[int], NDArray[np.float64] | None]]
+"""Of each launch the places of its events in the batch, and the probabilities that were foretold of them."""
+
+
+def _members(domains: list[list[_Domain]]) -> Members:
+    members: Members = {}
+    for i, touched in enumerate(domains):
+        for domain in touched[1:]:
+            assert domain.launch
+            members.setdefault(domain.launch.id, ([], None))[0].append(i)
+    return members
+
+
+def _believe(knowledge: Knowledge, x: NDArray[np.float32], domains: list[list[_Domain]], members: Members) -> list[list[Belief]]:
     if knowledge.model is None:
         return [[() for _ in touched] for touched in domains]
     maps = knowledge.maps(x)
     in_line = knowledge.of_lines(maps)
-    beliefs: list[list[Belief]] = [[in_line[i]] for i in range(len(domains))]
-    members: dict[str, list[int]] = {}
-    for i, touched in enumerate(domains):
-        for domain in touched[1:]:
-            assert domain.launch
-            members.setdefault(domain.launch.id, []).append(i)
-            beliefs[i].append(())
-    for launch, indices in members.items():
+    beliefs: list[list[Belief]] = [[in_line[i], *(() for _ in touched[1:])] for i, touched in enumerate(domains)]
+    for launch, (indices, _) in members.items():
         told = knowledge.of_launch(launch, maps.rows(indices))
+        members[launch] = indices, np.fromiter((belief[1] for belief in told), np.float64, len(told))
         for i, belief in zip(indices, told, strict=True):
             place = next(j for j, d in enumerate(domains[i]) if d.launch and d.launch.id == launch)
             beliefs[i][place] = belief

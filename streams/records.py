@@ -72,6 +72,32 @@ class Outcome(msgspec.Struct, array_like=True, tag="outcome", frozen=True, kw_on
     closed: Closed
 
 
+class Example(msgspec.Struct, array_like=True, frozen=True):
+    """A refused record: where it lay, why it was refused, and how it began."""
+
+    reason: str
+    detail: str
+    topic: str
+    partition: int
+    offset: int
+    began: str
+
+
+class Seen(msgspec.Struct, array_like=True):
+    """What a partition has seen since its last word (`streams.seen`).
+
+    `domains`: {launch, or SHARED for events of none: events by kind, and Σ probability in millionths}; `read`: records; `refused`: {reason: records}.
+    """
+
+    domains: dict[str, list[int]] = {}
+    read: int = 0
+    refused: dict[str, int] = {}
+    examples: list[Example] = []
+
+    def __bool__(self) -> bool:
+        return self.read > 0
+
+
 class Counted(msgspec.Struct, array_like=True, tag="counted", frozen=True, kw_only=True):
     """What one partition counted in a tick, for the catalogue."""
 
@@ -80,6 +106,7 @@ class Counted(msgspec.Struct, array_like=True, tag="counted", frozen=True, kw_on
     number: int
     tick_ms: int
     counts: Counts
+    seen: Seen | None = None
 
 
 class TickDone(msgspec.Struct, array_like=True, tag="done", frozen=True, kw_only=True):

@@ -65,6 +65,7 @@ class Settings:
     session_timeout_s: Annotated[int, About("a worker silent for so long loses its partitions", whole(1, 1800), "s")] = 10
     dependency_timeout_s: Annotated[int, About("a broker or Redis silent for so long ends the process", whole(1, DAY_S), "s")] = 60
     lru_users: Annotated[int, About("users whose states a worker keeps in memory", whole(1), "users")] = 200_000
+    drift_actions: Annotated[bool, About("let a drift alarm reset a launch's level in part and restart one expert; alerts come all the same", switch)] = True
     alive_file: Annotated[str, About("file that a worker touches at each tick, for health checks; none if empty", anything)] = ""
     log_level: Annotated[str, About("least level that is logged", one_of("DEBUG", "INFO", "WARNING", "ERROR"))] = "INFO"
     came_from: Mapping[str, str] = field(default_factory=dict, compare=False)

@@ -232,7 +232,7 @@ class Worker:
     async def _load_learner(self, q: int) -> Learner:
         return await Learner.load(
             q, self._store, self._model, partitions=self._rules.partitions, outcome_partitions=self._rules.outcome_partitions, replay=self._rules.replay,
-            shelf=self._shelf,
+            shelf=self._shelf, reacts=self._rules.reacts,
         )  # fmt: skip
 
     # What the desks ask for.
