@@ -1,7 +1,7 @@
 """What has been seen of one domain (a launch, or the old lines together) as figures that roll on: rows in time, and blocks with histograms.
 
 A `Row` is one minute or one hour of event time: counts, and where some figures stood at its end. A `Block` is six hours: histograms of scores and
-probabilities with their labels, how features and trunk outputs were spread, and each expert's loss. Counts are whole numbers (probabilities and nats in
+probabilities with their labels, how features were spread, and each expert's loss. Counts are whole numbers (probabilities and nats in
 millionths), so they do not depend on how outcomes were batched. Old rows are dropped and old blocks merged, so a chronicle's size is bounded.
 Everything is filed under the time at which a bin closed: that is when it became known.
 """
@@ -47,6 +47,10 @@ COUNTS: Final = {
     "carted": "of them, with a cart within the window",
     "ordered": "of them, with an order within the window",
     "loss": "their log-loss, millionths of a nat",
+    "s0": "of the exposures whose first bin closed, what the old lines said when training ended: Σ logit, millionths",
+    "fresh": "of the same, what the old lines have taught since",
+    "level": "of the same, what the launch's own level adds",
+    "mixed": "of the same, what the other ways of transfer add",
 }
 GAUGES: Final = ("level", "level_sd", "evidence", *EXPERTS)
 """The launch's own level in logit and its standard deviation, the e-detector's statistic over its threshold, and the experts' weights."""
@@ -64,7 +68,7 @@ class Facts(NamedTuple):
     """N outcomes of one domain in order, (N,) each: what closed, what had been said, and F before and after the bin.
 
     `bin_` from 0, -1 if only the label became final; `label` -1 until then; `said` (N, K + 1): probabilities of headstart and of its experts when the
-    exposure was scored, NaN where unknown; `delay_ms` (N, 3) to click, cart and order, -1 if none yet; x (N, F), z (N, D) without the constant.
+    exposure was scored, NaN where unknown; `delay_ms` (N, 3) to click, cart and order, -1 if none yet; `parts` (N, 4): the ledger of what was said, millionths of a logit; x (N, F), z (N, D): `models.covariates.WHO`, standardised.
     """
 
     close_ms: NDArray[np.int64]
@@ -76,6 +80,7 @@ class Facts(NamedTuple):
     delay_ms: NDArray[np.int64]
     f_prev: Vector
     f_next: Vector
+    parts: NDArray[np.int64]
     x: NDArray[np.float32]
     z: Matrix
 
@@ -181,6 +186,7 @@ def counts_of(facts: Facts) -> dict[int, list[int]]:
         [
             first, first * p, first & click, first & cart, closes, closes * millionths(facts.hazard), closes * facts.y, final, final * p, final & click,
             final & cart, final & (facts.label > 0), final * losses(facts.said[:, :1], facts.label)[:, 0],
+            *(first * part for part in facts.parts.T),
         ]
     ).astype(np.int64)  # fmt: skip
     minutes, place = np.unique(facts.close_ms // MINUTE_MS, return_inverse=True)

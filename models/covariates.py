@@ -1,7 +1,7 @@
 """Who comes: are the shoppers still like those of a reference? Counts and moments that add up, and what two of them say when put side by side.
 
-PSI tells by name which feature is spread otherwise. The domain classifier is Fisher's linear discriminant between the trunk's outputs z of two groups,
-made from their means and covariances: how well it tells a shopper of one group from one of the other is Φ(Δ/√2) for groups that are normal with one
+PSI tells by name which feature is spread otherwise. The domain classifier is Fisher's linear discriminant between two groups, on the standardised
+features `WHO`, made from their means and covariances: how well it tells a shopper of one group from one of the other is Φ(Δ/√2) for groups that are normal with one
 covariance, Δ being Mahalanobis' distance. Both are corrected for what few rows would show by chance, so that two samples of one population give about 0
 and ½. Nothing here looks at orders: a change of shoppers alone does not make a score wrong, so it resets nothing.
 """
@@ -16,17 +16,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.kernel import kernel
+from features.vector import NAMES
 from models.head import Matrix, Vector
 
 Counts = NDArray[np.int64]
 
 BINS: Final = 10
 RIDGE: Final = 0.05
-"""Of the mean variance, added to the common covariance: outputs of the trunk that hardly vary must not decide."""
+"""Of the mean variance, added to the common covariance: features that hardly vary must not decide."""
 AGEING: Final = (
-    "user_conversion_rate", "user_matured", "user_visits", "user_lines", "tenure", "category_since", "product_since", "hour_sin", "hour_cos",
-)  # fmt: skip
-"""Features that change because time passes and the log grows, whoever comes; they are shown, and raise no alert."""
+    "user_conversion_rate",
+    "user_matured",
+    "user_visits",
+    "user_lines",
+    "tenure",
+    "category_since",
+    "product_since",
+    "hour_sin",
+    "hour_cos",
+    "user_browse_7d",
+    "user_click_7d",
+    "user_cart_7d",
+    "user_order_7d",
+)
+"""Features that change because time passes and the log grows, whoever comes; a week's counts take weeks until they are full."""
+ABOUT_PLACES: Final = ("line_", "lines_", "categories_", "category_", "product_")
+"""Beginnings of names that tell how known and how busy a line, a category or a product is: of a launch all of that grows."""
+WHO: Final = tuple(name for name in NAMES if name not in AGEING and not name.startswith(ABOUT_PLACES))
+"""Features that tell who comes and how they behave: what the classifier looks at, and what raises an alert."""
+PLACES: Final = np.array([NAMES.index(name) for name in WHO])
 
 
 @dataclass(frozen=True)
@@ -91,7 +109,7 @@ def psi(now: Counts, then: Counts) -> Vector:
 
 @dataclass
 class Moments:
-    """Sums over rows z (N, D) without their constant: how many, Σ z (D,), Σ zzᵀ (D, D). Mutable; they add up."""
+    """Sums over rows z (N, D), the features `WHO` standardised: how many, Σ z (D,), Σ zzᵀ (D, D). Mutable; they add up."""
 
     n: int
     z: Vector
@@ -126,7 +144,7 @@ def told_apart(now: Moments, then: Moments) -> float:
     """Return how often the discriminant is right about which of two shoppers, one of each group, is whose: ½ not at all, 1 always; NaN for few rows."""
     d, n, m = len(now.z), now.n, then.n
     free = n + m - 2
-    if min(n, m) <= d or free <= d + 1:
+    if not d or min(n, m) <= d or free <= d + 1:
         return math.nan
     within = sum((one.zz - np.outer(one.z, one.z) / one.n for one in (now, then)), np.zeros((d, d))) / free
     within += RIDGE * max(float(np.trace(within)) / d, 1e-12) * np.eye(d)

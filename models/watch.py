@@ -6,7 +6,7 @@
 | `early_funnel` | the same on clicks and carts in the first bin, against their steady rates | the same |
 | `shoppers` | PSI by feature and the domain classifier, of the last day against the domain's own first days | diagnostic: resets nothing |
 | `estimate` | AUC as it can be expected before labels (CBPE), of the last day against the domain's own first days | diagnostic |
-| `confirmed` | river's ADWIN and PageHinkley on y − p of final labels | confirmation, days later |
+| `confirmed` | river's ADWIN and PageHinkley on (y − p)/√(p(1 − p)) of final labels | confirmation, days later |
 | `mixture_bound` | the mixture's loss against each expert's, by the theorem | a defect if it ever comes |
 
 The last four are looked at when an event-time hour begins. All of it is a function of the outcomes in their order, so a replay finds the same.
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from models import wire
 from models.chronicle import BLOCK_MS, HOUR_MS, Blocks, Facts
-from models.covariates import AGEING, psi, told_apart
+from models.covariates import WHO, psi, told_apart
 from models.e_detector import EDetector, evidence_share
 from models.head import Vector
 from models.offset import DEFAULT_PI, Offset, log_prior
@@ -39,7 +39,7 @@ RATE_AFTER: Final = 1000
 OWN_FIRST: Final = 400
 FEWEST_NOW: Final = 300
 PSI_LARGE: Final = 0.25
-APART_LARGE: Final = 0.70
+APART_LARGE: Final = 0.65
 AUC_FALL: Final = 0.05
 AGAIN_MS: Final = DAY_MS
 """A finding of the hourly kinds is not repeated within a day."""
@@ -71,7 +71,7 @@ class Watch:
     level: Offset = field(default_factory=Offset.unlearned)
     soon: tuple[EDetector, EDetector] = field(default_factory=lambda: (EDetector.unlearned(), EDetector.unlearned()))
     rates: Vector = field(default_factory=lambda: np.zeros(4))  # decayed exposures, clicks and carts, and ms up to which
-    means: Vector = field(default_factory=lambda: np.zeros(0))  # of y − p over `BLOCK` final labels each
+    means: Vector = field(default_factory=lambda: np.zeros(0))  # of (y − p)/√(p(1 − p)) over `BLOCK` final labels each
     means_ms: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     rest: Vector = field(default_factory=lambda: np.zeros(0))  # what is not a whole block yet
     hour: int = -1
@@ -136,7 +136,7 @@ class Watch:
         final = facts.label >= 0
         if not final.any():
             return
-        gaps = np.concatenate([self.rest, facts.label[final] - facts.said[final, 0]])
+        gaps = np.concatenate([self.rest, _surprise(facts.label[final], facts.said[final, 0])])
         at = np.concatenate([np.zeros(len(self.rest), np.int64), facts.close_ms[final]])
         whole = len(gaps) // BLOCK * BLOCK
         self.means = np.concatenate([self.means, gaps[:whole].reshape(-1, BLOCK).mean(axis=1)])[-MEANS_KEPT:]
@@ -168,7 +168,7 @@ class Watch:
             found.append(Finding("estimate", at_ms, since_ms, {"auc": expected, "auc_before": before}))
         if now.trunk != then.trunk or now.spread.shape != then.spread.shape:
             return found
-        moved = {name: float(v) for name, v in zip(names, psi(now.spread, then.spread), strict=False) if name not in AGEING}
+        moved = {name: float(v) for name, v in zip(names, psi(now.spread, then.spread), strict=False) if name in WHO}
         large = {name: v for name, v in sorted(moved.items(), key=lambda item: -item[1]) if v >= PSI_LARGE}
         apart = told_apart(now.moments, then.moments)
         if large or apart >= APART_LARGE:
@@ -180,7 +180,7 @@ class Watch:
 
         detectors: dict[str, Any] = {
             "ADWIN": ADWIN(delta=ADWIN_DELTA, clock=4),  # type: ignore[no-untyped-call]
-            "PageHinkley": PageHinkley(min_instances=32, delta=0.01, threshold=0.8, alpha=1 - 1e-5),
+            "PageHinkley": PageHinkley(min_instances=32, delta=0.05, threshold=20.0, alpha=1 - 1e-5),
         }
         found = []
         for name, detector in detectors.items():
@@ -224,6 +224,11 @@ class Watch:
         """The e-detector's statistic over its threshold: 1 is an alarm, if it is armed."""
         threshold = self.shift.threshold()
         return self.shift.statistic / threshold if threshold > 0 else 0.0
+
+
+def _surprise(y: NDArray[np.int64], p: Vector) -> Vector:
+    held = np.clip(p, 0.005, 0.995)
+    return np.asarray((y - held) / np.sqrt(held * (1.0 - held)))
 
 
 def _key(finding: Finding) -> str:

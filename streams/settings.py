@@ -67,6 +67,13 @@ class Settings:
     lru_users: Annotated[int, About("users whose states a worker keeps in memory", whole(1), "users")] = 200_000
     drift_actions: Annotated[bool, About("let a drift alarm reset a launch's level in part and restart one expert; alerts come all the same", switch)] = True
     alive_file: Annotated[str, About("file that a worker touches at each tick, for health checks; none if empty", anything)] = ""
+    http_token: Annotated[str, About("bearer token that every HTTP endpoint asks for", anything)] = ""
+    http_user: Annotated[str, About("user that every HTTP endpoint asks for, with http_password", anything)] = ""
+    http_password: Annotated[str, About("its password", anything)] = ""
+    dashboard_host: Annotated[str, About("address on which `headstart dashboard` listens; other than loopback it needs a token or a password", anything)] = (
+        "127.0.0.1"
+    )
+    dashboard_port: Annotated[int, About("port of the dashboard; 0 takes a free one", whole(0, 65_535))] = 8765
     log_level: Annotated[str, About("least level that is logged", one_of("DEBUG", "INFO", "WARNING", "ERROR"))] = "INFO"
     came_from: Mapping[str, str] = field(default_factory=dict, compare=False)
 

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from features.exposures import NONE, Closed
 from features.vector import NAMES, WIDTH
 from models.chronicle import HOUR_MS, Blocks, Facts, Rows, counts_of
+from models.covariates import PLACES
+from models.encode import standardise
 from models.experts import EXPERTS, Shared
 from models.launch_head import MODELS, LaunchHead
 from models.model import Model
@@ -36,16 +38,36 @@ TRAFFIC: Final = "traffic"
 EXAMPLES: Final = "examples"
 ALERTS: Final = "alerts"
 ALERTS_OUT: Final = "alerts_out"
-HASHES: Final = (ROWS, BLOCKS, WATCHES, TRAFFIC, EXAMPLES, ALERTS, ALERTS_OUT)
+ABOUT: Final = "about"
+HASHES: Final = (ROWS, BLOCKS, WATCHES, TRAFFIC, EXAMPLES, ALERTS, ALERTS_OUT, ABOUT)
 BETWEEN: Final = "\x1f"  # between a domain and the name of its row or block
 NOTHING_DONE: Final = "nothing: the setting drift_actions is off"
 ONLY_TOLD: Final = "nothing: this kind is told, never acted on"
 REFUSED_SHARE, FEWEST_REFUSED, REFUSED_AGAIN_MS = 0.01, 20, 6 * HOUR_MS
+FROZEN, SHARED_SCORE, SHARED_P = (2 * (1 + EXPERTS.index(name)) + probability for name, probability in (("frozen", 1), ("shared", 0), ("shared", 1)))
+"""Where an exposure's predictions hold what was said; headstart's probability is at 1."""
 SLACK_NATS: Final = -1e-6
 _SAMPLED: Final = frozenset("0123456789abcdef"[: 16 // SHARED_OF])
 
 encode_examples = msgspec.msgpack.Encoder().encode
 decode_examples = msgspec.msgpack.Decoder(list[Example]).decode
+
+
+class About(msgspec.Struct, array_like=True):
+    """What readers must know of the trunk: (K + 1,) delay edges in s and the old lines' curve, features and how training rows were spread over them."""
+
+    trunk: str
+    window_s: float
+    deff: float
+    edges_s: list[float]
+    curve: list[float]
+    lines: list[str]
+    trained_until_ms: int
+    features: list[str]
+    reference: list[list[int]]
+
+
+decode_about = msgspec.msgpack.Decoder(About).decode
 
 
 class Sight:
@@ -60,6 +82,9 @@ class Sight:
         self._examples = {reason: decode_examples(raw) for reason, raw in held[EXAMPLES].items()}
         self._alerts = dict(held[ALERTS])
         self._unsent = dict(held[ALERTS_OUT])
+        self._about = held[ABOUT].get(ABOUT, b"")
+        self._tells_about = False
+        self._noted: Model | None = None
         self._sent: list[str] = []
         self._fresh: list[Alert] = []
         self._touched: set[str] = set()  # watches
@@ -74,6 +99,7 @@ class Sight:
         known = [c for c in rows if _is_heard(c, shared)]
         if not known:
             return
+        self._note(model)
         facts, s = _facts(known, model, state)
         watch = self._watches.setdefault(domain, Watch())
         blocks = self._blocks.setdefault(domain, Blocks())
@@ -83,6 +109,18 @@ class Sight:
         blocks.see(facts, model.reference, model.artifact.sha256[:16])
         self._touched.add(domain)
         self._heard[domain] = facts, found
+
+    def _note(self, model: Model) -> None:
+        artifact = model.artifact
+        if self._noted is not model:
+            self._noted = model
+            about = About(
+                artifact.sha256[:16], artifact.window_s, artifact.deff, artifact.edges_s.tolist(), artifact.curve.tolist(), list(artifact.lines),
+                artifact.trained_until_ms, list(artifact.feature_names), artifact.reference.counts.tolist(),
+            )  # fmt: skip
+            raw = msgspec.msgpack.encode(about)
+            self._tells_about = raw != self._about
+            self._about = raw
 
     def learned(self, domain: str, model: Model, state: LaunchHead | SharedHeads) -> bool:
         """Note where the heads stand now, and act on what was found; whether the heads were changed."""
@@ -159,6 +197,7 @@ class Sight:
         drop[ALERTS] = sorted({**self._alerts, **put[ALERTS]})[:-KEPT]
         put[ALERTS] = {name: value for name, value in put[ALERTS].items() if name not in drop[ALERTS]}
         drop[ALERTS_OUT] = list(self._sent)
+        put[ABOUT] = {ABOUT: self._about} if self._tells_about else {}
         return {name: part for name, part in put.items() if part}, {name: part for name, part in drop.items() if part}
 
     def committed(self) -> None:
@@ -173,7 +212,7 @@ class Sight:
             self._alerts[alert.alert_id] = self._unsent[alert.alert_id] = encode_json(alert)
         for name in sorted(self._alerts)[:-KEPT]:
             del self._alerts[name]
-        self._touched, self._told, self._fresh, self._sent = set(), set(), [], []
+        self._touched, self._told, self._fresh, self._sent, self._tells_about = set(), set(), [], [], False
 
     def unsent(self) -> list[Outgoing]:
         """Return the committed alerts that are not known to be on Kafka."""
@@ -208,16 +247,24 @@ def _facts(rows: Sequence[Closed], model: Model, state: LaunchHead | SharedHeads
     bin_, curve = columns[:, 1], state.delay.in_use
     probabilities = said[:, 1::2] if isinstance(state, LaunchHead) else np.concatenate([said[:, 1:2], np.full((n, len(EXPERTS)), np.nan)], axis=1)
     x = np.frombuffer(b"".join(c.exposure.x for c in rows), np.float32).reshape(n, WIDTH)
-    width = model.artifact.trunk.width if isinstance(state, LaunchHead) else 0
-    z, first = np.zeros((n, width)), bin_ == 0
-    if width and first.any():
-        z[first] = model.maps(np.ascontiguousarray(x[first])).z[:, :-1]
+    trunk = model.artifact.trunk
+    z = standardise(x, trunk.mean, trunk.std)[:, PLACES] if isinstance(state, LaunchHead) else np.zeros((n, 0))
     facts = Facts(
         close_ms=np.ascontiguousarray(columns[:, 0]), bin_=bin_, y=columns[:, 2], label=np.where(columns[:, 3] == NONE, -1, columns[:, 3]),
         score=said[:, 0], said=probabilities, delay_ms=columns[:, 4:7], f_prev=np.where(bin_ >= 0, curve[np.maximum(bin_, 0)], 0.0),
-        f_next=np.where(bin_ >= 0, curve[np.maximum(bin_, 0) + 1], 0.0), x=x, z=z,
+        f_next=np.where(bin_ >= 0, curve[np.maximum(bin_, 0) + 1], 0.0), parts=_parts(said), x=x, z=z,
     )  # fmt: skip
     return facts, said_logit(said[:, 2] if isinstance(state, LaunchHead) else said[:, 0])
+
+
+def _parts(said: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The ledger (N, 4) of what was said, as `models.explain` has it: old lines then and since, own level, other ways; zeros but for the first in a line."""
+    if said.shape[1] == 2:
+        steps = [said_logit(said[:, 1])]
+    else:
+        steps = [said_logit(said[:, k]) for k in (FROZEN, SHARED_SCORE, SHARED_P, 1)]
+    told = np.diff(np.stack([np.zeros(len(said)), *steps], axis=1), axis=1)
+    return np.rint(1e6 * np.pad(told, ((0, 0), (0, 4 - len(steps))))).astype(np.int64)
 
 
 def _level(head: LaunchHead, model: Model) -> tuple[float, float]:

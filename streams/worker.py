@@ -17,6 +17,7 @@ from features.errors import DependencyDown, HeadstartError, InputError
 from features.events import KINDS
 from features.store import Store
 from models.model import Model
+from streams.beats import Pulse
 from streams.desk import Desk
 from streams.gate import End
 from streams.knowledge import Knowledge, outcome_slot
@@ -71,6 +72,7 @@ class Worker:
         self._broker_said_ms = 0
         self._heard_s = time.monotonic()
         self.lost_records = 0
+        self._pulse = Pulse(store, clock_ms=clock_ms)
 
     # Where to read: asked by the transport.
 
@@ -149,6 +151,7 @@ class Worker:
                 else:
                     await asyncio.sleep(self._tick_ms / 1000)
                 await self._refresh()
+                await self._pulse.beat(list(self.desks.values()), sorted(self.learners), self.ends, trunk=self.knowledge.trunk, lost=self.lost_records)
                 if time.monotonic() >= look_s:
                     look_s = time.monotonic() + LOOK_S
                     self._listen_to_broker()
