@@ -157,6 +157,9 @@ class Sight:
         for message in counted:
             if message.seen is not None:
                 self._see(message.seen, message.tick_ms - 1)
+        # Once for all of them, so that it does not depend on how many partitions there are.
+        if (at_ms := max((m.tick_ms - 1 for m in counted if m.seen is not None and m.seen.refused), default=None)) is not None:
+            self._check_quality(self._traffic[SHOP], at_ms)
 
     def _see(self, seen: Seen, at_ms: int) -> None:
         for domain, counts in seen.domains.items():
@@ -166,8 +169,6 @@ class Sight:
         for example in seen.examples:
             self._examples[example.reason] = [*self._examples.get(example.reason, []), example][-MOST_EXAMPLES:]
             self._told.add(example.reason)
-        if seen.refused:
-            self._check_quality(rows, at_ms)
 
     def _check_quality(self, rows: Rows, at_ms: int) -> None:
         """The quality gate: many records of this hour refused for one reason."""
