@@ -24,26 +24,12 @@ Counts = NDArray[np.int64]
 BINS: Final = 10
 RIDGE: Final = 0.05
 """Of the mean variance, added to the common covariance: features that hardly vary must not decide."""
-AGEING: Final = (
-    "user_conversion_rate",
-    "user_matured",
-    "user_visits",
-    "user_lines",
-    "tenure",
-    "category_since",
-    "product_since",
-    "hour_sin",
-    "hour_cos",
-    "user_browse_7d",
-    "user_click_7d",
-    "user_cart_7d",
-    "user_order_7d",
-)
-"""Features that change because time passes and the log grows, whoever comes; a week's counts take weeks until they are full."""
-ABOUT_PLACES: Final = ("line_", "lines_", "categories_", "category_", "product_")
-"""Beginnings of names that tell how known and how busy a line, a category or a product is: of a launch all of that grows."""
-WHO: Final = tuple(name for name in NAMES if name not in AGEING and not name.startswith(ABOUT_PLACES))
-"""Features that tell who comes and how they behave: what the classifier looks at, and what raises an alert."""
+WHO: Final = (
+    "user_since_browse", "visit_depth", "visit_age", "visit_lines", "visit_gap", "is_click", "is_cart", "price", "price_known", "age", "female", "male", "level",
+    "region",
+)  # fmt: skip
+"""Features that tell who comes and how they look around: what the classifier sees, and what raises an alert. The others are shown. Decayed counts, rates
+and what is known of a user grow with the log whoever comes, and a line's, a category's or a product's popularity grows with the launch itself."""
 PLACES: Final = np.array([NAMES.index(name) for name in WHO])
 
 

@@ -41,8 +41,8 @@ FEWEST_NOW: Final = 300
 PSI_LARGE: Final = 0.25
 APART_LARGE: Final = 0.65
 AUC_FALL: Final = 0.05
-AGAIN_MS: Final = DAY_MS
-"""A finding of the hourly kinds is not repeated within a day."""
+AGAIN_MS: Final = 7 * DAY_MS
+"""A finding of the hourly kinds is not repeated within a week."""
 BLOCK: Final = 8
 MEANS_KEPT: Final = 512
 ADWIN_DELTA: Final = 0.002

@@ -124,7 +124,7 @@ def series(rows: Rows | None, *, least_ms: int = 0) -> Series:
     hours = rows.series("h")
     reach_ms = hours[-1][0] + HOUR_MS - hours[0][0]
     minutes = rows.series("m")
-    if reach_ms <= FEW_MINUTES and minutes:
+    if reach_ms <= FEW_MINUTES and minutes and least_ms <= HOUR_MS:
         return Series([at for at, _ in minutes], [row.counts for _, row in minutes], [row.gauges for _, row in minutes], MINUTE_MS)
     step_ms = next((step for step in STEPS_MS if step >= least_ms and reach_ms / step <= MOST_POINTS), STEPS_MS[-1])
     starts: list[int] = []
@@ -140,6 +140,12 @@ def series(rows: Rows | None, *, least_ms: int = 0) -> Series:
             counts[-1] = [a + b for a, b in zip(counts[-1], row.counts, strict=True)]
             gauges[-1] = row.gauges or gauges[-1]
     return Series(starts, counts, gauges, step_ms)
+
+
+def last_ms(rows: Rows | None, place: int) -> int:
+    """Return when the last hour ends in which a count was not 0; 0 if there is none."""
+    held = rows.series("h") if rows is not None else []
+    return next((at + HOUR_MS for at, row in reversed(held) if row.counts[place]), 0)
 
 
 def total(rows: Rows | None, *, since_ms: int | None = None) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -12,10 +13,10 @@ from models.chronicle import PLACE, Block, Blocks
 from models.covariates import WHO, psi, told_apart
 from models.experts import EXPERTS
 from models.sketches import MILLION, auc, precision_at, ratio, reliability
-from models.watch import FEWEST_NOW, OWN_FIRST, PSI_LARGE
+from models.watch import APART_LARGE, FEWEST_NOW, OWN_FIRST, PSI_LARGE
 from streams.alerts import KINDS, Alert
 from streams.explaining import EXPERTS_IN_WORDS
-from streams.panels import DAY_MS, Panel, State, Table, Verdict, axes, band, iso, line, number, percent, series, span, total, when, whole
+from streams.panels import DAY_MS, Panel, State, Table, Verdict, axes, band, iso, last_ms, line, number, percent, series, span, total, when, whole
 from streams.records import SHARED, Launch
 from streams.view import Look
 
@@ -73,14 +74,19 @@ def _deff(look: Look) -> float:
 
 def _recent(look: Look, launch: str) -> tuple[float, float, float, int]:
     """Predicted over observed orders in the bins that closed in the last two days, its interval, and the orders."""
-    counts = total(look.rows.get(launch), since_ms=look.now_ms - RECENT_MS)
+    counts = total(look.rows.get(launch), since_ms=_now_ms(look, launch) - RECENT_MS)
     if not counts:
         return math.nan, math.nan, math.nan, 0
     return *ratio(counts[PLACE["expected"]] / MILLION, counts[PLACE["hits"]], deff=_deff(look)), counts[PLACE["hits"]]
 
 
+def _now_ms(look: Look, launch: str) -> int:
+    """When the launch was last heard of: what is recent is measured from there, so that a replay's end, or a quiet week, shows the last that there was."""
+    return last_ms(look.rows.get(launch), PLACE["heard"]) or look.now_ms
+
+
 def _alarm(look: Look, launch: str, kind: str, within_ms: int) -> Alert | None:
-    return next((a for a in look.alerts_of(launch) if a.kind == kind and look.now_ms - a.at_ms <= within_ms), None)
+    return next((a for a in look.alerts_of(launch) if a.kind == kind and _now_ms(look, launch) - a.at_ms <= within_ms), None)
 
 
 def _going(look: Look, launch: Launch) -> Verdict:
@@ -121,13 +127,53 @@ def _trusted(look: Look, launch: Launch) -> Verdict:
     return Verdict(question, "Yes", told + ".", "good", panel)
 
 
+@dataclass(frozen=True)
+class _Spread:
+    """Who comes now against the first days: (name, PSI, PSI against training) of each feature, and whether there is enough to tell."""
+
+    features: list[tuple[str, float, float]]
+    apart: float
+    now: int
+    then: int
+    since_ms: int
+    begun: bool
+
+    @property
+    def enough(self) -> bool:
+        return bool(self.features) and self.now >= FEWEST_NOW
+
+    @property
+    def large(self) -> list[str]:
+        """Features of the shopper that are spread otherwise, the largest first."""
+        return [name for name, value, _ in self.features if name in WHO and value >= PSI_LARGE]
+
+    @property
+    def differ(self) -> bool:
+        return self.enough and (bool(self.large) or self.apart >= APART_LARGE)
+
+
+def _spread(look: Look, launch: str) -> _Spread:
+    blocks = look.blocks.get(launch, Blocks())
+    then, until_ms = blocks.first(OWN_FIRST)
+    since_ms = max(until_ms, (_now_ms(look, launch) // BLOCK_MS - 3) * BLOCK_MS)
+    now = blocks.between(since_ms)
+    names = look.about.features if look.about else []
+    reference = np.array(look.about.reference, np.int64) if look.about else np.zeros((0, 10), np.int64)
+    if not until_ms or not now.moments.n or now.trunk != then.trunk or now.spread.shape != then.spread.shape:
+        return _Spread([], math.nan, now.moments.n, then.moments.n, since_ms, bool(until_ms))
+    own = psi(now.spread, then.spread)
+    old = psi(now.spread, reference) if now.spread.shape == reference.shape else np.full(len(own), np.nan)
+    found = sorted(((name, float(a), float(b)) for name, a, b in zip(names, own, old, strict=False)), key=lambda row: -row[1])
+    return _Spread(found, told_apart(now.moments, then.moments), now.moments.n, then.moments.n, since_ms, True)
+
+
 def _shoppers(look: Look, launch: Launch) -> Verdict:
     question, panel = "Who comes?", "shoppers"
-    alarm = _alarm(look, launch.id, "shoppers", RECENT_MS)
-    if alarm is not None:
-        names = ", ".join(_short(name) for name in alarm.evidence["psi"]) or "many small differences"
-        return Verdict(question, "Other shoppers than at first", f"Since about {when(alarm.since_ms)}. What differs: {names}.", "warn", panel)
-    if not look.blocks.get(launch.id, Blocks()).first(OWN_FIRST)[1]:
+    spread = _spread(look, launch.id)
+    if spread.differ:
+        names = ", ".join(map(_short, spread.large)) or "many small differences"
+        return Verdict(question, "Other shoppers than at first", f"Those of the last day differ from those of the first days in: {names}.", "warn", panel)
+    if not spread.enough:
         return Verdict(question, "Still getting to know them", f"The first day and {OWN_FIRST} exposures are what later ones are compared with.", "none", panel)
     return Verdict(question, "The same kind of shoppers", "Those of the last day are like those of the first days.", "good", panel)
 
@@ -209,7 +255,7 @@ def _orders(look: Look, launch: Launch) -> Panel:
 
 def _calibration(look: Look, launch: Launch) -> Panel:
     deff, blocks = _deff(look), look.blocks.get(launch.id, Blocks())
-    everything, late = blocks.between(), blocks.between((look.now_ms - RECENT_MS) // BLOCK_MS * BLOCK_MS)
+    everything, late = blocks.between(), blocks.between((_now_ms(look, launch.id) - RECENT_MS) // BLOCK_MS * BLOCK_MS)
     groups, now = (reliability(b.told[0], b.told[1], b.told[2], groups=8, deff=deff) for b in (everything, late))
     value, low, high = ratio(float(everything.told[2].sum()) / MILLION, int(everything.told[1].sum()), deff=deff)
     recent, recent_low, recent_high, orders = _recent(look, launch.id)
@@ -319,7 +365,7 @@ def _origin(look: Look, launch: Launch) -> Panel:
         "Here are the means over the exposures of each step, as factors on the odds of an order: 1 changes nothing. `headstart explain USER` shows the same of one shopper.",
         Table(["from", *words], [[t, *v] for t, v in rows]),
         data=[line(times, [math.exp(v[k]) for _, v in rows], words[k], colour) for k, colour in ((1, "@c2"), (2, "@c1"), (3, "@c5"))] if rows else [],
-        layout=axes("", "factor on the odds", yaxis={"type": "log", "dtick": 0.30103}),
+        layout=axes("", "factor on the odds", yaxis={"tickformat": ".2f"}),
         empty="Waits for the first exposures.",
         chart_note="The table holds means in logits.",
     )  # fmt: skip
@@ -329,7 +375,7 @@ def _drift(look: Look, launch: Launch) -> Panel:
     s = series(look.rows.get(launch.id))
     evidence = [max(g[2], 1e-6) if len(g) > 2 else None for g in s.gauges]
     alarms = [a for a in look.alerts_of(launch.id) if a.kind in ("calibration", "early_funnel", "confirmed")]
-    lately = next((a for a in alarms if a.kind == "calibration" and look.now_ms - a.at_ms <= ALARMED_MS), None)
+    lately = next((a for a in alarms if a.kind == "calibration" and _now_ms(look, launch.id) - a.at_ms <= ALARMED_MS), None)
     if lately is not None:
         says, state = f"An alarm at {when(lately.at_ms)}, for a shift that began about {when(lately.since_ms)}. Done: {lately.done}.", "bad"
     elif evidence:
@@ -358,37 +404,20 @@ def _drift(look: Look, launch: Launch) -> Panel:
 
 
 def _who(look: Look, launch: Launch) -> Panel:
-    blocks = look.blocks.get(launch.id, Blocks())
-    then, until_ms = blocks.first(OWN_FIRST)
-    now = blocks.between((look.now_ms // BLOCK_MS - 4) * BLOCK_MS)
-    names = look.about.features if look.about else []
-    reference = np.array(look.about.reference, np.int64) if look.about else np.zeros((0, 10), np.int64)
-    rows: list[list[Any]] = []
-    apart, fair = math.nan, now.trunk == then.trunk and now.spread.shape == then.spread.shape
-    if fair and until_ms and now.moments.n:
-        own = psi(now.spread, then.spread)
-        old = psi(now.spread, reference) if now.spread.shape == reference.shape else np.full(len(own), np.nan)
-        rows = [[name, _MEANINGS.get(name, ""), float(a), float(b), "" if name in WHO else "yes"] for name, a, b in zip(names, own, old, strict=False)]
-        apart = told_apart(now.moments, then.moments)
-    rows.sort(key=lambda row: -row[2])
-    shown = [row for row in rows if not row[4]][:10][::-1]
-    alarm = _alarm(look, launch.id, "shoppers", RECENT_MS)
-    enough = now.moments.n >= FEWEST_NOW
-    if alarm is not None:
-        says, state = (
-            f"Other shoppers come than in the first days: {', '.join(_short(name) for name in alarm.evidence['psi']) or 'many small differences'}.",
-            "warn",
-        )
-    elif shown and enough:
+    spread = _spread(look, launch.id)
+    rows: list[list[Any]] = [[name, _MEANINGS.get(name, ""), own, old, "yes" if name in WHO else "no"] for name, own, old in spread.features]
+    shown = [row for row in rows if row[4] == "yes"][:10][::-1]
+    says, state = "", "none"
+    if spread.differ:
+        says, state = f"Other shoppers come than in the first days: {', '.join(map(_short, spread.large)) or 'many small differences'}.", "warn"
+    elif spread.enough:
         says, state = f"The shoppers of the last day are like those of the first days; the largest PSI is {shown[-1][2]:.2f} ({_short(shown[-1][0])}).", "good"
-    else:
-        says, state = "", "none"
     return Panel(
         "shoppers", "Are they the same kind of shoppers?", says,
         f"PSI measures how differently a feature is spread among the exposures of the last day and those of the launch's first days: up to .1 is noise, above {PSI_LARGE} is large. "
         "“Told apart” is how often a classifier can tell a shopper of today from one of the first days: .5 is not at all. Other shoppers do not make scores wrong, so nothing is reset for it; "
         "but if a campaign brought them, you see it here. Features that change because the launch becomes known, or because time passes, are in the table, not in the chart.",
-        Table(["feature", "what it is", "PSI against the first days", "PSI against the old lines in training", "not about who comes"], rows),
+        Table(["feature", "what it is", "PSI against the first days", "PSI against the old lines in training", "about who comes"], rows),
         state=state,  # type: ignore[arg-type]
         data=[
             {"type": "bar", "orientation": "h", "y": [_short(row[0]) for row in shown], "x": [row[2] for row in shown], "name": "PSI",
@@ -397,7 +426,7 @@ def _who(look: Look, launch: Launch) -> Panel:
         layout=axes("PSI against the first days", yaxis={"automargin": True}, xaxis={"range": [0, max(0.5, *(row[2] for row in shown))] if shown else [0, 0.5]},
                     shapes=[{"type": "line", "x0": PSI_LARGE, "x1": PSI_LARGE, "y0": 0, "y1": 1, "yref": "paper", "line": {"color": "@warn", "dash": "dash", "width": 1}}], showlegend=False),
         empty=f"Waits for a day and {OWN_FIRST} exposures to compare with.",
-        numbers=[("told apart", number(apart), ".50 is not at all"), ("exposures now", whole(now.moments.n), f"against {whole(then.moments.n)}")] if shown else (),
+        numbers=[("told apart", number(spread.apart), ".50 is not at all"), ("exposures now", whole(spread.now), f"against {whole(spread.then)}")] if shown else (),
     )  # fmt: skip
 
 

@@ -63,7 +63,8 @@ def panels(look: Look, wall_ms: int, lags: dict[int, int]) -> list[Panel]:
 
 def _throughput(look: Look) -> Panel:
     names = [SHARED, *(name for name in look.launches if name in look.traffic)]
-    all_series = {name: series(look.traffic.get(name)) for name in names}
+    longest = max((series(look.traffic.get(name)).step_ms for name in names), default=0)
+    all_series = {name: series(look.traffic.get(name), least_ms=longest) for name in names}
     times = sorted({t for s in all_series.values() for t in s.times})
     by = next((s.by for s in all_series.values() if s.starts), "hour")
     values = {name: dict(zip(s.times, (sum(row[:4]) for row in s.counts), strict=True)) for name, s in all_series.items()}

@@ -29,7 +29,7 @@ const Chart = (() => {
 
   function layout(panel, spark) {
     const base = {
-      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { family: style().fontFamily || "sans-serif", size: 12, color: colour("ink") },
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { family: getComputedStyle(document.body).fontFamily || "sans-serif", size: 12, color: colour("ink") },
       margin: spark ? { l: 0, r: 0, t: 2, b: 2 } : { l: 46, r: 14, t: 8, b: 34 }, xaxis: axis(), yaxis: axis(), showlegend: !spark, hovermode: "closest",
       legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { size: 11, color: colour("muted") }, itemwidth: 30, traceorder: "normal" },
       hoverlabel: { bgcolor: colour("ink"), font: { color: colour("surface"), size: 12 }, bordercolor: colour("ink") }, dragmode: false, bargap: 0.15,
@@ -43,6 +43,7 @@ const Chart = (() => {
     const config = { displayModeBar: false, responsive: true, scrollZoom: false, doubleClick: false, staticPlot: spark };
     const data = painted(panel.data).map((trace) => (spark ? { ...trace, showlegend: false } : trace));
     await Plotly.react(element, data, layout(panel, spark), config);
+    if (!element.observed) { element.observed = new ResizeObserver(() => { if (element.clientWidth) Plotly.Plots.resize(element); }); element.observed.observe(element); }
     // Everything inside is decoration to a screen reader: the element itself has the label, and the table beside it the figures.
     for (const svg of element.querySelectorAll("svg")) svg.setAttribute("aria-hidden", "true");
   }

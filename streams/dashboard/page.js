@@ -117,7 +117,7 @@ function draw(told) {
   find("trouble").hidden = true;
   const utc = (ms) => new Date(ms).toISOString().slice(0, 16).replace("T", " ");
   find("clock-text").textContent = (told.clock === "live" ? "live · " : "replay · ") + (told.now_ms ? utc(told.now_ms) + " UTC" : "no tick yet");
-  find("launches").replaceChildren(...[["Overview", "/", "overview"], ...told.launches_there.map((name) => [name, "/launches/" + encodeURIComponent(name), name])]
+  find("pages").replaceChildren(...[["Overview", "/", "overview"], ...told.launches_there.map((name) => [name, "/launches/" + encodeURIComponent(name), name])]
     .map(([name, href, id]) => make("a", { href, "aria-current": id === page ? "page" : null }, name)));
   if (told.about) {
     const a = told.about, hours = a.window_s / 3600;

@@ -14,6 +14,7 @@ import importlib.util
 import io
 import json
 import logging
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -88,7 +89,7 @@ def create_app(feed: Feed, access: Access, *, scores: Scores | None = None) -> w
         return _json({"user_id": request.match_info["user"], "scores": await scores.of(request.match_info["user"])})
 
     async def healthy(request: web.Request) -> web.Response:
-        return web.Response(text="ok\n")
+        return web.Response(text=f"ok {os.getpid()}\n")
 
     app = web.Application(middlewares=[_guard(access), _errors])
     app.router.add_get("/", overview)

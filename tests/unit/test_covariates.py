@@ -77,5 +77,5 @@ def test_moments_add_up() -> None:
 def test_what_grows_by_itself_raises_no_alert() -> None:
     """The features that decide are of the shopper: none of a line's popularity, none that grows with the log."""
     assert set(WHO) < set(NAMES)
-    assert not any(name.startswith(("line_", "lines_", "categories_")) or name in ("tenure", "user_visits", "hour_sin") for name in WHO)
-    assert {"age", "female", "region", "price", "user_browse_1d"} <= set(WHO)
+    assert not any(name.startswith(("line_", "lines_", "categories_")) or name in ("tenure", "user_visits", "user_order_7d", "hour_sin") for name in WHO)
+    assert {"age", "female", "region", "price"} <= set(WHO)
