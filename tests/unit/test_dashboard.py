@@ -8,7 +8,6 @@ import csv
 import io
 import json
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,44 +16,22 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from features.memory_store import MemoryStore
 from features.store import Changes
-from models.model import Model
 from streams.dashboard.feed import Feed
 from streams.dashboard.server import create_app
 from streams.evaluation import as_launch
 from streams.http_access import Access
-from streams.offline import put_launches, run
+from streams.offline import put_launches
 from streams.panels_launch import figures
-from streams.records import Outcome
-from streams.ticks import cut, with_end
 from streams.view import Reader
-from tests.builders import DAY_MS, EDGES_MS, START_MS, make_log, make_model, make_rules, random_events
+from tests.builders import START_MS
 from tests.figures import figures_of
-
-META = {"clock": "replay:900000", "trunk": "ab" * 32, "partitions": "2", "outcome_partitions": "1"}
-
-
-@dataclass
-class Run:
-    """What a run over a small log left, and the outcomes that it told."""
-
-    store: MemoryStore
-    outcomes: list[Outcome]
+from tests.seen_run import META, Run, make_run
 
 
 @pytest.fixture(scope="module")
 def left() -> Run:
-    """Two days of random events; line1 is launched, line2 is launched and gets no event."""
-    store, outcomes = MemoryStore(), list[Outcome]()
-    model: Model = make_model("line0", "line2")
-    log = make_log(random_events(2500, seed=4, users=60, span_ms=2 * DAY_MS))
-
-    async def go() -> None:
-        await store.put_meta(META)
-        await put_launches(store, [as_launch("line1", START_MS, EDGES_MS[-1] / 1000), as_launch("quiet", START_MS, EDGES_MS[-1] / 1000)])
-        await run(with_end(cut(log, 900_000), EDGES_MS[-1] + 60_000), store, make_rules(partitions=2), model, on_outcome=outcomes.append)
-
-    asyncio.run(go())
-    return Run(store, outcomes)
+    """A small run, and the outcomes that it told."""
+    return make_run()
 
 
 def asked(store: MemoryStore, ask: Callable[[TestClient[Any, Any]], Awaitable[Any]], access: Access | None = None) -> Any:
