@@ -63,6 +63,7 @@ def rules_of(settings: Settings, artifact: Artifact | None, *, replay: bool, win
         partitioner_check=settings.partitioner_check,
         future_ms=settings.future_ms,
         reacts=settings.drift_actions,
+        explains=settings.explain_scores,
     )
 
 

@@ -41,6 +41,7 @@ class Rules:
     partitioner_check: bool = True
     future_ms: int = 300_000
     reacts: bool = True
+    explains: bool = False
 
 
 class Totals(msgspec.Struct, array_like=True):

@@ -25,8 +25,9 @@ from features.hashing import partition_for
 from features.intake import Arrived, rows
 from features.store import Store
 from streams.knowledge import Belief, Knowledge
+from streams.ledger_record import explanation
 from streams.partition import Partition, distinct
-from streams.records import REASON_HEADER, SHARED, Entry, Launch, Outgoing, Received, Score, TickDone, encode_json, encode_message
+from streams.records import REASON_HEADER, SHARED, Entry, Explanation, Launch, Outgoing, Received, Score, TickDone, encode_json, encode_message
 from streams.seen import see_events, see_refused
 
 MAX_REJECTED = {"key": 100_000, "value": 1_900_000}  # bytes; the topic `rejected` takes 2 MiB in all
@@ -189,7 +190,7 @@ async def _apply(partition: Partition, arrived: list[Arrived], knowledge: Knowle
             is_open = domain.exposure is not None and bool(opens[starts[i] + domain.place])
             opened.append(_expose(partition, a, domain.exposure or "", category, x[i], belief, counts=not any(opened)) if is_open else None)
         if scoring and trunk:
-            worked.scores.append(_score(a, touched, beliefs[i], opened, trunk))
+            worked.scores.append(_score(a, touched, beliefs[i], opened, trunk, _explained(partition, knowledge, a, touched, x[i])))
 
 
 def _domains(event: Event, knowledge: Knowledge, at_ms: int) -> tuple[list[str], list[_Domain]]:
@@ -264,9 +265,17 @@ def _expose(partition: Partition, a: Arrived, domain: str, category: str, x: NDA
     return name
 
 
-def _score(a: Arrived, touched: list[_Domain], beliefs: list[Belief], opened: list[str | None], trunk: str) -> Outgoing:
+def _explained(partition: Partition, knowledge: Knowledge, a: Arrived, touched: list[_Domain], x: NDArray[np.float32]) -> list[Explanation | None]:
+    if not (a.event.explain and partition.rules.explains):
+        return [None] * len(touched)
+    return [explanation(knowledge, d.launch, x) if d.launch or len(touched) == 1 else None for d in touched]
+
+
+def _score(
+    a: Arrived, touched: list[_Domain], beliefs: list[Belief], opened: list[str | None], trunk: str, explained: list[Explanation | None]
+) -> Outgoing:  # fmt: skip
     event = a.event
-    told = list(zip(touched, beliefs, opened, strict=True))
+    told = list(zip(touched, beliefs, opened, explained, strict=True))
     entries = [
         Entry(
             launch_id=d.launch.id if d.launch else None,
@@ -275,8 +284,9 @@ def _score(a: Arrived, touched: list[_Domain], beliefs: list[Belief], opened: li
             arm=d.launch.arm(event.user_id) if d.launch else None,
             score=belief[0],
             probability=belief[1],
+            explanation=why,
         )
-        for d, belief, exposure in (told[1:] or told)
+        for d, belief, exposure, why in (told[1:] or told)
     ]
     score = Score(
         score_id=f"{event.user_id}:{event.event_id}", user_id=event.user_id, event_id=event.event_id, kind=KINDS[a.kind],

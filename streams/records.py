@@ -38,7 +38,24 @@ class Outgoing(msgspec.Struct, frozen=True, gc=False):
     partition: int | None = None
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
+class Explanation(msgspec.Struct, frozen=True, kw_only=True):
+    """The transfer ledger of one probability, in logits: `parts` sum to `logit`, and so do `start`, `features`, `others` and `residual`."""
+
+    logit: float
+    parts: Annotated[
+        dict[str, float],
+        Meta(description="s0: old lines when training ended; fresh: what they have taught since; level: this product's own; mixed: other ways of transfer"),
+    ]
+    heads: Annotated[dict[str, float], Meta(description="the part of each of the old lines' heads in s0 and fresh together")]
+    sd: Annotated[float, Meta(description="standard deviation of the logit")]
+    experts: Annotated[dict[str, list[float]], Meta(description="of each way of transfer: weight, probability, part of `mixed`")]
+    start: Annotated[float, Meta(description="the logit of the mean shopper of the old lines")]
+    features: Annotated[dict[str, float], Meta(description="the ten features that moved it most, by integrated gradients")]
+    others: float
+    residual: float
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What is believed of one event in one launch (or, `launch_id` null, in its line)."""
 
     launch_id: str | None
@@ -47,6 +64,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     arm: Annotated[str | None, Meta(description="treated or holdout; a holdout user must not be targeted")]
     score: Annotated[float, Meta(description="to rank users by; does not move while the launch's level is learned", ge=0, le=1)]
     probability: Annotated[float, Meta(description="chance of an order within the attribution window, to price and to count", ge=0, le=1)]
+    explanation: Annotated[Explanation | None, Meta(description="where the event asked for it")] = None
 
 
 class Score(msgspec.Struct, frozen=True, kw_only=True):

@@ -66,6 +66,9 @@ class Settings:
     dependency_timeout_s: Annotated[int, About("a broker or Redis silent for so long ends the process", whole(1, DAY_S), "s")] = 60
     lru_users: Annotated[int, About("users whose states a worker keeps in memory", whole(1), "users")] = 200_000
     drift_actions: Annotated[bool, About("let a drift alarm reset a launch's level in part and restart one expert; alerts come all the same", switch)] = True
+    explain_scores: Annotated[
+        bool, About("give the transfer ledger on the score record to events with explain: true; each takes tens of milliseconds", switch)
+    ] = False
     alive_file: Annotated[str, About("file that a worker touches at each tick, for health checks; none if empty", anything)] = ""
     http_token: Annotated[str, About("bearer token that every HTTP endpoint asks for", anything)] = ""
     http_user: Annotated[str, About("user that every HTTP endpoint asks for, with http_password", anything)] = ""
