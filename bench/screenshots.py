@@ -12,24 +12,27 @@ for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", 
     os.environ.setdefault(_variable, "1")
 
 import argparse
+import asyncio
 import contextlib
 import io
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 from PIL import Image
 
-from models.checkpoint import load
+from models.checkpoint import Artifact, load
+from streams import namespace
 from streams.embedded import EmbeddedStack
 from streams.evaluation import as_launch
 from streams.records import Launch
-from streams.replay import replay_log, replay_settings
+from streams.replay import prepare, publish, replay_settings, wait_for, workers
 from streams.settings import Settings, as_environment, load_settings, with_changes
+from streams.ticks import cut
 
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 ARGUMENTS = [
@@ -41,7 +44,9 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-COLOURS = 96
+DAY_MS = 86_400_000
+SHOWN_DAYS = 3
+COLOURS = 200
 """A picture of flat colours needs few: it is a fifth of the bytes."""
 
 
@@ -64,7 +69,7 @@ def save(shot: bytes, file: Path, *, width: int) -> None:
     image = Image.open(io.BytesIO(shot)).convert("RGB")
     if image.width > width:
         image = image.resize((width, round(image.height * width / image.width)), Image.Resampling.LANCZOS)
-    image.quantize(COLOURS, dither=Image.Dither.NONE).save(file, optimize=True)
+    image.quantize(COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(file, optimize=True)
     print(f"{file}: {image.width} × {image.height}, {file.stat().st_size / 1024:.0f} KiB", flush=True)
 
 
@@ -92,6 +97,20 @@ def shoot(address: str, out: Path, names: list[str]) -> None:
             save(opened.screenshot(full_page=True), out / f"quiz-{letter}.png", width=1000)
 
 
+async def begun(settings: Settings, artifact: Artifact, launches: list[Launch]) -> None:
+    """Make topics, namespace and launches."""
+    store = namespace.open_store(settings)
+    await prepare(settings, store, artifact, launches, namespace.rules_of(settings, artifact, replay=True))
+    await store.close()
+
+
+async def worked(settings: Settings, last_ms: int, alive: Callable[[int], None]) -> None:
+    """Wait until all of it is learned."""
+    store = namespace.open_store(settings)
+    await wait_for(store, last_ms, settings.outcome_partitions, check=alive, timeout_s=600)
+    await store.close()
+
+
 def main() -> None:
     """Replay, serve, shoot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -109,9 +128,14 @@ def main() -> None:
         base = with_changes(load_settings(), broker=stack.broker, redis=stack.redis_url, session_timeout_s=6, replay_tick_ms=1_800_000, partitions=4,
                             trunk=(options.folder / "trunk").resolve(), timezone="UTC", window_s=round(about["window_s"]))  # fmt: skip
         settings = replay_settings(base, "demo")
-        replay_log(settings, log, artifact, launches, number=1, folder=options.folder, timeout_s=600)
-        with dashboard(settings) as address:
-            shoot(address, options.out, names)
+        # The last day is left out: what a log does not hold any more would look like orders that stay away.
+        ticks = [tick for tick in cut(log, settings.replay_tick_ms) if tick.end_ms <= about["trouble_ms"] + SHOWN_DAYS * DAY_MS]
+        asyncio.run(begun(settings, artifact, launches))
+        with workers(settings, 1, options.folder) as alive:
+            last_ms = publish(settings, ticks)
+            asyncio.run(worked(settings, last_ms, alive))
+            with dashboard(settings) as address:  # with the worker still there
+                shoot(address, options.out, names)
 
 
 if __name__ == "__main__":

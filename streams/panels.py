@@ -116,6 +116,11 @@ class Series:
         names = {MINUTE_MS: "minute", HOUR_MS: "hour", DAY_MS: "day", 7 * DAY_MS: "week"}
         return names.get(self.step_ms, span(self.step_ms))
 
+    @property
+    def each(self) -> str:
+        """The same after a count: "an hour", "in 6 hours"."""
+        return {"hour": "an hour"}.get(self.by, f"in {self.by}" if self.by[0].isdigit() else f"a {self.by}")
+
 
 def series(rows: Rows | None, *, least_ms: int = 0) -> Series:
     """Return a domain's rows in steps that fit a chart: minutes for a few hours, else hours or more of them."""
@@ -148,11 +153,11 @@ def last_ms(rows: Rows | None, place: int) -> int:
     return next((at + HOUR_MS for at, row in reversed(held) if row.counts[place]), 0)
 
 
-def total(rows: Rows | None, *, since_ms: int | None = None) -> list[int]:
+def total(rows: Rows | None, *, since_ms: int | None = None, until_ms: int | None = None) -> list[int]:
     """Return the sums of a domain's counts over the hours that are kept; [] if there are none."""
     if rows is None:
         return []
-    held = [row.counts for at, row in rows.series("h") if since_ms is None or at >= since_ms]
+    held = [row.counts for at, row in rows.series("h") if (since_ms is None or at >= since_ms) and (until_ms is None or at < until_ms)]
     return [sum(column) for column in zip(*held, strict=True)]
 
 

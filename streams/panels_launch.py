@@ -74,7 +74,7 @@ def _deff(look: Look) -> float:
 
 def _recent(look: Look, launch: str) -> tuple[float, float, float, int]:
     """Predicted over observed orders in the bins that closed in the last two days, its interval, and the orders."""
-    counts = total(look.rows.get(launch), since_ms=_now_ms(look, launch) - RECENT_MS)
+    counts = total(look.rows.get(launch), since_ms=_now_ms(look, launch) - RECENT_MS, until_ms=_now_ms(look, launch))
     if not counts:
         return math.nan, math.nan, math.nan, 0
     return *ratio(counts[PLACE["expected"]] / MILLION, counts[PLACE["hits"]], deff=_deff(look)), counts[PLACE["hits"]]
@@ -224,7 +224,7 @@ def _activity(look: Look, launch: Launch) -> Panel:
             *({"type": "bar", "x": s.times, "y": s.column(k), "name": kind, "marker": {"color": colour}} for k, (kind, colour) in enumerate(zip(kinds, ("@c1", "@c2", "@c3", "@c4"), strict=True))),
             line(s.times, foretold, "mean probability", "@ink", yaxis="y2", line={"width": 1.5, "dash": "dot"}),
         ] if s.starts else [],
-        layout=axes("", f"events an {s.by}" if s.by == "hour" else f"events a {s.by}", barmode="stack", yaxis2={"overlaying": "y", "side": "right", "tickformat": ".0%", "rangemode": "tozero", "showgrid": False, "title": {"text": ""}}),
+        layout=axes("", f"events {s.each}", barmode="stack", yaxis2={"overlaying": "y", "side": "right", "tickformat": ".0%", "rangemode": "tozero", "showgrid": False, "title": {"text": ""}}),
         empty="Waits for the first event of the launch.",
     )  # fmt: skip
 
@@ -248,7 +248,7 @@ def _orders(look: Look, launch: Launch) -> Panel:
             line(s.times, expected, "foretold", "@c1"),
             {"type": "scatter", "mode": "markers", "x": s.times, "y": hits, "name": "came", "marker": {"color": "@ink", "size": 7}},
         ] if hits else [],
-        layout=axes("", f"orders in {s.by}", yaxis={"rangemode": "tozero"}),
+        layout=axes("", f"orders {s.each}", yaxis={"rangemode": "tozero"}),
         empty="Waits for the first delay bin that closes.",
     )  # fmt: skip
 

@@ -66,7 +66,7 @@ def _throughput(look: Look) -> Panel:
     longest = max((series(look.traffic.get(name)).step_ms for name in names), default=0)
     all_series = {name: series(look.traffic.get(name), least_ms=longest) for name in names}
     times = sorted({t for s in all_series.values() for t in s.times})
-    by = next((s.by for s in all_series.values() if s.starts), "hour")
+    by = next((s.each for s in all_series.values() if s.starts), "an hour")
     values = {name: dict(zip(s.times, (sum(row[:4]) for row in s.counts), strict=True)) for name, s in all_series.items()}
     words = {SHARED: "old lines"}
     rows = [[t, *(values[name].get(t, 0) for name in names)] for t in times]
@@ -76,7 +76,7 @@ def _throughput(look: Look) -> Panel:
         Table(["from", *(words.get(name, name) for name in names)], rows),
         data=[{"type": "bar", "x": times, "y": [values[name].get(t, 0) for t in times], "name": words.get(name, name), "marker": {"color": "@faint" if name == SHARED else f"@c{1 + (k - 1) % 8}"}}
               for k, name in enumerate(names)] if times else [],
-        layout=axes("", f"events an {by}" if by == "hour" else f"events a {by}", barmode="stack"), empty="Waits for the first event.",
+        layout=axes("", f"events {by}", barmode="stack"), empty="Waits for the first event.",
     )  # fmt: skip
 
 
@@ -117,7 +117,7 @@ def _rejects(look: Look) -> Panel:
         Table(["reason", "records", "what it means", "latest detail", "latest example", "where it lay"], rows),
         state=refused(look).state,
         data=[{"type": "bar", "x": s.times, "y": s.column(k), "name": SHOP_COLUMNS[k], "marker": {"color": f"@c{1 + i % 8}"}} for i, k in enumerate(there)],
-        layout=axes("", f"refused in {s.by}", barmode="stack"), empty="Nothing was refused.",
+        layout=axes("", f"refused {s.each}", barmode="stack"), empty="Nothing was refused.",
     )  # fmt: skip
 
 

@@ -241,7 +241,7 @@ def _is_heard(closed: Closed, shared: bool) -> bool:
 
 
 def _facts(rows: Sequence[Closed], model: Model, state: LaunchHead | SharedHeads) -> tuple[Facts, NDArray[np.float64]]:
-    """The outcomes as arrays, and the logit (N,) that the shared heads had said of each."""
+    """The outcomes as arrays, and the logit (N,) of the probability that had been said of each."""
     n = len(rows)
     columns = np.array([(c.close_ms, c.bin - 1, c.y, c.label, *c.exposure.delay_ms) for c in rows], np.int64)
     said = np.array([c.exposure.predictions for c in rows], np.float64)
@@ -255,7 +255,7 @@ def _facts(rows: Sequence[Closed], model: Model, state: LaunchHead | SharedHeads
         score=said[:, 0], said=probabilities, delay_ms=columns[:, 4:7], f_prev=np.where(bin_ >= 0, curve[np.maximum(bin_, 0)], 0.0),
         f_next=np.where(bin_ >= 0, curve[np.maximum(bin_, 0) + 1], 0.0), parts=_parts(said), x=x, z=z,
     )  # fmt: skip
-    return facts, said_logit(said[:, 2] if isinstance(state, LaunchHead) else said[:, 0])
+    return facts, said_logit(said[:, 1])
 
 
 def _parts(said: NDArray[np.float64]) -> NDArray[np.int64]:
