@@ -9,6 +9,8 @@ Everything is filed under the time at which a bin closed: that is when it became
 from __future__ import annotations
 
 import zlib
+from bisect import insort
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -26,7 +28,7 @@ MINUTE_MS: Final = 60_000
 HOUR_MS: Final = 3_600_000
 SPANS_MS: Final = {"m": MINUTE_MS, "h": HOUR_MS}
 KEPT: Final = {"m": 240, "h": 60 * 24}
-"""How many minutes and hours are kept: four hours, and sixty days."""
+"""How many minutes and hours in which something happened are kept: four hours, and sixty days."""
 BLOCK_MS: Final = 6 * HOUR_MS
 BLOCKS_KEPT: Final = 60
 """Fifteen days; older ones are merged into `OLDER`."""
@@ -204,29 +206,43 @@ class Rows:
     touched: set[str] = field(default_factory=set)
     gone: set[str] = field(default_factory=set)
 
+    def __post_init__(self) -> None:
+        names = sorted(self.held)
+        self._names = {span: [name for name in names if name[0] == span] for span in SPANS_MS}
+
     def add(self, at_ms: int, counts: list[int], gauges: list[float] | None = None) -> None:
         """Add counts to the minute and the hour of a time, and note where the gauges stand."""
-        for span, span_ms in SPANS_MS.items():
-            name = f"{span}{at_ms // span_ms * span_ms:015d}"
-            known = self.held.get(name)
-            row = _decode_row(known) if known is not None else Row([0] * len(counts))
-            row.counts = [a + b for a, b in zip(row.counts, counts, strict=True)]
-            if gauges is not None:
-                row.gauges = gauges
-            self.held[name] = _encode_row(row)
-            self.touched.add(name)
-            self.gone.discard(name)
-            if known is None:
-                self._trim(span, span_ms)
+        self.add_many({at_ms: counts}, gauges)
 
-    def _trim(self, span: str, span_ms: int) -> None:
-        names = [name for name in self.held if name[0] == span]
-        oldest = int(max(names)[1:]) - KEPT[span] * span_ms
-        for name in names:
-            if int(name[1:]) <= oldest:
-                del self.held[name]
-                self.touched.discard(name)
-                self.gone.add(name)
+    def add_many(self, by_time: Mapping[int, list[int]], gauges: list[float] | None = None) -> None:
+        """The same for several times at once."""
+        for span, span_ms in SPANS_MS.items():
+            sums: dict[int, list[int]] = {}
+            for at_ms, counts in by_time.items():
+                start = at_ms // span_ms * span_ms
+                held = sums.get(start)
+                sums[start] = counts if held is None else [a + b for a, b in zip(held, counts, strict=True)]
+            for start, counts in sums.items():
+                self._add(span, f"{span}{start:015d}", counts, gauges)
+
+    def _add(self, span: str, name: str, counts: list[int], gauges: list[float] | None) -> None:
+        known = self.held.get(name)
+        if known is not None:
+            row = _decode_row(known)
+            row.counts = [a + b for a, b in zip(row.counts, counts, strict=True)]
+        else:
+            row = Row(counts)
+            insort(self._names[span], name)
+        if gauges is not None:
+            row.gauges = gauges
+        self.held[name] = _encode_row(row)
+        self.touched.add(name)
+        self.gone.discard(name)
+        while len(self._names[span]) > KEPT[span]:
+            oldest = self._names[span].pop(0)
+            del self.held[oldest]
+            self.touched.discard(oldest)
+            self.gone.add(oldest)
 
     def series(self, span: str) -> list[tuple[int, Row]]:
         """Return (start, row) of every minute ("m") or hour ("h") that has one, in order."""

@@ -143,8 +143,7 @@ class Sight:
             mean, sd = _level(state, model)
             gauges = [mean, sd, gauges[2], *state.mixture.w.tolist()]
         rows = self._rows.setdefault(domain, Rows())
-        for at_ms, counts in counts_of(facts).items():
-            rows.add(at_ms, counts, gauges)
+        rows.add_many(counts_of(facts), gauges)
         acts = isinstance(state, LaunchHead)
         trunk = model.artifact.sha256[:16]
         for finding in found:
