@@ -59,14 +59,16 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="of bench/three_launches.py")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--events", type=int, default=100_000, help="the last so many of the log")
+    parser.add_argument("--tick-ms", type=int, default=21_600_000, help="full load means thousands of events a step; a replay's 900000 has some hundreds")
+    parser.add_argument("--launches", type=int, default=3, help="how many of the three are launched, besides one alone")
     parser.add_argument("--json", type=Path, default=Path("var/bench/sight_cost.json"))
     options = parser.parse_args()
     about, artifact = json.loads((options.folder / "about.json").read_text()), load(options.folder / "trunk")
     log = pq.read_table(options.folder / "log.parquet")
     log = log.slice(max(0, log.num_rows - options.events))
-    ticks = list(cut(log, 900_000))
+    ticks = list(cut(log, options.tick_ms))
     told = []
-    for launches in (["spring-shoes"], ["spring-shoes", "audio", "bags"]):
+    for launches in (["spring-shoes"], ["spring-shoes", "audio", "bags"])[: 1 + (options.launches > 1)]:
         seconds(ticks[:20], artifact, launches, about["at_ms"], seen=True)  # compiles
         pairs = []
         for i in range(options.pairs):
