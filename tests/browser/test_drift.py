@@ -18,7 +18,9 @@ from streams.settings import Settings, with_changes
 from streams.shop import Shop, simulate
 from streams.training import edges_ms, train
 from tests.browser.conftest import Open
-from tests.browser.test_live_run import dashboard
+from tests.browser.test_live_run import Serve, serve
+
+__all__ = ["serve"]  # a fixture
 
 DAY_MS = 86_400_000
 TICK_MS = 1_800_000
@@ -29,7 +31,9 @@ DESIGNED_DAYS = 1.5
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_an_injected_drift_is_shown_in_time(embedded_broker: EmbeddedBroker, embedded_valkey: EmbeddedValkey, tmp_path: Path, page_of: Open) -> None:
+def test_an_injected_drift_is_shown_in_time(
+    serve: Serve, embedded_broker: EmbeddedBroker, embedded_valkey: EmbeddedValkey, tmp_path: Path, page_of: Open
+) -> None:
     """Orders of a launch become more likely by 1.2 logit: within 1.5 days of event time the page says that the scores cannot be trusted, and since when."""
     shop = Shop(users=5000, lines=3, days=DAYS, launch_day=LAUNCH_DAY, launch_appeal=0.6, conversion=0.07, visits_per_day=1.0, drift="abrupt", drift_size=1.2,
                 drift_day=DRIFT_DAY, drift_on="launch", seed=5, categories_per_line=3, products_per_category=5)  # fmt: skip
@@ -47,12 +51,12 @@ def test_an_injected_drift_is_shown_in_time(embedded_broker: EmbeddedBroker, emb
 
     with ThreadPoolExecutor(1) as apart:
         settings = apart.submit(run).result()
-    with dashboard(settings) as address:
-        page = page_of(address + "/launches/launch")
-        assert "calibration has shifted" in page.inner_text("#verdicts")
-        rows = [[cell.inner_text() for cell in row.query_selector_all("td")] for row in page.query_selector_all("#alerts tbody tr")]
-        alarms = [row for row in rows if row[2] == "calibration"]
-        days = sorted(page.evaluate("(text) => Date.parse(text.replace(' ', 'T') + 'Z')", row[0]) for row in alarms)
-        after = [(ms - shop.start_ms) / DAY_MS - DRIFT_DAY for ms in days]
-        assert min(day for day in after if day > 0) <= DESIGNED_DAYS
-        assert "more orders come" in alarms[0][3]
+    address = serve(settings)
+    page = page_of(address + "/launches/launch")
+    assert "calibration has shifted" in page.inner_text("#verdicts")
+    rows = [[cell.inner_text() for cell in row.query_selector_all("td")] for row in page.query_selector_all("#alerts tbody tr")]
+    alarms = [row for row in rows if row[2] == "calibration"]
+    days = sorted(page.evaluate("(text) => Date.parse(text.replace(' ', 'T') + 'Z')", row[0]) for row in alarms)
+    after = [(ms - shop.start_ms) / DAY_MS - DRIFT_DAY for ms in days]
+    assert min(day for day in after if day > 0) <= DESIGNED_DAYS
+    assert "more orders come" in alarms[0][3]
