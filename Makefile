@@ -15,12 +15,12 @@ TORCH_INDEX ?=
 PIP_OPTIONS ?=
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check $(PIP_OPTIONS) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt
 WORKERS ?= 2
-TESTS ?= tests/unit tests/contract tests/fuzz tests/integration
+TESTS ?= tests/unit tests/contract tests/fuzz tests/integration tests/browser/test_smoke.py
 SEEDS ?= 20
 FUZZ_S ?= 60
-BENCHES = $(sort $(filter-out bench/learning%.py,$(wildcard bench/*.py)))
+BENCHES = $(sort $(filter-out bench/learning%.py bench/screenshots.py bench/three_launches.py bench/sight_cost.py,$(wildcard bench/*.py)))
 
-.PHONY: help install demo test lint format ci bench bench-learning compose-check fuzz audit licences clean
+.PHONY: help install demo test browser-test screenshots lint format ci bench bench-learning bench-sight compose-check fuzz audit licences clean
 
 help:  ## list the targets (default)
 	@echo "Headstart: make TARGET"
@@ -34,6 +34,12 @@ demo: $(VENV)/.installed  ## install what it needs, then run the whole system on
 
 test: $(VENV)/.installed-dev  ## run the tests (unit, contract, integration)
 	$(BIN)/pytest -n $(WORKERS) --dist loadgroup $(TESTS)
+
+browser-test: $(VENV)/.installed-dev  ## drive the dashboard of a real run in Chromium (CHROMIUM=/usr/bin/chromium), axe included; minutes
+	$(BIN)/pytest tests/browser
+
+screenshots: $(VENV)/.installed-dev  ## make the README's and the quiz's pictures anew, in docs/images
+	$(BIN)/python bench/screenshots.py
 
 lint: $(VENV)/.installed-dev  ## check style, format, types, the direction of imports, and bandit's list of weaknesses
 	$(BIN)/ruff check .
@@ -51,6 +57,10 @@ ci: lint test  ## exactly what CI runs
 bench: $(VENV)/.installed  ## run the measurements in bench/
 	@set -e; for script in $(BENCHES); do echo "== $$script"; $(BIN)/python $$script; done
 	@$(if $(BENCHES),:,echo "there is nothing to measure yet: bench/ holds no script")
+
+bench-sight: $(VENV)/.installed  ## measure what figures and detectors cost the workers, in pairs (makes its log and trunk the first time)
+	test -e var/three/about.json || $(BIN)/python bench/three_launches.py var/three
+	$(BIN)/python bench/sight_cost.py var/three
 
 bench-learning: $(VENV)/.installed  ## measure the learning figures over SEEDS simulated launches (20 take about an hour on 2 cores, less the second time)
 	$(BIN)/python bench/learning.py --seeds $(SEEDS) --workers $(WORKERS)

@@ -2,8 +2,9 @@
 
 A stream is 2 000 exposures a day, 3.7 % of which order within 7 days, with a day's tide and a shop's delays; scores are right until the drift. A user has
 several exposures, and one order often counts for all of them: so rows depend, as on real logs (design effect 2.3); `independent` streams have none of that.
-The e-detector hears delay bins as they close, and watches one of three forecasts: the `frozen` score, the launch's `adapted` probability (the `shared`
-expert's, whose offset forgets in a day), or a `steady` one (the same offset with a half-life of four weeks). All adapt the delay curve as a launch does.
+The e-detector hears delay bins as they close, and watches one of four forecasts: the `frozen` score, the launch's `adapted` probability (the `shared`
+expert's, whose offset forgets in a day), or a `steady` one (the same offset with a half-life of four weeks), or what was `said` (the adapted probability when
+the exposure was scored, with a steady level on top): the last is what `models/watch.py` does. All adapt the delay curve as a launch does.
 river's detectors hear 7-day labels when they are final, as log-loss or as y − p; each is tuned on streams of its own seeds to the most sensitive
 setting of a grid with at least 100 days between false alarms there.
 """
@@ -61,7 +62,7 @@ SHIFT_DAY, HEARD_DAYS, NULL_DAYS = 7, 14, 50
 """When drift begins; how long after it an alarm counts as having found it; and how long a stream without drift is."""
 CLOSED_DAYS = 7
 """How long after the drift the e-detectors listen: what they have not found by then they count as not found."""
-WATCHES = ("frozen", "adapted", "steady")
+WATCHES = ("frozen", "adapted", "steady", "said")
 POWERS = {"": 0.5, ", evidence whole": 0.0, ", evidence / deff": 1.0}
 """Evidence is raised to 1 / deff to this power; other than the default only for the frozen forecast."""
 COLUMNS = (*WATCHES, *(f"frozen{how}" for how in POWERS if how))
@@ -179,6 +180,13 @@ def heard_by_e_detectors(scenario: Scenario, seed: int) -> dict[str, list[float]
         for name, offset, half_life_ms in () if scenario.independent else levels:
             p[name][part] = offset.learn_many(s[part], f[0, part], f[1, part], y[part], facts.close_ms[part], prior=prior, deff=deff, half_life_ms=half_life_ms)
         curve.counts.add(k[part], facts.close_ms[part], y[part] > 0)
+    if not scenario.independent:
+        # What a launch had said: its adapted probability when the exposure's first bin closed, minutes after it was scored; and a steady level on top of it.
+        said = np.full(len(rows), np.nan)
+        said[facts.row[k == 0]] = p["adapted"][k == 0]
+        now = np.where(np.isfinite(said[facts.row]), said[facts.row], p["adapted"])
+        level, x = Offset.unlearned(), np.log(now / (1.0 - now))
+        p["said"] = level.learn_many(x, f[0], f[1], y, facts.close_ms, prior=prior, deff=deff, half_life_ms=STEADY_HALF_LIFE_MS)
     told = {}
     for column in COLUMNS:
         watch, _, how = column.partition(",")

@@ -74,6 +74,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
     price: float | None = None
     quantity: float | None = None
     user: Shopper | None = None
+    explain: Annotated[bool | None, Meta(description="ask for the transfer ledger on the score record, where the setting explain_scores is on")] = None
 
 
 _decoder = msgspec.json.Decoder(Event)

@@ -15,6 +15,7 @@ class MemoryStore:
         self._records: dict[tuple[str, str], bytes] = {}
         self._hashes: dict[tuple[str, str], dict[str, bytes]] = {}
         self._meta: dict[str, str] = {}
+        self._beats: dict[str, bytes] = {}
 
     async def load(self, slot: str, hashes: Sequence[str]) -> Slot:
         version, cursor = self._cursors.get(slot, (0, b""))
@@ -54,6 +55,16 @@ class MemoryStore:
     async def claim_meta(self, values: Mapping[str, str]) -> dict[str, str]:
         self._meta = {**values, **self._meta}
         return dict(self._meta)
+
+    async def put_beat(self, name: str, value: bytes) -> None:
+        self._beats[name] = value
+
+    async def beats(self) -> dict[str, bytes]:
+        return dict(self._beats)
+
+    async def drop_beats(self, names: Sequence[str]) -> None:
+        for name in names:
+            self._beats.pop(name, None)
 
     async def close(self) -> None:
         return None

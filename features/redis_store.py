@@ -8,7 +8,7 @@ loads the slot again and compares.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 from urllib.parse import unquote, urlsplit
@@ -86,6 +86,11 @@ def _client(access: RedisAccess, *, timeout_s: float) -> Any:
         return (redis.RedisCluster if access.cluster else redis.Redis).from_url(url, **options)
     except ValueError as error:
         raise InputError(f"the Redis address cannot be used: {error}") from None
+
+
+def _literal(text: str) -> str:
+    """The text as a pattern of Redis that matches itself."""
+    return "".join(f"\\{c}" if c in "*?[]^-\\" else c for c in text)
 
 
 class RedisStore:
@@ -226,6 +231,32 @@ class RedisStore:
         arguments = [text for entry in values.items() for text in entry]
         flat = cast(list[bytes], await self._tried(lambda: self._claim(keys=[self._prefix + "meta"], args=arguments)))
         return {flat[i].decode(): flat[i + 1].decode() for i in range(0, len(flat), 2)}
+
+    async def put_beat(self, name: str, value: bytes) -> None:
+        await self._tried(lambda: cast(Awaitable[Any], self._redis.hset(self._prefix + "beats", name, value)))
+
+    async def beats(self) -> dict[str, bytes]:
+        held = await self._tried(lambda: cast(Awaitable[dict[bytes, bytes]], self._redis.hgetall(self._prefix + "beats")))
+        return {name.decode(): value for name, value in held.items()}
+
+    async def drop_beats(self, names: Sequence[str]) -> None:
+        if names:
+            await self._tried(lambda: cast(Awaitable[Any], self._redis.hdel(self._prefix + "beats", *names)))
+
+    async def records(self, slot: str, prefix: str) -> AsyncIterator[list[str]]:
+        """Yield the keys of a slot's records that begin with a prefix, some at a time; one may come twice, as Redis' SCAN says."""
+        start = self._key(slot, "")
+        cursor = 0
+
+        async def page() -> tuple[int, list[bytes]]:
+            return cast(tuple[int, list[bytes]], await self._redis.scan(cursor, match=_literal(start + prefix) + "*", count=5_000))
+
+        while True:
+            cursor, found = await self._tried(page)
+            if found:
+                yield [name.decode("utf-8", "surrogateescape").removeprefix(start) for name in found]
+            if not cursor:
+                return
 
     async def close(self) -> None:
         await self._redis.aclose()

@@ -86,5 +86,14 @@ class Store(Protocol):
     async def claim_meta(self, values: Mapping[str, str]) -> dict[str, str]:
         """Set the entries that are not there yet, in one step; returns the whole description as it then is."""
 
+    async def put_beat(self, name: str, value: bytes) -> None:
+        """Keep the latest sign of life of a worker; no part of any commit."""
+
+    async def beats(self) -> dict[str, bytes]:
+        """Return the latest sign of life of every worker that gave one."""
+
+    async def drop_beats(self, names: Sequence[str]) -> None:
+        """Forget workers that are gone."""
+
     async def close(self) -> None:
         """Let go of connections."""

@@ -37,7 +37,13 @@ class Attribution:
 
 
 def integrated_gradients(
-    function: Function, baseline: NDArray[np.float32], x: NDArray[np.float32], *, tolerance: float = TOLERANCE, most_steps: int = MOST_STEPS
+    function: Function,
+    baseline: NDArray[np.float32],
+    x: NDArray[np.float32],
+    *,
+    tolerance: float = TOLERANCE,
+    first_steps: int = FIRST_STEPS,
+    most_steps: int = MOST_STEPS,
 ) -> Attribution:
     """Return how f(x) − f(baseline) splits over the features; baseline and x (F,) float32. ValueError unless both are finite and of one length.
 
@@ -47,7 +53,7 @@ def integrated_gradients(
     if x.ndim != 1 or x.shape != baseline.shape or not np.isfinite(x).all() or not np.isfinite(baseline).all():
         raise ValueError(f"the baseline {baseline.shape} and the row {x.shape} must be finite and of one length")
     start, end = (float(v) for v in function(np.stack([baseline, x])))
-    steps, before = FIRST_STEPS, _shares(function, baseline, x, FIRST_STEPS)
+    steps, before = first_steps, _shares(function, baseline, x, first_steps)
     while True:
         steps *= 2
         shares = _shares(function, baseline, x, steps)

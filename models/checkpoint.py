@@ -19,6 +19,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from features.errors import InputError, Mismatch
+from models.covariates import Reference
 from models.encode import TrunkArrays
 from models.head import Matrix, Posterior, Vector
 from models.hierarchy import Hierarchy
@@ -62,6 +63,8 @@ class Artifact:
     metrics: Mapping[str, float]
     settings: Mapping[str, object]
     created: str = ""
+    reference: Reference = field(default_factory=Reference.none, compare=False)
+    """The training rows by decile, to see who comes. Of artifacts from before it was kept: none."""
     sha256: str = field(default="", compare=False)
     """Of the safetensors file: the artifact's identity. Empty until it has been saved."""
 
@@ -155,6 +158,7 @@ def load(folder: Path | str, *, schema_hash: str | None = None) -> Artifact:
             metrics=manifest["metrics"],
             settings=manifest["settings"],
             created=manifest["created"],
+            reference=Reference(arrays["reference.edges"], arrays["reference.counts"]) if "reference.edges" in arrays else Reference.none(),
             sha256=sha256,
         )
     except (KeyError, TypeError, ValueError, SafetensorError) as error:
@@ -195,6 +199,8 @@ def _tensors(artifact: Artifact) -> bytes:
     for name, head in artifact.heads.items():
         arrays[f"head.{name}.m"], arrays[f"head.{name}.p"] = head.m, head.p
     arrays |= {name: getattr(artifact, name) for name in ("curve", "edges_s", "profiles", "sample_z", "sample_y", "offset_pi", "expert_pi")}
+    if artifact.reference.known:
+        arrays |= {"reference.edges": artifact.reference.edges, "reference.counts": artifact.reference.counts}
     return bytes(save_tensors({name: np.ascontiguousarray(a) for name, a in arrays.items()}))
 
 

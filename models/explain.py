@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.attribution import Attribution, integrated_gradients
+from models.attribution import FIRST_STEPS, MOST_STEPS, Attribution, integrated_gradients
 from models.experts import EXPERTS, Shared
 from models.head import Matrix, Posterior, Vector
 from models.launch_head import LaunchHead
@@ -121,10 +121,12 @@ class Ledger:
         return math.hypot(self.heads_sd, self.level_sd)
 
 
-def ledger(model: Model, shared: SharedHeads, head: LaunchHead | None, x: NDArray[np.float32]) -> Ledger:
+def ledger(
+    model: Model, shared: SharedHeads, head: LaunchHead | None, x: NDArray[np.float32], *, first_steps: int = FIRST_STEPS, most_steps: int = MOST_STEPS
+) -> Ledger:
     """Take one score apart: the vector x (F,) in the launch of `head`; without a head, in a line that is not launched, where p = σ(s). Pure.
 
-    ValueError unless x is finite and as long as the model's features.
+    The steps bound the work of the features' shares; with few, more of the change is left in `features.residual`. ValueError unless x is finite and as long as the model's features.
     """
     x = np.asarray(x, dtype=np.float32)
     if x.shape != (model.artifact.trunk.features,) or not np.isfinite(x).all():
@@ -164,7 +166,7 @@ def ledger(model: Model, shared: SharedHeads, head: LaunchHead | None, x: NDArra
         sd={name: _sd(shared.heads[name], getattr(maps, reads)) for name, reads in HEADS.items()},
         level_sd=level_sd,
         sources=by_source(model, maps),
-        features=integrated_gradients(headstart, model.artifact.trunk.mean.astype(np.float32), x),
+        features=integrated_gradients(headstart, model.artifact.trunk.mean.astype(np.float32), x, first_steps=first_steps, most_steps=most_steps),
         feature_names=model.artifact.feature_names,
     )
 

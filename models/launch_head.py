@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from models import wire
 from models.delay_curve import DelayCurve
 from models.experts import EXPERTS, Arrays, Expert, Facts, Prediction, View, fresh_experts, restored_experts
 from models.head import Matrix, Vector
+from models.launch_scoring import LaunchScorer
 from models.mixture import Mixture
 from models.model import Maps, Model, checked_outcomes
 from models.shared_heads import SharedHeads
@@ -30,6 +31,7 @@ class LaunchHead:
     tried: NDArray[np.int64]
     hit: NDArray[np.int64]
     n_learned: int = 0
+    _scorer: LaunchScorer | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def of(cls, model: Model) -> LaunchHead:
@@ -45,11 +47,14 @@ class LaunchHead:
 
     def predict(self, model: Model, shared: SharedHeads, maps: Maps) -> tuple[Prediction, ...]:
         """Return what each of `MODELS` says of N rows. Finite whatever x held."""
-        view = _view(model, shared, maps)
-        said = [expert.predict(model.priors, view) for expert in self.experts]
-        score = self.mixture.combine(np.stack([p.score for p in said], axis=1))
-        probability = self.mixture.combine(np.stack([p.probability for p in said], axis=1))
-        return Prediction(score, probability), *said
+        said = self.score(model, view_of(model, shared, maps), np.arange(len(maps.raw))).T.copy()
+        return tuple(Prediction(said[2 * k], said[2 * k + 1]) for k in range(len(MODELS)))
+
+    def score(self, model: Model, view: View, rows: NDArray[np.int64]) -> Matrix:
+        """Return score and probability of each of `MODELS` in turn, (n, 2 · models), for some rows (n,) of a view."""
+        if self._scorer is None:
+            self._scorer = LaunchScorer.of(self.experts, self.mixture.w, model.priors)
+        return self._scorer.score(view, rows)
 
     def learn_many(
         self, model: Model, shared: SharedHeads, x: NDArray[np.float32],
@@ -65,9 +70,10 @@ class LaunchHead:
         checked_outcomes(model, x, bin_, y, final, close_ms)
         if said is not None and said.shape != (len(x), len(EXPERTS)):
             raise ValueError(f"said is {said.shape}, expected ({len(x)}, {len(EXPERTS)})")
+        self._scorer = None
         closed = bin_ >= 0
         k, label, at_ms = bin_[closed], y[closed].astype(np.float64), close_ms[closed]
-        view = _view(model, shared, model.maps(x[closed]))
+        view = view_of(model, shared, model.maps(x[closed]))
         then = np.full((len(k), len(EXPERTS)), np.nan) if said is None else said[closed]
         for rows in self.delay.parts(at_ms, shared.delay.in_use):
             facts = Facts(self.delay.in_use[k[rows]], self.delay.in_use[k[rows] + 1], label[rows], at_ms[rows])
@@ -110,5 +116,6 @@ class LaunchHead:
             )  # fmt: skip
 
 
-def _view(model: Model, shared: SharedHeads, maps: Maps) -> View:
+def view_of(model: Model, shared: SharedHeads, maps: Maps) -> View:
+    """Return rows (N,) as experts see them; one view serves every launch."""
     return View(maps.raw, maps.z, shared.logit(maps), model.frozen_logit(maps))

@@ -52,6 +52,7 @@ class Model:
             raise Mismatch(f"the artifact has {len(self.edges_s)} delay edges and a curve of {len(self.curve)}")
         self.heads = {name: artifact.heads[name].copy() for name in HEADS}
         self.expert_pi = artifact.expert_pi
+        self.reference = artifact.reference
         self._encoder = Encoder(artifact.trunk)
         self._trees = Trees(artifact.trees)
         hierarchy = artifact.hierarchy

@@ -24,7 +24,7 @@ HALF_LIFE_MS = 24 * 3_600_000.0
 NEVER_MS = -(2**62)
 """`last_ms` of an offset that has learned nothing."""
 
-_EXP_MINUS_B = np.array([math.exp(-b) for b in GRID.tolist()])
+EXP_MINUS_B = np.array([math.exp(-b) for b in GRID.tolist()])
 
 
 @kernel
@@ -124,7 +124,7 @@ class Offset:
     def probability(self, s: Vector, prior: Vector) -> Vector:
         """Return p (N,) for s (N,), given the log prior (141,)."""
         out = np.empty(len(s))
-        _mean_probability(np.ascontiguousarray(s, dtype=np.float64), self.weights(prior), _EXP_MINUS_B, out)
+        _mean_probability(np.ascontiguousarray(s, dtype=np.float64), self.weights(prior), EXP_MINUS_B, out)
         return out
 
     def learn_many(
@@ -142,7 +142,7 @@ class Offset:
         if not np.isfinite(s).all() or close_ms.shape != s.shape:
             raise ValueError("s is not finite, or close_ms has another length: outcome refused")
         before = np.empty(len(s))
-        _learn(s, f_prev, f_next, y, close_ms, prior, _EXP_MINUS_B, 1.0 / deff, half_life_ms, self.evidence, self.last_ms, before)
+        _learn(s, f_prev, f_next, y, close_ms, prior, EXP_MINUS_B, 1.0 / deff, half_life_ms, self.evidence, self.last_ms, before)
         return before
 
 

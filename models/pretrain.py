@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from features.errors import InputError
 from models.boosting import TreesSettings, fit_trees, out_of_fold
 from models.checkpoint import Artifact
+from models.covariates import Reference
 from models.delay import check_edges_s, default_edges_s, fit_curve
 from models.encode import Encoder, standardise
 from models.experts import BASE_PRIOR, EXPERTS
@@ -176,6 +177,7 @@ def _learn_sources(
         trained_until_ms=0,
         fingerprint="",
         metrics=metrics,
+        reference=Reference.of(rows.x),
         settings={**asdict(settings), "seed": seed, "c_raw": c_raw, **(start.as_settings() if start is not None else {})},
     )
 

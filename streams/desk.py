@@ -223,4 +223,6 @@ class Desk:
 
 
 def _has_due(partition: Partition, tick_end_ms: int | None) -> bool:
-    return tick_end_ms is not None and (bool(partition.cursor.counts) or partition.pending.has_due(tick_end_ms - partition.rules.grace_ms))
+    return tick_end_ms is not None and (
+        bool(partition.cursor.counts or partition.cursor.seen) or partition.pending.has_due(tick_end_ms - partition.rules.grace_ms)
+    )

@@ -19,8 +19,9 @@ from features.errors import DependencyDown
 from features.events import Event
 from features.layout import CATALOGUE
 from features.store import Store
-from models.launch_head import LaunchHead
-from models.model import Maps, Model, probability_of_source
+from models.experts import View
+from models.launch_head import LaunchHead, view_of
+from models.model import Model, probability_of_source
 from models.shared_heads import SharedHeads
 from streams import trunks
 from streams.domains import Launches
@@ -178,15 +179,18 @@ class Knowledge:
             return False
         return not self.launches.launches_line(line, at_ms)
 
-    def maps(self, x: NDArray[np.float32]) -> Maps:
-        """Return what the heads read of vectors (N, F): the standardised features and the trunk's output."""
-        assert self.model
-        return self.model.maps(x)
-
-    def of_lines(self, maps: Maps) -> list[float]:
-        """Return what the shared heads believe of N rows: score and probability in one."""
+    def view(self, x: NDArray[np.float32], *, launches: bool) -> View:
+        """Return vectors (N, F) as the heads see them; without launches nobody asks what the shared heads said before, and `s0` is `s`."""
         assert self.model and self.shared
-        p: list[float] = probability_of_source(self.shared.logit(maps)).tolist()
+        maps = self.model.maps(x)
+        if launches:
+            return view_of(self.model, self.shared, maps)
+        s = self.shared.logit(maps)
+        return View(maps.raw, maps.z, s, s)
+
+    def of_lines(self, view: View) -> list[float]:
+        """Return what the shared heads believe of N rows: score and probability in one."""
+        p: list[float] = probability_of_source(view.s).tolist()
         return p
 
     def head(self, launch: str) -> LaunchHead:
@@ -196,8 +200,8 @@ class Knowledge:
             self._heads[launch] = LaunchHead.of(self.model)
         return self._heads[launch]
 
-    def of_launch(self, launch: str, maps: Maps) -> list[Belief]:
-        """Return what headstart and each of its experts believe of N rows in a launch: score and probability of each of `MODELS`, in a row."""
-        assert self.model and self.shared
-        told = self.head(launch).predict(self.model, self.shared, maps)
-        return list(zip(*(column.tolist() for expert in told for column in (expert.score, expert.probability)), strict=True))
+    def of_launch(self, launch: str, view: View, rows: Sequence[int]) -> list[Belief]:
+        """Return what headstart and each of its experts believe of some rows in a launch: score and probability of each of `MODELS`, in a row."""
+        assert self.model
+        said = self.head(launch).score(self.model, view, np.array(rows, np.int64))
+        return list(map(tuple, said.tolist()))

@@ -37,6 +37,7 @@ from streams import trunks
 from streams.knowledge import CHANGED_KEPT, HEADS, HEADS_BEFORE, encode_names, outcome_slot
 from streams.partition import Cursor, LostCommit
 from streams.records import SHARED, SHARED_BEFORE, Counted, Message, Outcome, Outgoing, TickDone, encode_json
+from streams.sight import HASHES, Sight
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ class Learner:
     """Outcome partition q. Made by `load`, and made anew after every commit that was refused or failed."""
 
     def __init__(
-        self, q: int, store: Store, model: Model | None, *, partitions: int, outcome_partitions: int, replay: bool, shelf: trunks.Shelf | None = None
+        self, q: int, store: Store, model: Model | None, *, partitions: int, outcome_partitions: int, replay: bool, shelf: trunks.Shelf | None = None, reacts: bool = True
     ) -> None:  # fmt: skip
         self.q, self.cursor = q, LearnerCursor()
         self._store, self._model, self._slot = store, model, outcome_slot(q)
@@ -94,20 +95,23 @@ class Learner:
         self._snapshots: dict[str, bytes] = {}
         self._sent: list[str] = []
         self._told_ms: dict[str, int] = {}
+        self._reacts = reacts
+        self.sight = Sight({name: {} for name in HASHES}, reacts=reacts)
         self.heard: Callable[[Outcome], None] = lambda _: None
         """Called with each outcome that is applied, in order: for figures in the same process."""
 
     @classmethod
     async def load(
-        cls, q: int, store: Store, model: Model | None, *, partitions: int, outcome_partitions: int, replay: bool, shelf: trunks.Shelf | None = None
+        cls, q: int, store: Store, model: Model | None, *, partitions: int, outcome_partitions: int, replay: bool, shelf: trunks.Shelf | None = None, reacts: bool = True
     ) -> Learner:  # fmt: skip
         """Read version, cursor, heads, catalogue and unsent snapshots in one step.
 
         With a `shelf` (live) the trunk is the one that the stored heads belong to, and new ones are followed; else it is `model` for good.
         """
-        learner = cls(q, store, model, partitions=partitions, outcome_partitions=outcome_partitions, replay=replay, shelf=shelf)
-        slot = await store.load(learner._slot, (HEADS, "catalogue", "snapshots", trunks.STAMP))
+        learner = cls(q, store, model, partitions=partitions, outcome_partitions=outcome_partitions, replay=replay, shelf=shelf, reacts=reacts)
+        slot = await store.load(learner._slot, (HEADS, "catalogue", "snapshots", trunks.STAMP, *HASHES))
         learner._version = slot.version
+        learner.sight = Sight(slot.hashes, reacts=reacts)
         if shelf is not None:
             learner._stamp = trunks.stamp_in(slot)
             learner._model = model = await shelf.model(learner._stamp.sha256)
@@ -193,6 +197,7 @@ class Learner:
             outcomes.sort(key=lambda m: (m.closed.close_ms, m.closed.exposure.id, m.closed.bin))
         heads = await self._learn(outcomes)
         put: dict[str, dict[str, bytes]] = {HEADS: heads}
+        self.sight.count(counted)
         if counted:
             at_ms = tick_ms if tick_ms is not None else max(m.tick_ms for m in counted)
             changed = self._count(counted, at_ms)
@@ -207,7 +212,10 @@ class Learner:
             if name in heads and (self._replay or stamp_ms - self._told_ms.get(name, -SNAPSHOT_MS) >= SNAPSHOT_MS)
         }
         put["snapshots"] = fresh
-        await self._commit(put, {"snapshots": self._sent, "changed": [str(self._version + 1 - CHANGED_KEPT)]}, expected, tick_ms)
+        seen, past = self.sight.changes()
+        drop = {"snapshots": self._sent, "changed": [str(self._version + 1 - CHANGED_KEPT)], **past}
+        await self._commit({**put, **seen}, drop, expected, tick_ms)
+        self.sight.committed()
         for name in self._sent:
             self._snapshots.pop(name, None)
         self._snapshots.update(fresh)
@@ -294,13 +302,17 @@ class Learner:
                 if launch not in self._heads:
                     self._heads[launch] = LaunchHead.of(model)
                 head = self._heads[launch]
+                self.sight.hear(launch, rows, model, head)
                 head.learn_many(model, shared, *_arrays(rows), _said(rows))
+                self.sight.learned(launch, model, head)
                 changed[launch] = head.to_bytes()
         if self.q == self._shared_q and self._shared is not None and (shared_rows or self._replay):
             if self._replay:
                 changed[SHARED_BEFORE] = self._shared.to_bytes()
             if shared_rows:
+                self.sight.hear(SHARED, shared_rows, model, self._shared)
                 self._shared.learn_many(heard_since(model, self._since_ms(model)), *_arrays(shared_rows))
+                self.sight.learned(SHARED, model, self._shared)
             changed[SHARED] = self._shared.to_bytes()
         return changed
 
@@ -352,12 +364,14 @@ class Learner:
         return self._replay and isinstance(message, TickDone)
 
     def unsent(self) -> list[Outgoing]:
-        """Return the committed snapshots that are not known to be on Kafka."""
-        return [Outgoing("heads", name.partition(":")[2].encode(), value) for name, value in sorted(self._snapshots.items()) if name not in self._sent]
+        """Return the committed snapshots and alerts that are not known to be on Kafka."""
+        waiting = [(name, value) for name, value in sorted(self._snapshots.items()) if name not in self._sent]
+        return [*(Outgoing("heads", name.partition(":")[2].encode(), value) for name, value in waiting), *self.sight.unsent()]
 
     def mark_sent(self) -> None:
         """Note that all of `unsent` is on Kafka; the next commit trims it."""
         self._sent = sorted(self._snapshots)
+        self.sight.mark_sent()
 
     def launch_figures(self) -> dict[str, tuple[int, int]]:
         """Return {launch: (bins learned, orders among them)}. May be called from another thread."""

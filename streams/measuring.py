@@ -135,6 +135,15 @@ class MeteredStore:
     async def meta(self) -> dict[str, str]:
         return await self._store.meta()
 
+    async def put_beat(self, name: str, value: bytes) -> None:
+        await self._store.put_beat(name, value)
+
+    async def beats(self) -> dict[str, bytes]:
+        return await self._store.beats()
+
+    async def drop_beats(self, names: Sequence[str]) -> None:
+        await self._store.drop_beats(names)
+
     async def put_meta(self, values: Mapping[str, str]) -> None:
         await self._store.put_meta(values)
 

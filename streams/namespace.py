@@ -73,6 +73,8 @@ def rules_of(settings: Settings, artifact: Artifact | None, *, replay: bool, win
         replay=replay,
         partitioner_check=settings.partitioner_check,
         future_ms=settings.future_ms,
+        reacts=settings.drift_actions,
+        explains=settings.explain_scores,
     )
 
 

@@ -62,7 +62,7 @@ async def run(
     lists = Lists(rules.outcome_partitions, heard)
     partitions = [await Partition.load(p, store, rules) for p in range(rules.partitions)]
     learners = [
-        await Learner.load(q, store, model, partitions=rules.partitions, outcome_partitions=rules.outcome_partitions, replay=True)
+        await Learner.load(q, store, model, partitions=rules.partitions, outcome_partitions=rules.outcome_partitions, replay=True, reacts=rules.reacts)
         for q in range(rules.outcome_partitions)
     ]
     for learner in learners:

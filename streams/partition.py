@@ -20,7 +20,8 @@ from features.residents import Residents
 from features.store import Changes, Store, decoded
 from features.vector import SCHEMA_HASH
 from streams.outbox import Outbox
-from streams.records import CATALOGUE, Counted, Outcome, encode_message
+from streams.records import CATALOGUE, Counted, Outcome, Seen, encode_message
+from streams.seen import in_order
 
 TOPICS = 4
 
@@ -42,6 +43,8 @@ class Rules:
     replay: bool = True
     partitioner_check: bool = True
     future_ms: int = 300_000
+    reacts: bool = True
+    explains: bool = False
 
 
 class Totals(msgspec.Struct, array_like=True):
@@ -66,6 +69,7 @@ class Cursor(msgspec.Struct, array_like=True, kw_only=True):
     time_ms: int = 0
     totals: Totals
     counts: Counts = {}  # of the tick that is under way
+    seen: Seen = msgspec.field(default_factory=Seen)  # since the last word to the learner
     schema: str = SCHEMA_HASH  # of the records that were committed with it
 
 
@@ -131,13 +135,14 @@ class Partition:
         self._post(q, key, encode_message(outcome))
 
     def tell_counts(self, tick_ms: int) -> None:
-        """Put what was counted since the last tick into the outbox, for the catalogue's writer at outcome partition 0."""
+        """Put what was counted and seen since the last tick into the outbox, for the catalogue's writer at outcome partition 0."""
         cursor = self.cursor
-        if cursor.counts:
+        if cursor.counts or cursor.seen:
             counts = dict(sorted(cursor.counts.items()))
-            counted = Counted(epoch=cursor.epoch, partition=self.number, number=cursor.numbers[0], tick_ms=tick_ms, counts=counts)
+            seen = in_order(cursor.seen) if cursor.seen else None
+            counted = Counted(epoch=cursor.epoch, partition=self.number, number=cursor.numbers[0], tick_ms=tick_ms, counts=counts, seen=seen)
             self._post(0, CATALOGUE, encode_message(counted))
-            cursor.counts = {}
+            cursor.counts, cursor.seen = {}, Seen()
 
     def _post(self, q: int, key: str, message: bytes) -> None:
         self.outbox.post(q, self.cursor.numbers[q], key.encode(), message)

@@ -25,8 +25,10 @@ from features.hashing import partition_for
 from features.intake import Arrived, rows
 from features.store import Store
 from streams.knowledge import Belief, Knowledge
+from streams.ledger_record import explanation
 from streams.partition import Partition, line_key
-from streams.records import REASON_HEADER, SHARED, Entry, Launch, Outgoing, Received, Score, TickDone, encode_json, encode_message
+from streams.records import REASON_HEADER, SHARED, Entry, Explanation, Launch, Outgoing, Received, Score, TickDone, encode_json, encode_message
+from streams.seen import see_events, see_refused
 
 _NONE: Sequence[Any] = ()
 MAX_REJECTED = {"key": 100_000, "value": 1_900_000}  # bytes; the topic `rejected` takes 2 MiB in all
@@ -108,8 +110,10 @@ def take_in(partition: Partition, records: Sequence[Received], earliest_ms: int 
             arrived.append(event)
         elif why is not None:
             partition.cursor.totals.rejected += 1
+            see_refused(partition.cursor.seen, record, why, partition.number)
             worked.rejected.append(_rejected(partition, record, why))
     partition.cursor.totals.read += len(records)
+    partition.cursor.seen.read += len(records)
     if rules.replay:
         arrived.sort(key=Arrived.order)
     return arrived
@@ -165,11 +169,16 @@ async def _apply(partition: Partition, arrived: list[Arrived], knowledge: Knowle
     partition.cursor.totals.duplicate += len(events) - len(fresh)
 
     # What we believe, and what follows from it: exposures that open, marks on open ones, scores.
-    beliefs = _believe(knowledge, x, launched)
+    members = _members(launched)
+    beliefs = _believe(knowledge, x, members, launched)
+    see_events(partition.cursor.seen, kinds, fate, {name: _foretold(of, beliefs) for name, of in members.items()})
     touching = fresh[(kinds[fresh] >= CLICK) | np.logical_or.reduceat(opens, starts[:-1])[fresh]]
     opened = _follow(partition, arrived, knowledge, launched, beliefs, x, opens[: starts[-1]].tolist(), starts.tolist(), touching.tolist())
     if scoring and knowledge.trunk:
-        worked.scores += [_score(arrived[i], launched.get(i, _NONE), beliefs[i], opened.get(i, _NONE), knowledge.trunk) for i in fresh.tolist()]
+        explained = _explained(partition, knowledge, events, launched, x)
+        worked.scores += [
+            _score(arrived[i], launched.get(i, _NONE), beliefs[i], opened.get(i, _NONE), explained.get(i, _NONE), knowledge.trunk) for i in fresh.tolist()
+        ]
 
 
 def _line_records(events: Sequence[Event], launched: Mapping[int, list[Launch]]) -> tuple[list[str], NDArray[np.int64]]:
@@ -188,19 +197,33 @@ def _line_records(events: Sequence[Event], launched: Mapping[int, list[Launch]])
     return names, np.array(starts, np.int64)
 
 
-def _believe(knowledge: Knowledge, x: NDArray[np.float32], launched: Mapping[int, list[Launch]]) -> list[list[Belief]]:
+def _members(launched: Mapping[int, list[Launch]]) -> dict[str, list[tuple[int, int]]]:
+    """Return of each launch its events in the batch, and at which place among theirs the launch is."""
+    members: dict[str, list[tuple[int, int]]] = {}
+    for i, there in launched.items():
+        for place, launch in enumerate(there):
+            members.setdefault(launch.id, []).append((i, place))
+    return members
+
+
+def _foretold(of_launch: Sequence[tuple[int, int]], beliefs: Sequence[Sequence[Belief]]) -> tuple[list[int], NDArray[np.float64] | None]:
+    """Return a launch's events in the batch, and headstart's probability of each, if anything is believed at all."""
+    rows = [i for i, _ in of_launch]
+    return rows, np.array([beliefs[i][place][1] for i, place in of_launch]) if beliefs[rows[0]][of_launch[0][1]] else None
+
+
+def _believe(
+    knowledge: Knowledge, x: NDArray[np.float32], members: Mapping[str, Sequence[tuple[int, int]]], launched: Mapping[int, list[Launch]]
+) -> list[list[Belief]]:  # fmt: skip
     """Return for each event what is believed of it in each of its launches, or in its line if it belongs to none."""
     if knowledge.model is None:
         return [[()] * len(launched.get(i, _NONE)) or [()] for i in range(len(x))]
-    maps = knowledge.maps(x)
-    beliefs: list[list[Belief]] = [[(p, p)] for p in knowledge.of_lines(maps)]
-    members: dict[str, list[tuple[int, int]]] = {}
+    view = knowledge.view(x, launches=bool(launched))
+    beliefs: list[list[Belief]] = [[(p, p)] for p in knowledge.of_lines(view)]
     for i, there in launched.items():
         beliefs[i] = [()] * len(there)
-        for place, launch in enumerate(there):
-            members.setdefault(launch.id, []).append((i, place))
     for name, of_events in members.items():
-        told = knowledge.of_launch(name, maps.rows([i for i, _ in of_events]))
+        told = knowledge.of_launch(name, view, [i for i, _ in of_events])
         for (i, place), belief in zip(of_events, told, strict=True):
             beliefs[i][place] = belief
     return beliefs
@@ -251,18 +274,32 @@ def _expose(partition: Partition, a: Arrived, domain: str, x: NDArray[np.float32
     return name
 
 
-def _score(a: Arrived, launched: Sequence[Launch], beliefs: Sequence[Belief], opened: Sequence[str | None], trunk: str) -> Outgoing:
+def _explained(
+    partition: Partition, knowledge: Knowledge, events: Sequence[Event], launched: Mapping[int, list[Launch]], x: NDArray[np.float32]
+) -> dict[int, list[Explanation]]:  # fmt: skip
+    """Return the ledgers of the events that ask for one, where the settings allow it: for each of its launches, or for its line."""
+    asking = [i for i, event in enumerate(events) if event.explain] if partition.rules.explains else []
+    return {i: [explanation(knowledge, launch, x[i]) for launch in launched.get(i, [None])] for i in asking}
+
+
+def _score(
+    a: Arrived, launched: Sequence[Launch], beliefs: Sequence[Belief], opened: Sequence[str | None], explained: Sequence[Explanation], trunk: str
+) -> Outgoing:  # fmt: skip
     """Return the score record of an event: an entry for each of its launches, or one for its line."""
     event = a.event
     if not launched:
         ((score, probability),) = beliefs
-        exposure = opened[0] if opened else None
-        entries = [Entry(launch_id=None, line=event.line, exposure_id=exposure, arm=None, score=score, probability=probability)]
+        exposure, why = opened[0] if opened else None, explained[0] if explained else None
+        entries = [Entry(launch_id=None, line=event.line, exposure_id=exposure, arm=None, score=score, probability=probability, explanation=why)]
     else:
+        none = [None] * len(launched)
         entries = [
-            Entry(launch_id=launch.id, line=event.line, exposure_id=exposure, arm=launch.arm(event.user_id), score=belief[0], probability=belief[1])
-            for launch, belief, exposure in zip(launched, beliefs, opened or [None] * len(launched), strict=True)
-        ]
+            Entry(
+                launch_id=launch.id, line=event.line, exposure_id=exposure, arm=launch.arm(event.user_id), score=belief[0], probability=belief[1],
+                explanation=why,
+            )
+            for launch, belief, exposure, why in zip(launched, beliefs, opened or none, explained or none, strict=True)
+        ]  # fmt: skip
     told = Score(
         score_id=f"{event.user_id}:{event.event_id}", user_id=event.user_id, event_id=event.event_id, kind=KINDS[a.kind],
         product_id=event.product_id, ts=a.ts_ms, entries=entries, trunk=trunk,

@@ -56,7 +56,24 @@ class Outgoing(msgspec.Struct, frozen=True, gc=False):
     partition: int | None = None
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class Explanation(msgspec.Struct, frozen=True, kw_only=True):
+    """The transfer ledger of one probability, in logits: `parts` sum to `logit`, and so do `start`, `features`, `others` and `residual`."""
+
+    logit: float
+    parts: Annotated[
+        dict[str, float],
+        Meta(description="s0: old lines when training ended; fresh: what they have taught since; level: this product's own; mixed: other ways of transfer"),
+    ]
+    heads: Annotated[dict[str, float], Meta(description="the part of each of the old lines' heads in s0 and fresh together")]
+    sd: Annotated[float, Meta(description="standard deviation of the logit")]
+    experts: Annotated[dict[str, list[float]], Meta(description="of each way of transfer: weight, probability, part of `mixed`")]
+    start: Annotated[float, Meta(description="the logit of the mean shopper of the old lines")]
+    features: Annotated[dict[str, float], Meta(description="the ten features that moved it most, by integrated gradients")]
+    others: float
+    residual: float
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What is believed of one event in one launch (or, `launch_id` null, in its line)."""
 
     launch_id: str | None
@@ -65,6 +82,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     arm: Annotated[str | None, Meta(description="treated or holdout; a holdout user must not be targeted")]
     score: Annotated[float, Meta(description="to rank users by; does not move while the launch's level is learned", ge=0, le=1)]
     probability: Annotated[float, Meta(description="chance of an order within the attribution window, to price and to count", ge=0, le=1)]
+    explanation: Annotated[Explanation | None, Meta(description="where the event asked for it")] = None
 
 
 class Score(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -90,6 +108,32 @@ class Outcome(msgspec.Struct, array_like=True, tag="outcome", frozen=True, kw_on
     closed: Closed
 
 
+class Example(msgspec.Struct, array_like=True, frozen=True):
+    """A refused record: where it lay, why it was refused, and how it began."""
+
+    reason: str
+    detail: str
+    topic: str
+    partition: int
+    offset: int
+    began: str
+
+
+class Seen(msgspec.Struct, array_like=True):
+    """What a partition has seen since its last word (`streams.seen`).
+
+    `domains`: {launch, or SHARED for events of none: events by kind, and Σ probability in millionths}; `read`: records; `refused`: {reason: records}.
+    """
+
+    domains: dict[str, list[int]] = {}
+    read: int = 0
+    refused: dict[str, int] = {}
+    examples: list[Example] = []
+
+    def __bool__(self) -> bool:
+        return self.read > 0
+
+
 class Counted(msgspec.Struct, array_like=True, tag="counted", frozen=True, kw_only=True):
     """What one partition counted in a tick, for the catalogue."""
 
@@ -98,6 +142,7 @@ class Counted(msgspec.Struct, array_like=True, tag="counted", frozen=True, kw_on
     number: int
     tick_ms: int
     counts: Counts
+    seen: Seen | None = None
 
 
 class TickDone(msgspec.Struct, array_like=True, tag="done", frozen=True, kw_only=True):

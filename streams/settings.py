@@ -111,6 +111,10 @@ class Settings:
         int, About("records that were read and wait to be worked, over all partitions of a worker, at most about so much", whole(16), "MB")
     ] = 256  # fmt: skip
     lru_users: Annotated[int, About("users whose states a worker keeps in memory", whole(1), "users")] = 200_000
+    drift_actions: Annotated[bool, About("let a drift alarm reset a launch's level in part and restart one expert; alerts come all the same", switch)] = True
+    explain_scores: Annotated[
+        bool, About("give the transfer ledger on the score record to events with explain: true; each takes tens of milliseconds", switch)
+    ] = False
     alive_file: Annotated[str, About("file that a worker touches while it gets on, for health checks; none if empty", anything)] = ""
     http_address: Annotated[
         str, About("where a worker serves /metrics, /live and /ready, HOST:PORT or PORT (of loopback; 0: any free one); nowhere if empty", address)
@@ -121,6 +125,10 @@ class Settings:
     http_token: Annotated[str, About("bearer token that every HTTP endpoint asks for", verbatim, secret=True)] = ""
     http_user: Annotated[str, About("user that every HTTP endpoint asks for, with http_password", anything)] = ""
     http_password: Annotated[str, About("its password", verbatim, secret=True)] = ""
+    dashboard_host: Annotated[str, About("address on which `headstart dashboard` listens; other than loopback it needs a token or a password", anything)] = (
+        "127.0.0.1"
+    )
+    dashboard_port: Annotated[int, About("port of the dashboard; 0 takes a free one", whole(0, 65_535))] = 8765
     log_level: Annotated[str, About("least level that is logged", one_of("DEBUG", "INFO", "WARNING", "ERROR"))] = "INFO"
     came_from: Mapping[str, str] = field(default_factory=dict, compare=False)
 

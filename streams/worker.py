@@ -17,6 +17,7 @@ from features.errors import DependencyDown, HeadstartError, InputError
 from features.events import KINDS
 from features.store import Store
 from models.model import Model
+from streams.beats import Pulse
 from streams.desk import HELD_BYTES, Desk
 from streams.gate import End
 from streams.knowledge import Knowledge, outcome_slot
@@ -77,6 +78,7 @@ class Worker:
         self._broker_said_ms = 0
         self._heard_s = time.monotonic()
         self.lost_records = 0
+        self._pulse = Pulse(store, clock_ms=clock_ms)
 
     # Where to read: asked by the transport.
 
@@ -155,6 +157,7 @@ class Worker:
                 else:
                     await asyncio.sleep(self._tick_ms / 1000)
                 await self._refresh()
+                await self._pulse.beat(list(self.desks.values()), sorted(self.learners), self.ends, trunk=self.knowledge.trunk, lost=self.lost_records)
                 if time.monotonic() >= look_s:
                     look_s = time.monotonic() + LOOK_S
                     self._listen_to_broker()
@@ -239,7 +242,7 @@ class Worker:
     async def _load_learner(self, q: int) -> Learner:
         return await Learner.load(
             q, self._store, self._model, partitions=self._rules.partitions, outcome_partitions=self._rules.outcome_partitions, replay=self._rules.replay,
-            shelf=self._shelf,
+            shelf=self._shelf, reacts=self._rules.reacts,
         )  # fmt: skip
 
     # What the desks ask for.

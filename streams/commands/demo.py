@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import tempfile
+import threading
 import time
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +19,7 @@ from models.checkpoint import Artifact, save
 from models.metrics import figures
 from streams import namespace
 from streams.commands.options import Json, Steps, print_figures, progress_bar, without_nan, write_json
+from streams.dashboard.child import DashboardServer
 from streams.embedded import EmbeddedStack
 from streams.evaluation import Figures, Judged, as_launch
 from streams.replay import read_topic, replay_log, replay_settings
@@ -34,6 +37,8 @@ def demo(
     seed: Annotated[int, typer.Option("--seed", help="Another seed is another shop.")] = 2,
     workers: Annotated[int, typer.Option("--workers", help="Worker processes.")] = 1,
     partitions: Annotated[int, typer.Option("--partitions", help="Partitions of the event topics.")] = 4,
+    dashboard: Annotated[bool, typer.Option(help="Start the dashboard too, while the stream runs.")] = True,
+    stay: Annotated[bool, typer.Option("--stay", help="Leave the dashboard on at the end, until Ctrl-C.")] = False,
     folder: Annotated[Path | None, typer.Option("--dir", metavar="FOLDER", help="Keep trunk and logs here (default: a temporary folder).")] = None,
     json: Json = None,
 ) -> None:
@@ -51,7 +56,7 @@ def demo(
     launch_ms = shop.start_ms + round(shop.launch_day * DAY_MS)
     old = shop.lines - 1
     say(f"   {made.log.num_rows} events of {users} shoppers in {shop.days:g} days; {old} old lines, and line {shop.launch_line!r} from day {shop.launch_day:g}")
-    with tempfile.TemporaryDirectory(prefix="headstart-") as temporary, EmbeddedStack() as stack, progress_bar() as bar:
+    with tempfile.TemporaryDirectory(prefix="headstart-") as temporary, EmbeddedStack() as stack, ExitStack() as held, progress_bar() as bar:
         keep = folder or Path(temporary)
         settings = with_changes(
             load_settings(), broker=stack.broker, redis=stack.redis_url, session_timeout_s=SESSION_S, replay_tick_ms=TICK_MS,
@@ -65,8 +70,15 @@ def demo(
             f"3  Line {shop.launch_line!r} is launched; its stream goes through Kafka ({stack.broker}) and Valkey ({stack.redis_url}), both embedded, memory only"
         )
         settings = replay_settings(settings, "demo")
+        if dashboard or stay:
+            say(f"   The dashboard: {held.enter_context(DashboardServer(settings)).url}")
         judged = _stream(settings, made, artifact, shop, launch_ms, keep, workers, bar)
         scores = sum(1 for _ in read_topic(settings, "scores"))
+        if stay:
+            bar.stop()
+            say("The stream is at its end, and the dashboard stays on: Ctrl-C ends it, and shows how good the predictions were.")
+            with suppress(KeyboardInterrupt):
+                threading.Event().wait()
     results = {shop.launch_line: with_oracle(judged, made, shop)}
     say(f"4  {scores} scores were published, and {len(judged.of(shop.launch_line))} exposures of the launch became final. How good were the predictions?\n")
     print_figures(results, title=f"SYNTHETIC shop, seed {seed}: the launch's first {shop.days - shop.launch_day:g} days")

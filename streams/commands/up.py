@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import signal
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -12,8 +13,9 @@ import typer
 
 from features.errors import DependencyDown, InputError
 from streams.commands.options import Config, Set
+from streams.dashboard.child import DashboardServer
 from streams.embedded import EmbeddedStack
-from streams.settings import load_settings
+from streams.settings import load_settings, with_changes
 from streams.topics import create_topics
 
 CHECK_S = 0.5
@@ -24,10 +26,11 @@ def up(
         Path | None, typer.Option("--dir", metavar="FOLDER", help="Keep the servers' logs here (default: a temporary folder, removed at the end).")
     ] = None,
     partitions: Annotated[int | None, typer.Option("--partitions", help="Partitions of the event topics (default: 12).")] = None,
+    dashboard: Annotated[bool, typer.Option(help="Start the dashboard too.")] = True,
     config: Config = None,
     assignments: Set = None,
 ) -> None:
-    """Start an embedded Kafka broker and Valkey, create the topics, and run until Ctrl-C.
+    """Start an embedded Kafka broker and Valkey, create the topics, start the dashboard, and run until Ctrl-C.
 
     Both keep everything in memory and need nothing installed: they are for trying out and for tests, and what they hold is gone when they
     stop. Two variables that this command prints tell the other commands where they are.
@@ -38,7 +41,7 @@ def up(
         raise InputError(f"--dir {dir} is not a folder")
     before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with EmbeddedStack(dir) as stack:
+        with EmbeddedStack(dir) as stack, ExitStack() as held:
             create_topics(
                 stack.broker,
                 prefix=settings.topic_prefix,
@@ -46,9 +49,12 @@ def up(
                 partitions=settings.partitions,
                 outcome_partitions=settings.outcome_partitions,
             )
-            typer.echo(_welcome(stack, settings.partitions))
+            seen = with_changes(settings, broker=stack.broker, redis=stack.redis_url)
+            board = held.enter_context(DashboardServer(seen, dir / "dashboard" if dir is not None else None)) if dashboard else None
+            typer.echo(_welcome(stack, settings.partitions, board.url if board is not None else "(not started)"))
+            servers = [stack.kafka, stack.valkey, *([board] if board is not None else [])]
             while not stop.wait(CHECK_S):
-                for server in (stack.kafka, stack.valkey):
+                for server in servers:
                     if not server.alive:
                         raise DependencyDown(f"{server.name} has ended by itself; start again with `headstart up`, everything in memory is lost")
         typer.echo("stopped; what they held is gone")
@@ -62,10 +68,11 @@ def _days_ago(days: int) -> str:
     return (dt.datetime.now(dt.UTC) - dt.timedelta(days=days)).date().isoformat()
 
 
-def _welcome(stack: EmbeddedStack, partitions: int) -> str:
+def _welcome(stack: EmbeddedStack, partitions: int, dashboard: str) -> str:
     return f"""\
 Kafka broker  {stack.broker}   (Tansu, embedded; {partitions} partitions for each event topic)
 Redis         {stack.redis_url}   (Valkey, embedded)
+Dashboard     {dashboard}
 
 Memory only, for trying out: when this ends, all events, scores and states are gone.
 

@@ -15,11 +15,12 @@ from rich.table import Table
 
 from features.errors import InputError
 from models.intervals import Interval
-from models.uplift import SAMPLE_RATIO_ALPHA, TOP, Arm, Uplift, analyse
+from models.uplift import TOP, Arm, Uplift, analyse
 from streams.commands.options import Broker, Config, Json, Namespace, Redis, Set, progress_bar, write_json
 from streams.settings import load_settings
 from streams.uplift import Gathered, find_launch, from_file, from_topic
 from streams.uplift_plot import write_plot
+from streams.uplift_words import conclusion, percent_of, signed, warnings
 
 
 def uplift(
@@ -88,49 +89,6 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def conclusion(judged: Uplift) -> str:
-    """Return what a marketer should conclude, in a sentence or two."""
-    if judged.verdict == "too few":
-        lacking = [name for name, arm in (("treated", judged.treated), ("holdout", judged.holdout)) if not arm.users]
-        why = f"no {' and no '.join(lacking)} user has a final exposure" if lacking else "nobody has ordered"
-        return f"Too few users to tell anything yet: {why}."
-    low, high = judged.lift.low, judged.lift.high
-    if judged.verdict == "not comparable":
-        return "No conclusion: the arms' sizes do not fit, so the arms may not be comparable."
-    if judged.verdict == "undecided":
-        if math.isinf(high):
-            return "So far no difference can be told: there are too few orders to say how large the lift may be."
-        return f"So far no difference can be told: the campaign may change orders by anything from {_signed(low)} to {_signed(high)}."
-    if judged.verdict == "lowers":
-        return f"The campaign lowers orders by {_percent(-high)} to {_percent(-low)}."
-    if math.isinf(high):
-        return f"The campaign lifts orders by at least {_percent(low)}."
-    return f"The campaign lifts orders by {_percent(low)} to {_percent(high)}."
-
-
-def warnings(judged: Uplift, found: Gathered) -> list[str]:
-    """Return what makes the figures doubtful, a sentence each."""
-    return list(_warnings(judged, found))
-
-
-def _warnings(judged: Uplift, found: Gathered) -> Iterator[str]:
-    ratio = judged.sample_ratio
-    if not ratio.fits:
-        yield (
-            f"The arms' sizes do not fit: {_percent(ratio.observed)} of the users are held out, {_percent(ratio.expected)} should be "
-            f"(p {ratio.p_value:.1g}, limit {SAMPLE_RATIO_ALPHA}). Do not trust this comparison before you know why. Are users missing from one arm? Then no "
-            "figure holds. Does the campaign bring people to the shop? Then the lift per assigned user holds, and the other figures do not."
-        )
-    if not judged.scores_balanced:
-        yield (
-            "The arms' scores differ already at the first exposure: the campaign may have reached users before it, or the arms are not alike. "
-            "Do not use the figure with CUPED."
-        )
-    if found.repeated:
-        yield f"{found.repeated} exposures came more than once; each counts once."
-    yield from (note[0].upper() + note[1:] + "." for note in found.notes)
-
-
 def _show(launch: str, judged: Uplift, found: Gathered) -> None:
     console = Console(width=120, highlight=False, markup=False)
     console.print(f"{launch}: {conclusion(judged)}", style="bold", soft_wrap=True)
@@ -147,44 +105,33 @@ def _show(launch: str, judged: Uplift, found: Gathered) -> None:
 
 
 def _row(name: str, arm: Arm) -> tuple[str, ...]:
-    return name, str(arm.users), str(arm.converted), _percent(arm.rate, 2), _percent(arm.predicted, 2), str(arm.exposures), str(arm.conversions)
+    return name, str(arm.users), str(arm.converted), percent_of(arm.rate, 2), percent_of(arm.predicted, 2), str(arm.exposures), str(arm.conversions)
 
 
 def _figures(judged: Uplift) -> Iterator[tuple[str, str]]:
     sure, ratio, each = f"{100 * (1 - judged.alpha):g} % at all times", judged.sample_ratio, judged.per_exposure
-    yield "lift", f"{_signed(judged.lift.value)}, {_between(judged.lift, _signed)} ({sure}; orders per assigned user, exact)"
+    yield "lift", f"{signed(judged.lift.value)}, {_between(judged.lift, signed)} ({sure}; orders per assigned user, exact)"
     settled = "settled" if judged.e_value >= 1 / judged.alpha else "open"
     yield "evidence", f"e-value {judged.e_value:.3g} ({settled}; {1 / judged.alpha:.0f} settles it), p {judged.p_value:.2g}, valid however often you look"
     yield "difference", f"{_points(judged.difference.value)} orders per 100 users, {_between(judged.difference, _points)} ({sure}; for large numbers)"
     if not math.isnan(judged.variance_reduction):
-        text = f"{_points(judged.adjusted.value)}, {_between(judged.adjusted, _points)}; the score at the first exposure explains {_percent(judged.variance_reduction)}"
+        text = f"{_points(judged.adjusted.value)}, {_between(judged.adjusted, _points)}; the score at the first exposure explains {percent_of(judged.variance_reduction)}"
         yield "… with CUPED", f"{text} of the variance"
     fits = "fits" if ratio.fits else "DOES NOT FIT"
     yield (
         "sample ratio",
-        f"{_percent(ratio.observed, 2)} held out, {_percent(ratio.expected, 2)} intended: {fits} (p {ratio.p_value:.2g}, valid however often you look)",
+        f"{percent_of(ratio.observed, 2)} held out, {percent_of(ratio.expected, 2)} intended: {fits} (p {ratio.p_value:.2g}, valid however often you look)",
     )
     yield "per exposure", f"{_points(each.difference)} orders per 100 exposures, ± {_points(each.se, sign='')} (standard error by users; for one look)"
     best = judged.targeted
     if best is not None:
-        untreated, treated = (f"{_percent(rate.value)} ({_between(rate, _percent)})" for rate in (best.untreated, best.treated))
+        untreated, treated = (f"{percent_of(rate.value)} ({_between(rate, percent_of)})" for rate in (best.untreated, best.treated))
         text = f"of {best.users} users {untreated} convert untreated, {treated} treated (95 %, for one look; {best.holdout_users} of them held out)"
-        yield f"top {_percent(best.share)} by score", text
+        yield f"top {percent_of(best.share)} by score", text
 
 
 def _between(interval: Interval, form: Any) -> str:
     return "–" if math.isnan(interval.low) else f"{form(interval.low)} to {form(interval.high)}"
-
-
-def _percent(value: float, digits: int | None = None) -> str:
-    if not math.isfinite(value):
-        return "–" if math.isnan(value) else "any size"
-    least = 1 if abs(value) < 0.0995 else 0
-    return f"{100 * value:.{least if digits is None else digits}f} %"
-
-
-def _signed(value: float) -> str:
-    return _percent(value) if not math.isfinite(value) else ("+" if value >= 0 else "−") + _percent(abs(value))
 
 
 def _points(value: float, sign: str = "+") -> str:

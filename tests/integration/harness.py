@@ -32,7 +32,7 @@ from streams.replay import prepare, publish, read_topic, replay_settings, start_
 from streams.settings import Settings, with_changes
 from streams.ticks import Tick
 from streams.topics import broker_names, create_topics
-from tests.integration.worlds import LIVE_WINDOW_MS, TICK_MS, Left, World, in_fixed_order
+from tests.integration.worlds import LIVE_WINDOW_MS, SEEN, TICK_MS, Left, World, in_fixed_order
 
 FEW = {"partitions": 1, "outcome_partitions": 1, "session_timeout_s": 6, "dependency_timeout_s": 30, "log_level": "WARNING"}
 PATIENCE_S = 60.0  # without any progress; a shared machine may be slow
@@ -276,6 +276,8 @@ class Replay(Job):
                 _, _, name = raw.decode().removeprefix(prefix).partition(":")
                 if name.startswith(("u:", "ul:")):
                     left.records[name] = store.get(raw)
+                elif name in SEEN:
+                    left.seen.update({f"{name} {key.decode()}": value for key, value in store.hgetall(raw).items()})
                 elif name in ("pending", "heads", "catalogue"):
                     getattr(left, name).update({key.decode(): value for key, value in store.hgetall(raw).items()})
         for cursor in self.cursors().partitions.values():

@@ -60,7 +60,7 @@ def test_the_comparison_sees_one_changed_event(world: World, evaluated: Left) ->
     place = next(i for i, (kind, _, _) in enumerate(ticks[20].records) if kind == 1)
     ticks[20] = dataclasses.replace(ticks[20], records=(*ticks[20].records[:place], *ticks[20].records[place + 1 :]))
     told = {line.partition(":")[0] for line in differences(evaluated, in_process(world, ticks))}
-    assert {"scores", "outcomes", "snapshots", "records", "heads", "catalogue", "totals"} <= told
+    assert {"scores", "outcomes", "snapshots", "records", "heads", "catalogue", "seen", "totals"} <= told
 
 
 def test_a_tick_that_is_too_large_ends_the_replay_with_the_remedy(world: World, broker: str, redis_url: str, tmp_path: Path) -> None:

@@ -34,6 +34,8 @@ TICK_MS = 3_600_000
 WINDOW_S = 21_600.0
 DAY_MS = 86_400_000
 LIVE_WINDOW_MS = 4_000
+SEEN = ("rows", "blocks", "watches", "traffic", "alerts")
+"""Of `streams.sight`; examples of refused records are not among them: which are kept depends on the order in which partitions tell."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,7 @@ class Left:
     pending: dict[str, bytes] = field(default_factory=dict)
     heads: dict[str, bytes] = field(default_factory=dict)
     catalogue: dict[str, bytes] = field(default_factory=dict)
+    seen: dict[str, bytes] = field(default_factory=dict)  # rolling figures, detectors and alerts
     totals: Counter[str] = field(default_factory=Counter)
 
     def hear(self, judged: Judged, facts: Iterable[Outcome], window_ms: int) -> None:
@@ -176,6 +179,8 @@ def in_process(world: World, ticks: Iterable[Tick], *, partitions: int = 1, outc
             left.pending.update(held)
         elif slot not in slots and name in ("heads", "catalogue"):
             getattr(left, name).update(held)
+        elif slot not in slots and name in SEEN:
+            left.seen.update({f"{name} {key}": value for key, value in held.items()})
         elif name == "snapshots":
             left.snapshots.update({key.partition(":")[2] + key.partition(":")[0]: value for key, value in held.items()})
     for slot in slots:
@@ -185,7 +190,7 @@ def in_process(world: World, ticks: Iterable[Tick], *, partitions: int = 1, outc
 
 def in_fixed_order(left: Left) -> Left:
     """Sort every part by its keys, so that two results can be compared as text."""
-    for name in ("scores", "rejected", "snapshots", "records", "pending", "heads", "catalogue", "totals"):
+    for name in ("scores", "rejected", "snapshots", "records", "pending", "heads", "catalogue", "seen", "totals"):
         held = getattr(left, name)
         setattr(left, name, type(held)(dict(sorted(held.items(), key=repr))))
     return left

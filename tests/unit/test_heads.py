@@ -7,7 +7,7 @@ import pytest
 
 from features.errors import Mismatch
 from models.checkpoint import Artifact
-from models.launch_head import MODELS, LaunchHead
+from models.launch_head import MODELS, LaunchHead, view_of
 from models.metrics import figures
 from models.model import HEADS, Model, probability_of_source
 from models.pretrain import PretrainSettings, pretrain
@@ -54,6 +54,21 @@ def test_a_row_has_the_same_bits_in_every_batch(model: Model) -> None:
         assert np.concatenate([predict(rows.x[i : i + size]) for i in range(0, len(rows), size)]).tobytes() == whole.tobytes()
     order = np.random.default_rng(0).permutation(len(rows))
     assert predict(rows.x[order]).tobytes() == whole[order].tobytes()
+
+
+def test_the_kernel_says_what_the_experts_say(model: Model) -> None:
+    """Before and after it has learned, and for rows in any order: each expert's own prediction, and the mixture's sum of them, to the bit."""
+    rows = make_rows(300, seed=8)
+    launch, shared = LaunchHead.of(model), SharedHeads.of(model)
+    x, *facts = outcomes(model, make_rows(200, seed=9))
+    for learned in range(2):
+        view = view_of(model, shared, model.maps(rows.x))
+        own = [expert.predict(model.priors, view) for expert in launch.experts]
+        mixed = [launch.mixture.combine(np.stack([getattr(p, part) for p in own], axis=1)) for part in ("score", "probability")]
+        wanted = np.stack([*mixed, *(a for p in own for a in p)], axis=1)
+        some = np.random.default_rng(learned).permutation(len(rows))[:100]
+        assert launch.score(model, view, some).tobytes() == wanted[some].tobytes()
+        launch.learn_many(model, shared, x, *facts)
 
 
 def test_many_is_repeated_one_to_the_bit(model: Model) -> None:

@@ -23,11 +23,11 @@ from features.exposures import Closed, Exposure
 from models.uplift import Matured, Moments, Uplift, analyse, difference, lift_of
 from streams import cli
 from streams import uplift as source
-from streams.commands.uplift import conclusion, warnings
 from streams.records import Launch, Outcome, encode_message
 from streams.settings import Settings
 from streams.uplift import Gathered, Row, from_file, gathered
 from streams.uplift_plot import write_plot
+from streams.uplift_words import conclusion, warnings
 
 HOUR_MS = 3_600_000
 

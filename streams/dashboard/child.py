@@ -1,0 +1,41 @@
+"""The dashboard beside `headstart up` and `headstart demo`: a process of its own that ends with them."""
+
+from __future__ import annotations
+
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+
+from streams.embedded import HOST, EmbeddedServer
+from streams.settings import Settings, as_environment, with_changes
+
+
+class DashboardServer(EmbeddedServer):
+    """`headstart dashboard` on a free port of this machine, for the settings' namespace."""
+
+    name = "Dashboard"
+
+    def __init__(self, settings: Settings, folder: Path | None = None) -> None:
+        super().__init__(folder)
+        self._token = settings.http_token
+        self.environment: Mapping[str, str] = as_environment(with_changes(settings, dashboard_host=HOST))
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return f"http://{self.address}/"
+
+    def command(self) -> list[str]:
+        """`headstart dashboard` on `self.port`."""
+        return [sys.executable, "-m", "streams.cli", "dashboard", "--host", HOST, "--port", str(self.port)]
+
+    def answers(self, timeout_s: float) -> bool:
+        """Whether our own process serves on the port."""
+        request = urllib.request.Request(self.url + "healthz", headers={"Authorization": f"Bearer {self._token}"} if self._token else {})
+        try:  # the address is our own
+            with urllib.request.urlopen(request, timeout=timeout_s) as answer:  # nosec B310
+                return bool(answer.read().split()[1:] == [str(self.pid).encode()])
+        except urllib.error.HTTPError:
+            return True  # it wants a password, as it was told to

@@ -1,0 +1,97 @@
+"""Uplift for the dashboard: a launch's final exposures, read from the topic `outcomes` in the background, and judged again when more have come."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from dataclasses import dataclass, field
+from typing import Final
+
+from features.errors import HeadstartError
+from models.uplift import Uplift, analyse
+from streams.panels import Panel, Table, axes, band, line, number, percent, whole
+from streams.records import Launch
+from streams.settings import Settings
+from streams.uplift import from_topic
+from streams.uplift_words import conclusion, warnings
+
+AGAIN_S: Final = 20.0
+TIMEOUT_S: Final = 600.0
+EXPLAINS: Final = (
+    "Some shoppers are held out by a draw, and must not be targeted. If more of the others order, the campaign sells more. The interval and the evidence stay valid however often you look: "
+    "you may stop as soon as 0 is outside. Only exposures whose window is over count; users are compared, not exposures. The sample-ratio check tells if the draw was disturbed."
+)
+
+
+@dataclass
+class _Known:
+    judged: Uplift | None = None
+    warns: list[str] = field(default_factory=list)
+    says: str = ""
+    progress: str = ""
+    as_of_s: float = -math.inf
+    task: asyncio.Task[None] | None = None
+
+
+class UpliftReader:
+    """Keeps the latest judgement of each launch that somebody looks at; reading goes on in a thread, one launch at a time."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._known: dict[str, _Known] = {}
+        self._one = asyncio.Lock()
+
+    async def panel(self, launch: Launch) -> Panel:
+        """Return the launch's panel as of what is known; starts to read if that is old."""
+        if not launch.holdout:
+            return _panel(
+                None,
+                "This launch holds nobody out, so there is nothing to compare with: a launch gets its holdout with `headstart launch add --holdout`.",
+                [],
+                "",
+            )
+        known = self._known.setdefault(launch.id, _Known())
+        if (known.task is None or known.task.done()) and time.monotonic() - known.as_of_s >= AGAIN_S:
+            known.task = asyncio.create_task(self._read(launch, known))
+        return _panel(known.judged, known.progress or "Reading the outcomes.", known.warns, known.says)
+
+    async def _read(self, launch: Launch, known: _Known) -> None:
+        def progress(read: int, of: int) -> None:
+            known.progress = f"Reading the outcomes: {whole(read)} of {whole(of)}."
+
+        async with self._one:
+            try:
+                found = await asyncio.to_thread(from_topic, self._settings, launch, timeout_s=TIMEOUT_S, progress=progress)
+                judged = await asyncio.to_thread(analyse, found.matured, holdout=launch.holdout)
+                known.judged, known.says, known.warns = judged, conclusion(judged), warnings(judged, found)
+            except (HeadstartError, ValueError) as error:
+                known.progress = f"Not known: {error}."
+            known.as_of_s = time.monotonic()
+
+    async def close(self) -> None:
+        """Wait for what is being read."""
+        for known in self._known.values():
+            if known.task is not None:
+                known.task.cancel()
+
+
+def _panel(judged: Uplift | None, empty: str, warns: list[str], says: str) -> Panel:
+    title = "Does the campaign sell more?"
+    if judged is None or judged.verdict == "too few":
+        return Panel("uplift", title, "", EXPLAINS, Table(["arm", "users", "that ordered", "share", "exposures"], []), empty=says or empty)
+    rows = [[name, arm.users, arm.converted, arm.rate, arm.exposures] for name, arm in (("treated", judged.treated), ("held out", judged.holdout))]
+    path = judged.path
+    limit = min(2.0, max(0.1, 2.0 * max((abs(v) for v in (judged.lift.low, judged.lift.high) if math.isfinite(v)), default=1.0)))
+    return Panel(
+        "uplift", title, " ".join([says, *warns]), EXPLAINS, Table(["arm", "users", "that ordered", "share", "exposures"], rows),
+        state="warn" if judged.verdict == "not comparable" or warns else "good" if judged.verdict == "lifts" else "bad" if judged.verdict == "lowers" else "none",
+        data=[
+            *band(path.users, [max(v.low, -1.0) for v in path.lift], [min(v.high, 20.0) for v in path.lift], f"{1 - judged.alpha:.0%} at all times", "@bandc1"),
+            line(path.users, [v.value for v in path.lift], "lift", "@c1"), line([0, path.users[-1]], [0, 0], "no difference", "@muted", line={"dash": "dash", "width": 1}),
+        ],
+        layout=axes("users whose first exposure is final", "lift", yaxis={"tickformat": "+.0%", "range": [max(-1.0, -limit), limit]}),
+        numbers=[("lift", percent(judged.lift.value), f"{percent(judged.lift.low)} to {percent(judged.lift.high) if math.isfinite(judged.lift.high) else 'any size'}"),
+                 ("evidence", number(judged.e_value, 1), "20 settles it"),
+                 ("held out", percent(judged.sample_ratio.observed), f"{percent(judged.sample_ratio.expected)} intended: {'fits' if judged.sample_ratio.fits else 'DOES NOT FIT'}")],
+    )  # fmt: skip

@@ -1,0 +1,58 @@
+"""The short form: both pages draw every panel in a real browser, say nothing on the console, and axe finds nothing serious. On a run in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from aiohttp import web
+
+from streams.dashboard.feed import Feed
+from streams.dashboard.server import create_app
+from streams.embedded import free_port
+from streams.http_access import Access
+from streams.view import Reader
+from tests.browser.conftest import Open, faults
+from tests.seen_run import make_run
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """A dashboard over a memory store, in a thread of this process."""
+    with ThreadPoolExecutor(1) as apart:  # Playwright keeps an event loop running in this thread
+        port, store = free_port(), apart.submit(make_run).result().store
+    loop, ready = asyncio.new_event_loop(), threading.Event()
+
+    async def serve() -> web.AppRunner:
+        runner = web.AppRunner(create_app(Feed(Reader(store, "test"), lag=None, uplift=None), Access()), shutdown_timeout=0.5)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", port).start()
+        ready.set()
+        return runner
+
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    runner = asyncio.run_coroutine_threadsafe(serve(), loop).result(30)
+    ready.wait(30)
+    yield f"http://127.0.0.1:{port}"
+    asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(30)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(30)
+    loop.close()
+
+
+@pytest.mark.parametrize(("path", "scheme", "width"), [("/", "light", 1280), ("/launches/line1", "dark", 390), ("/launches/quiet", "light", 1280)])
+def test_a_page_draws_and_is_accessible(address: str, page_of: Open, path: str, scheme: str, width: int) -> None:
+    """Every panel has its chart, its table or what it waits for; nothing is wider than the page; axe finds nothing serious."""
+    page = page_of(address + path, scheme=scheme, width=width)
+    panels = page.query_selector_all(".panel")
+    assert len(panels) >= 6
+    for panel in panels:
+        chart = panel.query_selector(".chart")
+        told = chart.is_visible() and chart.query_selector(".main-svg") is not None
+        assert told or panel.query_selector(".empty").is_visible() or panel.query_selector("tbody tr") is not None, panel.get_attribute("id")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth + 1")
+    assert faults(page) == []
