@@ -7,6 +7,7 @@ is checked without it, and that is said.
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
 import json
 import os
@@ -14,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Mapping
@@ -25,7 +27,7 @@ FOLDER = ROOT / "var" / "compose-check"
 HEADSTART = str(Path(sys.executable).with_name("headstart"))
 PROJECT = "headstart-check"
 OPTIONAL = "grafana"
-UP_S = 240
+UP_S = 420
 
 
 class Failed(Exception):
@@ -43,7 +45,7 @@ class Check:
     """One pass."""
 
     def __init__(self) -> None:
-        names = ("KAFKA_PORT", "REDIS_PORT", "PROMETHEUS_PORT", "GRAFANA_PORT")
+        names = ("KAFKA_PORT", "REDIS_PORT", "PROMETHEUS_PORT", "GRAFANA_PORT", "DASHBOARD_PORT")
         self.ports = {name: free_port() for name in names}
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("HEADSTART_")},
@@ -109,11 +111,12 @@ class Check:
         self.say(
             "the image is built: " + self.run("docker", "image", "inspect", "--format", "{{.Size}} bytes, user {{.Config.User}}", "headstart:0.1.0").strip()
         )
-        self.compose("up", "--detach", "--wait", "--wait-timeout", str(UP_S), *[name for name in services if name not in ("token", "topics")])
+        self.compose("up", "--detach", "--wait", "--wait-timeout", str(UP_S), *[name for name in services if name not in ("secrets", "topics")])
         self._healthy(services)
         self.say(self.headstart("topics", "check").strip())
         self._events("a", 40)
         self._prometheus()
+        self._dashboard()
         before = self._scores(40)
         self.compose("restart")
         self.until(lambda: self._states(services) == {}, "all are healthy again after a restart", UP_S)
@@ -185,6 +188,25 @@ class Check:
         self.until(enough, f"{number} scores")
         self.say(f"from this machine: {len(found)} scores")
         return found
+
+    def _dashboard(self) -> None:
+        password = self.compose("exec", "-T", "dashboard", "cat", "/run/headstart/http_password").strip()
+        login = {"Authorization": "Basic " + base64.b64encode(f"headstart:{password}".encode()).decode()}
+
+        def ask(path: str, headers: Mapping[str, str]) -> int:
+            try:
+                with urllib.request.urlopen(
+                    urllib.request.Request(f"http://localhost:{self.ports['DASHBOARD_PORT']}{path}", headers=dict(headers)), timeout=20
+                ) as answer:
+                    return int(answer.status)
+            except urllib.error.HTTPError as error:
+                with error:
+                    return int(error.code)
+
+        told = [ask("/", login), ask("/launches/spring", login), ask("/", {}), ask("/api/page", {})]
+        if told != [200, 200, 401, 401]:
+            raise Failed(f"the dashboard answers {told}, expected [200, 200, 401, 401]")
+        self.say("dashboard: overview and launch with the password, 401 without")
 
     def _prometheus(self) -> None:
         def ask(query: str) -> list[Any]:
