@@ -31,7 +31,7 @@ class MemoryStore:
         version, _ = self._cursors.get(slot, (0, b""))
         if version != expected:
             return False
-        self._cursors[slot] = (version + 1, changes.cursor)
+        self._cursors[slot] = (version + 1 if changes.version is None else changes.version, changes.cursor)
         for key, value in changes.records.items():
             self._records[slot, key] = value
         for name, fields in changes.drop.items():

@@ -8,7 +8,7 @@ loads the slot again and compares.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar, cast
 
 import redis.asyncio as redis
@@ -24,14 +24,14 @@ from features.store import Changes, Slot
 DURABILITIES: Final = ("memory", "disk", "replica")
 
 # KEYS: cursor, then the records, then for each part a hash.
-# ARGV: expected version, cursor, ttl ms, number of records, their values, then for each part: "put"|"drop", n, n fields (and values).
+# ARGV: expected version, new version, cursor, ttl ms, number of records, their values, then for each part: "put"|"drop", n, n fields (and values).
 _COMMIT: Final = """
 local version = redis.call('HGET', KEYS[1], 'version') or '0'
 if version ~= ARGV[1] then return 0 end
-redis.call('HSET', KEYS[1], 'version', string.format('%.0f', tonumber(version) + 1), 'cursor', ARGV[2])
-local n = tonumber(ARGV[4])
-for i = 1, n do redis.call('SET', KEYS[1 + i], ARGV[4 + i], 'PX', ARGV[3]) end
-local a, k = 5 + n, 2 + n
+redis.call('HSET', KEYS[1], 'version', ARGV[2], 'cursor', ARGV[3])
+local n = tonumber(ARGV[5])
+for i = 1, n do redis.call('SET', KEYS[1 + i], ARGV[5 + i], 'PX', ARGV[4]) end
+local a, k = 6 + n, 2 + n
 while a <= #ARGV do
   local count = tonumber(ARGV[a + 1])
   if ARGV[a] == 'put' then
@@ -54,6 +54,7 @@ _CLAIM: Final = """
 for i = 1, #ARGV, 2 do redis.call('HSETNX', KEYS[1], ARGV[i], ARGV[i + 1]) end
 return redis.call('HGETALL', KEYS[1])
 """
+SCAN_COUNT: Final = 5_000
 T = TypeVar("T")
 
 
@@ -120,7 +121,8 @@ class RedisStore:
 
     async def commit(self, slot: str, expected: int, changes: Changes) -> bool:
         keys = [self._key(slot, "cursor")]
-        arguments: list[bytes | str | int] = [expected, changes.cursor, self._ttl_ms, len(changes.records)]
+        version = expected + 1 if changes.version is None else changes.version
+        arguments: list[bytes | str | int] = [expected, version, changes.cursor, self._ttl_ms, len(changes.records)]
         for key, value in changes.records.items():
             keys.append(self._key(slot, key))
             arguments.append(value)
@@ -160,6 +162,11 @@ class RedisStore:
         if held.get("appendonly") != "yes" or held.get("appendfsync") != "always":
             raise InputError("durability 'disk' needs Redis with appendonly yes and appendfsync always")
 
+    async def time_ms(self) -> int:
+        """Return the server's clock, in milliseconds since the epoch."""
+        seconds, microseconds = cast(tuple[int, int], await self._tried(lambda: self._redis.time()))
+        return seconds * 1000 + microseconds // 1000
+
     async def meta(self) -> dict[str, str]:
         held = await self._tried(lambda: cast(Awaitable[dict[bytes, bytes]], self._redis.hgetall(self._prefix + "meta")))
         return {name.decode(): value.decode() for name, value in held.items()}
@@ -172,6 +179,17 @@ class RedisStore:
         arguments = [text for entry in values.items() for text in entry]
         flat = cast(list[bytes], await self._tried(lambda: self._claim(keys=[self._prefix + "meta"], args=arguments)))
         return {flat[i].decode(): flat[i + 1].decode() for i in range(0, len(flat), 2)}
+
+    async def keys(self) -> AsyncIterator[tuple[str, str]]:
+        """Yield (slot, name) of every key of the namespace that has a slot; one that changes meanwhile may come twice."""
+        at = 0
+        while True:
+            at, found = cast(tuple[int, list[bytes]], await self._tried(lambda: self._redis.scan(at, match=self._prefix + "{*", count=SCAN_COUNT)))  # noqa: B023
+            for raw in found:
+                slot, _, name = raw.decode().removeprefix(self._prefix + "{").partition("}:")
+                yield slot, name
+            if not at:
+                return
 
     async def close(self) -> None:
         await self._redis.aclose()

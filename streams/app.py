@@ -15,9 +15,10 @@ from faust.types import TP
 
 from features.errors import DependencyDown
 from features.events import KINDS
-from features.store import Store
+from features.redis_store import RedisStore
 from models.model import Model
 from streams import delivery
+from streams.clock import Clock
 from streams.delivery import deliver
 from streams.faust_worker import app_settings, hard_exit
 from streams.gate import End
@@ -59,8 +60,8 @@ class _Still:
 class FaustWire:
     """Between the worker, which counts topics by kind, and the transport, which calls them by name."""
 
-    def __init__(self, app: faust.App, names: Mapping[str, str]) -> None:
-        self._app = app
+    def __init__(self, app: faust.App, names: Mapping[str, str], clock: Clock) -> None:
+        self._app, self._clock = app, clock
         self.topics = [names[kind] for kind in KINDS] + [names["outcomes"]]
         self._still: dict[TP, _Still] = {}
 
@@ -92,13 +93,14 @@ class FaustWire:
         reading = self._consumer().reading(tp)
         if reading is None:
             return None
+        as_of_ms = self._clock.of_wall_ms(reading.as_of_ms)
         still = self._still.get(tp)
         if still is None or still.position != reading.position or reading.position < reading.end:
             self._still[tp] = _Still(reading.position, time.monotonic())
-            return End(reading.end, reading.as_of_ms)
+            return End(reading.end, as_of_ms)
         still.looks += 1
         done = still.looks >= STILL_LOOKS and time.monotonic() - still.since_s >= STILL_S
-        return End(0 if done else reading.end, reading.as_of_ms)
+        return End(0 if done else reading.end, as_of_ms)
 
 
 class WorkerPositions:
@@ -129,11 +131,13 @@ class WorkerPositions:
         self._worker.crashed(error)
 
 
-def create_app(settings: Settings, store: Store, model: Model, rules: Rules, *, base: str = "") -> tuple[faust.App, Worker]:
-    """Return the app of one worker, and the worker. Its group is the namespace's, so that namespaces never share partitions.
+def create_app(settings: Settings, store: RedisStore, model: Model, rules: Rules, *, meta: Mapping[str, str] | None = None) -> tuple[faust.App, Worker]:
+    """Return the app of one worker, and the worker. Its group is the namespace's, so that namespaces never share partitions. `meta` describes it."""
+    clock = Clock()
 
-    `base`: the sha256 of the trunk that the namespace was made with, if that is not the model's.
-    """
+    async def ask_time() -> None:
+        clock.hear(await store.time_ms())
+
     names = broker_names(settings.topic_prefix, settings.topic_names)
     buffered = BUFFERED_POLLS_A_PARTITION * (len(KINDS) * rules.partitions + rules.outcome_partitions) + 64
     kwargs = app_settings(
@@ -141,10 +145,10 @@ def create_app(settings: Settings, store: Store, model: Model, rules: Rules, *, 
         max_poll_records=settings.max_poll_records, buffered_polls=buffered, max_fetch_bytes=4 * 1_048_576,
     )  # fmt: skip
     app = faust.App(**{**kwargs, "producer_max_request_size": MAX_REQUEST_BYTES})
-    wire = FaustWire(app, names)
+    wire = FaustWire(app, names, clock)
     worker = Worker(
         store, model, rules, tick_ms=settings.tick_ms, patience_s=float(settings.dependency_timeout_s), outlet=KafkaOutlet(app, names),
-        wire=wire, hard_exit=hard_exit, alive_file=settings.alive_file, base=base,
+        wire=wire, hard_exit=hard_exit, alive_file=settings.alive_file, clock_ms=clock.now_ms, meta=meta, ask_time=ask_time,
     )  # fmt: skip
     app.transport = Transport(app.conf.broker_consumer, app, positions=WorkerPositions(worker, wire.topics))
 

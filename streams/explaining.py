@@ -158,7 +158,7 @@ async def _partition(store: Store, user: str, rules: Rules, name: str) -> Partit
         if not slot.version:
             continue
         cursor = msgspec.msgpack.decode(slot.cursor, type=Cursor)
-        partition = Partition(number, store, rules, version=slot.version, cursor=cursor, pending=Pending(rules.edges_ms), outbox={})
+        partition = Partition(number, store, rules, version=slot.version, cursor=cursor, pending=Pending(rules.edges_ms))
         if (await partition.users([user]))["ref_ms"][0]:
             return partition
     raise InputError(f"nothing is known of user {user!r} in namespace {name!r}: no event of theirs has arrived, or it was too long ago")

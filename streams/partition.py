@@ -16,8 +16,9 @@ from features.errors import Mismatch
 from features.exposures import Closed, Pending
 from features.intake import LocalTime
 from features.layout import USER, USER_LINE
-from features.store import Changes, Store
-from streams.records import CATALOGUE, Counted, Outcome, decode_message, encode_message
+from features.store import Changes, Store, first_version
+from streams.outbox import OUTBOX, Outbox, Past, Told, begin_life, first_epoch, key_of
+from streams.records import Counted, Outcome, encode_message
 
 TOPICS = 4
 
@@ -51,6 +52,7 @@ class Totals(msgspec.Struct, array_like=True):
     exposures: int = 0
     untracked: int = 0
     late_orders: int = 0
+    lost: int = 0  # records that had left the log before they were read
 
 
 class Cursor(msgspec.Struct, array_like=True, kw_only=True):
@@ -63,6 +65,7 @@ class Cursor(msgspec.Struct, array_like=True, kw_only=True):
     time_ms: int = 0
     totals: Totals
     counts: Counts = {}  # of the tick that is under way
+    told: Told = msgspec.field(default_factory=Told)  # what its lives have told, as far as it is not learned
 
 
 class LostCommit(Exception):
@@ -94,31 +97,34 @@ class Records:
 class Partition:
     """Partition `number`. Made by `load`, and made anew after every commit that was refused, failed or unanswered."""
 
-    def __init__(self, number: int, store: Store, rules: Rules, *, version: int, cursor: Cursor, pending: Pending, outbox: dict[str, bytes]) -> None:
+    def __init__(self, number: int, store: Store, rules: Rules, *, version: int, cursor: Cursor, pending: Pending, outbox: Outbox | None = None) -> None:
         self.number, self.rules, self.cursor, self.pending = number, rules, cursor, pending
+        self.outbox = outbox or Outbox({}, epoch=cursor.epoch, sent=())
         self.local = LocalTime(rules.timezone)
-        self._store, self._version = store, version
-        self._outbox = outbox
-        self._sent: list[str] = []
-        self._fresh: dict[str, bytes] = {}
+        self._store, self.version, self._next_version = store, version, first_version(version, secrets.randbits(32))
         self._records = Records(2 * rules.lru_users)
         self._written: dict[str, bytes] = {}
+        self._learned: dict[int, tuple[int, int]] = {}  # by outcome partition: the epoch and number that its learner expects
         self.has_read = False  # records from the store, since the last commit
 
     @classmethod
     async def load(cls, number: int, store: Store, rules: Rules) -> Partition:
-        """Read version, cursor, pending exposures and outbox in one step; a partition that nobody has worked begins at zero."""
-        slot = await store.load(str(number), ("pending", "outbox"))
+        """Read version, cursor, pending exposures and outbox in one step; a partition that nobody has worked begins at zero.
+
+        Live this begins a life: what the store has forgotten of the last one is told under other numbers (`streams.outbox`).
+        """
+        slot = await store.load(str(number), ("pending", OUTBOX))
         if slot.version:
             cursor = msgspec.msgpack.decode(slot.cursor, type=Cursor)
             if len(cursor.numbers) != rules.outcome_partitions:
                 raise Mismatch(f"partition {number} knows {len(cursor.numbers)} outcome partitions, the settings say {rules.outcome_partitions}")
         else:
-            cursor = Cursor(epoch=secrets.randbits(63), offsets=[0] * TOPICS, numbers=[0] * rules.outcome_partitions, totals=Totals())
-        return cls(
-            number, store, rules, version=slot.version, cursor=cursor,
-            pending=Pending(rules.edges_ms, slot.hashes["pending"]), outbox=dict(slot.hashes["outbox"]),
-        )  # fmt: skip
+            cursor = Cursor(epoch=first_epoch(), offsets=[0] * TOPICS, numbers=[0] * rules.outcome_partitions, totals=Totals())
+        outbox = Outbox(slot.hashes[OUTBOX], epoch=cursor.epoch, sent=cursor.told.sent)
+        if slot.version and not rules.replay:
+            cursor.epoch, cursor.told = begin_life(cursor.epoch, cursor.numbers, cursor.told)
+            cursor.numbers = [0] * rules.outcome_partitions
+        return cls(number, store, rules, version=slot.version, cursor=cursor, pending=Pending(rules.edges_ms, slot.hashes["pending"]), outbox=outbox)
 
     async def users(self, names: Sequence[str]) -> NDArray[np.void]:
         """Return the users' records (U,) USER; who is unknown has an empty one."""
@@ -153,55 +159,70 @@ class Partition:
     def tell(self, q: int, key: str, closed: Closed) -> None:
         """Put an outcome into the outbox, under the next number for outcome partition q."""
         cursor = self.cursor
-        outcome = Outcome(epoch=cursor.epoch, partition=self.number, number=cursor.numbers[q], key=key, closed=closed)
-        self._post(q, encode_message(outcome))
+        number = cursor.numbers[q]
+        self._post(q, Outcome(epoch=cursor.epoch, partition=self.number, number=number, key=key, closed=closed, after=self._after(q)))
 
     def tell_counts(self, tick_ms: int) -> None:
         """Put what was counted since the last tick into the outbox, for the catalogue's writer at outcome partition 0."""
         cursor = self.cursor
         if cursor.counts:
             counts = dict(sorted(cursor.counts.items()))
-            self._post(0, encode_message(Counted(epoch=cursor.epoch, partition=self.number, number=cursor.numbers[0], tick_ms=tick_ms, counts=counts)))
+            number = cursor.numbers[0]
+            self._post(0, Counted(epoch=cursor.epoch, partition=self.number, number=number, tick_ms=tick_ms, counts=counts, after=self._after(0)))
             cursor.counts = {}
 
-    def _post(self, q: int, message: bytes) -> None:
-        self._fresh[f"{q}:{self.cursor.numbers[q]:015d}"] = message
+    def _after(self, q: int) -> tuple[int, int] | None:
+        """Return, for the first message of a life, the epoch before it and where that ended."""
+        prior = self.cursor.told.prior
+        return (prior[q][0], prior[q][1]) if not self.cursor.numbers[q] and prior and prior[q] else None
+
+    def _post(self, q: int, message: Outcome | Counted) -> None:
+        self.outbox.post((q, message.epoch, message.number), key_of(message), encode_message(message))
         self.cursor.numbers[q] += 1
+
+    def learned(self, q: int, epoch: int, number: int) -> None:
+        """Hear that the learner of outcome partition q expects (epoch, number) next of this partition: the next commit lets go what is before that."""
+        told = self.cursor.told
+        if epoch != self.cursor.epoch and epoch not in [past.epoch for past in told.before]:
+            return  # a life that all have learned to its end, or one of another state of the store
+        self.outbox.learned(q, epoch, number)
+        self._learned[q] = epoch, number
+        told.before = [past for past in told.before if not all(self._is_learned(q, past) for q in range(len(past.ends)))]
+
+    def _is_learned(self, q: int, past: Past) -> bool:
+        return not past.ends[q] or self._learned.get(q, (0, 0)) >= (past.epoch, past.ends[q])
 
     async def commit(self) -> None:
         """Write everything since the last commit in one step. Raises `LostCommit` when the version is not ours, and DependencyDown."""
+        if self.rules.replay:
+            self.outbox.forget_sent()
+        self.cursor.told.sent = self.outbox.sent(self.cursor.epoch, self.cursor.numbers)
         put, drop = self.pending.changes()
+        post, learned = self.outbox.changes()
         changes = Changes(
             cursor=msgspec.msgpack.encode(self.cursor),
             records=self._written,
-            put={"pending": put, "outbox": self._fresh},
-            drop={"pending": drop, "outbox": self._sent},
+            put={"pending": put, OUTBOX: post},
+            drop={"pending": drop, OUTBOX: learned},
+            version=self._next_version,
         )
-        if not await self._store.commit(str(self.number), self._version, changes):
-            raise LostCommit(f"partition {self.number}: version {self._version} is no longer the store's")
-        self._version += 1
-        for name in self._sent:
-            self._outbox.pop(name, None)
-        self._outbox.update(self._fresh)
-        self._written, self._fresh, self._sent, self.has_read = {}, {}, [], False
+        if not await self._store.commit(str(self.number), self.version, changes):
+            raise LostCommit(f"partition {self.number}: version {self.version} is no longer the store's")
+        self.version, self._next_version = self._next_version, self._next_version + 1
+        self.outbox.committed()
+        self._written, self.has_read = {}, False
 
     async def is_current(self) -> bool:
         """Whether the store's version is still ours: else it went back, or someone else has committed."""
-        return (await self._store.load(str(self.number), ())).version == self._version
+        return (await self._store.load(str(self.number), ())).version == self.version
 
     def unsent(self) -> list[tuple[int, bytes, bytes]]:
         """Return (outcome partition, key, message) of what is committed and not yet known to be on Kafka, in the order of numbers."""
-        names = sorted(set(self._outbox) - set(self._sent), key=lambda name: (int(name.partition(":")[0]), name))
-        out = []
-        for name in names:
-            message = decode_message(self._outbox[name])
-            key = message.key if isinstance(message, Outcome) else CATALOGUE
-            out.append((int(name.partition(":")[0]), key.encode(), self._outbox[name]))
-        return out
+        return self.outbox.unsent()
 
     def mark_sent(self) -> None:
-        """Note that all of `unsent` is on Kafka; the next commit trims it."""
-        self._sent = sorted(self._outbox)
+        """Note that all of `unsent` is on Kafka."""
+        self.outbox.mark_sent()
 
     def upto(self, q: int) -> int:
         """Return the number that the next outcome for outcome partition q will have."""

@@ -32,7 +32,7 @@ def run(settings: Settings) -> None:
     artifact = namespace.load_trunk(settings)
     found = namespace.check_partitions(settings)
 
-    async def joined() -> tuple[str, str]:
+    async def joined() -> tuple[str, dict[str, str]]:
         store = namespace.open_store(settings)
         try:
             await store.check_durability()
@@ -42,12 +42,12 @@ def run(settings: Settings) -> None:
             held = await namespace.join(store, wanted, settings.namespace, trunks=await trunks.known(store))
             if clock == namespace.LIVE:
                 await trunks.keep(store, settings.trunk, artifact)
-            return clock, held["trunk"]
+            return clock, held
         finally:
             await store.close()
 
-    clock, base = asyncio.run(joined())
+    clock, meta = asyncio.run(joined())
     rules = namespace.rules_of(settings, artifact, replay=clock != namespace.LIVE)
-    app, _ = create_app(settings, namespace.open_store(settings), Model(artifact), rules, base=base)
+    app, _ = create_app(settings, namespace.open_store(settings), Model(artifact), rules, meta=meta)
     typer.echo(f"worker of namespace {settings.namespace!r} ({clock}), trunk {artifact.sha256[:16]}", err=True)
     run_worker(app, loglevel=settings.log_level)

@@ -117,7 +117,7 @@ class Job:
                 if held is None:
                     continue  # nobody has worked it yet
                 cursor = msgspec.structs.asdict(msgspec.msgpack.decode(held, type=Cursor))
-                del cursor["epoch"]
+                del cursor["epoch"], cursor["told"]
                 found.partitions[p] = {**cursor, "totals": msgspec.structs.asdict(cursor["totals"])}
             for q in range(self.settings.outcome_partitions):
                 held = store.hget(f"{prefix}{{o{q}}}:cursor", "cursor")
