@@ -40,6 +40,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "evaluate": ("streams.commands.evaluate", "evaluate", "Run the same pipeline on a log without Kafka, and compare headstart, frozen and scratch."),
     "similarity": ("streams.commands.similarity", "similarity", "Which older lines to learn from: measure how like each is to a target line, and weigh them."),
     "uplift": ("streams.commands.uplift", "uplift", "Does the campaign sell more? Treated users against the holdout, valid however often you look."),
+    "ledger": ("streams.commands.ledger", "ledger", "Account for every event id and every exposure: nothing lost, nothing twice."),
     "config": ("streams.commands.config", "config", "Show every setting: its value, with secrets masked, and where it came from."),
     "schema": ("streams.commands.schema", "schema", "Write the JSON Schema of events and scores."),
 }

@@ -79,7 +79,9 @@ class Inbox:
                 self.expected[p].number += 1
             rest = {}
             for (epoch, number), held in waiting.items():
-                if epoch not in lives or number >= lives[epoch]:
+                if lives and epoch < min(lives):
+                    passed.duplicates += 1  # of a life that is learned to its end
+                elif epoch not in lives or number >= lives[epoch]:
                     passed.forgotten[p] = passed.forgotten.get(p, 0) + 1
                 elif (epoch, number) < (self.expected[p].epoch, self.expected[p].number):
                     passed.duplicates += 1

@@ -7,7 +7,7 @@ import asyncio
 import typer
 
 from models.model import Model
-from streams import namespace, trunks
+from streams import faults, namespace, trunks
 from streams.app import create_app
 from streams.commands.options import Broker, Config, Namespace, Redis, Set, Trunk
 from streams.faust_worker import run_worker
@@ -29,6 +29,7 @@ def worker(
 
 def run(settings: Settings) -> None:
     """Join the namespace and run one worker in this process."""
+    faults.install()
     artifact = namespace.load_trunk(settings)
     found = namespace.check_partitions(settings)
 
