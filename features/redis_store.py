@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar, cast
 
+import msgspec
 import redis.asyncio as redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -55,7 +56,20 @@ for i = 1, #ARGV, 2 do redis.call('HSETNX', KEYS[1], ARGV[i], ARGV[i + 1]) end
 return redis.call('HGETALL', KEYS[1])
 """
 SCAN_COUNT: Final = 5_000
+READ_AT_ONCE: Final = 500
+FIELDS_AT_ONCE: Final = 1_000
+RECORDS: Final = ("u:", "ul:")  # the names of what is no hash
 T = TypeVar("T")
+
+
+class Entry(msgspec.Struct, array_like=True, frozen=True):
+    """One key as it is stored: a record, or fields of a hash (a long hash comes in parts). `ttl_ms` -1: it does not expire."""
+
+    slot: str
+    name: str
+    record: bytes | None = None
+    fields: dict[str, bytes] | None = None
+    ttl_ms: int = -1
 
 
 class RedisStore:
@@ -180,16 +194,89 @@ class RedisStore:
         flat = cast(list[bytes], await self._tried(lambda: self._claim(keys=[self._prefix + "meta"], args=arguments)))
         return {flat[i].decode(): flat[i + 1].decode() for i in range(0, len(flat), 2)}
 
-    async def keys(self) -> AsyncIterator[tuple[str, str]]:
+    async def names(self) -> AsyncIterator[tuple[str, str]]:
         """Yield (slot, name) of every key of the namespace that has a slot; one that changes meanwhile may come twice."""
-        at = 0
-        while True:
-            at, found = cast(tuple[int, list[bytes]], await self._tried(lambda: self._redis.scan(at, match=self._prefix + "{*", count=SCAN_COUNT)))  # noqa: B023
-            for raw in found:
+        try:
+            async for raw in self._redis.scan_iter(match=self._prefix + "{*", count=SCAN_COUNT):
                 slot, _, name = raw.decode().removeprefix(self._prefix + "{").partition("}:")
                 yield slot, name
-            if not at:
-                return
+        except RedisError as error:
+            raise DependencyDown(f"Redis does not answer: {error}") from error
+
+    async def entries(self) -> AsyncIterator[Entry]:
+        """Yield every key of the namespace that has a slot, with what it holds; one that is written meanwhile may come twice, or torn."""
+        batch: list[tuple[str, str]] = []
+        async for place in self.names():
+            batch.append(place)
+            if len(batch) == READ_AT_ONCE:
+                for entry in await self._entries(batch):
+                    yield entry
+                batch.clear()
+        for entry in await self._entries(batch):
+            yield entry
+
+    async def _entries(self, places: Sequence[tuple[str, str]]) -> list[Entry]:
+        names = [self._key(slot, name) for slot, name in places]
+        records = [i for i, (_, name) in enumerate(places) if name.startswith(RECORDS)]
+
+        async def read() -> list[Any]:
+            pipe = self._redis.pipeline(transaction=False)
+            for i, name in enumerate(names):
+                if i in wanted:
+                    pipe.get(name)
+                    pipe.pttl(name)
+                else:
+                    pipe.hgetall(name)
+            return list(await pipe.execute())
+
+        wanted = set(records)
+        answers = iter(await self._tried(read))
+        out = []
+        for i, (slot, name) in enumerate(places):
+            answer = next(answers)
+            if i in wanted:
+                ttl_ms = next(answers)
+                if answer is not None:  # else it has expired meanwhile
+                    out.append(Entry(slot, name, record=answer, ttl_ms=ttl_ms))
+                continue
+            fields = [(field.decode(), value) for field, value in answer.items()]
+            out += [Entry(slot, name, fields=dict(fields[at : at + FIELDS_AT_ONCE])) for at in range(0, len(fields), FIELDS_AT_ONCE)]
+        return out
+
+    async def put_entries(self, entries: Sequence[Entry]) -> None:
+        """Write keys as they were read, whatever is there."""
+
+        async def put() -> None:
+            pipe = self._redis.pipeline(transaction=False)
+            for entry in entries:
+                name = self._key(entry.slot, entry.name)
+                if entry.fields is not None:
+                    pipe.hset(name, mapping=cast(Any, entry.fields))
+                elif entry.record is not None:
+                    pipe.set(name, entry.record, px=entry.ttl_ms if entry.ttl_ms > 0 else None)
+            await pipe.execute()
+
+        if entries:
+            await self._tried(put)
+
+    async def delete_entries(self) -> int:
+        """Delete every key of the namespace that has a slot; returns how many."""
+        gone, batch = 0, []
+        async for slot, name in self.names():
+            batch.append(self._key(slot, name))
+            if len(batch) == READ_AT_ONCE:
+                gone += await self._delete(batch)
+                batch.clear()
+        return gone + await self._delete(batch)
+
+    async def _delete(self, names: Sequence[str]) -> int:
+        async def delete() -> int:
+            pipe = self._redis.pipeline(transaction=False)
+            for name in names:
+                pipe.unlink(name)
+            return sum(await pipe.execute())
+
+        return await self._tried(delete) if names else 0
 
     async def close(self) -> None:
         await self._redis.aclose()

@@ -136,7 +136,9 @@ def create_app(settings: Settings, store: RedisStore, model: Model, rules: Rules
     clock = Clock()
 
     async def ask_time() -> None:
-        clock.hear(await store.time_ms())
+        asked_s = time.monotonic()
+        server_ms = await store.time_ms()
+        clock.hear(server_ms, int(1000 * (time.monotonic() - asked_s)))
 
     names = broker_names(settings.topic_prefix, settings.topic_names)
     buffered = BUFFERED_POLLS_A_PARTITION * (len(KINDS) * rules.partitions + rules.outcome_partitions) + 64

@@ -41,6 +41,10 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "similarity": ("streams.commands.similarity", "similarity", "Which older lines to learn from: measure how like each is to a target line, and weigh them."),
     "uplift": ("streams.commands.uplift", "uplift", "Does the campaign sell more? Treated users against the holdout, valid however often you look."),
     "ledger": ("streams.commands.ledger", "ledger", "Account for every event id and every exposure: nothing lost, nothing twice."),
+    "backup": ("streams.commands.backup", "backup", "Write everything that a namespace holds in Redis into one file."),
+    "restore": ("streams.commands.backup", "restore", "Put a backup into Redis; what came after it is worked again from Kafka."),
+    "cursor": ("streams.commands.cursor", "cursor_app", "Show where each partition reads, or move it by hand."),
+    "repartition": ("streams.commands.repartition", "repartition", "Give the event topics another number of partitions, and move the shoppers' state."),
     "config": ("streams.commands.config", "config", "Show every setting: its value, with secrets masked, and where it came from."),
     "schema": ("streams.commands.schema", "schema", "Write the JSON Schema of events and scores."),
 }

@@ -45,8 +45,14 @@ class Clock:
         """Return the time at which this machine's clock showed, a moment ago, `wall_ms`."""
         return self.now_ms() - (self._wall_ms() - wall_ms)
 
-    def hear(self, server_ms: int) -> None:
-        """Take in what Redis says the time is now, and log when clocks begin to differ. Raises InputError if they do by much at the start."""
+    def hear(self, server_ms: int, took_ms: int = 0) -> None:
+        """Take in what Redis says the time is, with an answer that took so long, and log when clocks begin to differ.
+
+        Raises InputError if they do by much at the start.
+        """
+        if took_ms > AGREE_MS:
+            return  # the answer is too old to say anything
+        server_ms += took_ms // 2
         apart_ms = server_ms - self._wall_ms()
         if not self._started and abs(apart_ms) > APART_MS:
             raise InputError(f"this machine's clock differs from Redis' by {abs(apart_ms) / 1000:.0f} s: set the clocks right (NTP)")

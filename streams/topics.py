@@ -236,6 +236,22 @@ def partition_counts(broker: str, topics: Iterable[str], *, client_config: Mappi
         return _partition_counts(admin, topics)
 
 
+def group_members(broker: str, group: str, *, client_config: Mapping[str, object] | None = None) -> int:
+    """Return how many consumers are in a group now; 0 if there is no such group."""
+    with _admin(broker, client_config) as admin:
+        told = admin.describe_groups([group]).get(group, {})
+    return len(told.get("members") or ())
+
+
+def add_partitions(broker: str, counts: Mapping[str, int], *, client_config: Mapping[str, object] | None = None) -> None:
+    """Give topics, by their names on the broker, more partitions. Raises InputError where the broker refuses."""
+    with _admin(broker, client_config) as admin:
+        response = admin.create_partitions(dict(counts), raise_errors=False)
+        for topic in response["results"]:
+            if for_code(topic["error_code"]).__name__ != "NoError":
+                raise InputError(f"cannot give topic {topic['name']} {counts[topic['name']]} partitions: {topic.get('error_message') or topic['error_code']}")
+
+
 def topic_ids(broker: str, topics: Iterable[str], *, client_config: Mapping[str, object] | None = None) -> dict[str, str]:
     """Return {topic: id} where the broker gives ids: a topic that was deleted and made again has another one."""
     with _admin(broker, client_config) as admin:

@@ -95,6 +95,7 @@ class Worker:
         for q in sorted(outcome_partitions):
             self.learners[q] = learner = self._learner_desk(await self._load_learner(q))
             offsets[OUTCOMES, q] = learner.learner.cursor.offset
+        logger.info("works partitions %s, learns outcomes %s", sorted(self.desks), sorted(self.learners))
         self._start()
         if self._watch is None:
             self._watch = asyncio.get_running_loop().create_task(self._watching(), name="watch")

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import socket
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from streams.embedded import EmbeddedBroker, EmbeddedValkey
-from tests.kafka_server import KafkaServer
+from tests.kafka_server import KafkaServer, kafka_home
 
 
 @pytest.fixture(scope="session")
@@ -53,11 +50,8 @@ def topic_prefix() -> str:
 @pytest.fixture(scope="session")
 def real_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
     """A real Apache Kafka (one node) for the whole session, from KAFKA_HOME or ../shared/kafka; the test is skipped if there is none."""
-    home = Path(os.environ.get("KAFKA_HOME") or Path(__file__).parents[2] / "shared" / "kafka")
-    script = home / "bin" / "kafka-server-start.sh"
-    if not script.exists():
-        pytest.skip(f"no Apache Kafka: {script} does not exist; set KAFKA_HOME to a distribution's folder")
-    if shutil.which("java") is None:
-        pytest.skip("no Java: `java` is not on the PATH; Apache Kafka needs Java 17")
+    home, missing = kafka_home()
+    if missing:
+        pytest.skip(missing)
     with KafkaServer(home, tmp_path_factory.mktemp("kafka")) as server:
         yield server

@@ -23,7 +23,7 @@ from features.store import Slot
 from streams import namespace
 from streams.knowledge import HEADS, outcome_slot
 from streams.learner import LearnerCursor
-from streams.ledger.base import LearnerBase, PartitionBase, bins_of, read_base
+from streams.ledger.base import LearnerBase, PartitionBase, bins_of, counted_in, read_base
 from streams.ledger.events import Due, Published, Rejected, due, read_published, same_bytes
 from streams.ledger.findings import Account
 from streams.ledger.scored import check_scored, read_scored
@@ -112,7 +112,7 @@ class _Audit:
     async def _keys_by_slot(self) -> dict[str, int]:
         """Return how many users' states each partition's slot has."""
         seen: dict[str, set[int]] = {}
-        async for slot, name in self.store.keys():
+        async for slot, name in self.store.names():
             if name.startswith("u:"):
                 seen.setdefault(slot, set()).add(hash(name))
         return {slot: len(names) for slot, names in seen.items()}
@@ -134,7 +134,7 @@ class _Audit:
             account.find(kind, [text])
         wanted = due(published, ttl_ms=self.ttl_ms)
         lag = self._lag(p, cursor.offsets)
-        before = base.totals.applied
+        before = base.before
 
         counted = self._outcomes(p, cursor, base)
         applied = await check_state(account, self.store, published, wanted, before=before)
@@ -142,7 +142,7 @@ class _Audit:
         if not before and not published.before_log:
             account.expect("unknown_user", f"partition {p}: users in Redis", users_held, 0, len(published.users))
         pending = {int(name, 16): msgspec.msgpack.decode(value, type=Exposure) for name, value in slot.hashes["pending"].items()}
-        complete = self._is_complete(p) and not base.epoch
+        complete = self._is_complete() and not base.exposures and not base.epoch
         opened = cursor.totals.exposures - base.totals.exposures + base.exposures
         known = check_exposures(account, p, counted, pending, bins=self.bins, opened=opened, complete=complete)
         scored = await read_scored(self.topics, p, {name: i for i, name in enumerate(published.users)})
@@ -160,7 +160,7 @@ class _Audit:
     def _lag(self, p: int, offsets: Sequence[int]) -> int:
         return sum(max(0, self.topics.end(topic, p) - offset) for topic, offset in zip(KINDS, offsets, strict=True))
 
-    def _is_complete(self, p: int) -> bool:
+    def _is_complete(self) -> bool:
         """Whether the topic `outcomes` still has all that was told, and no message had to be taken from an outbox."""
         return not any(self.told.first) and not any(learner.refilled or learner.lost for learner in self.learners)
 
@@ -177,9 +177,9 @@ class _Audit:
             facts.append(learn(self.learned[q], counted))
             if q == 0:
                 counted_events = list(counted_by_kind(counted[~counted["is_outcome"]]))
-        if self._is_complete(p) and not base.epoch:
-            still = cursor.counts.get("shop", [0] * 6)[: len(KINDS)]
-            self.account.expect("catalogue", f"partition {p}: events counted", sum(counted_events) + sum(still), cursor.totals.applied)
+        if self._is_complete() and not base.epoch:
+            counted_now = sum(counted_events) + counted_in(cursor) - base.counted
+            self.account.expect("catalogue", f"partition {p}: events counted", counted_now, cursor.totals.applied - base.totals.applied)
         return np.concatenate(facts)
 
     def _totals(self, p: int, totals: Totals, base: PartitionBase, published: Published, wanted: Due, applied: int) -> None:
@@ -193,7 +193,7 @@ class _Audit:
         account.expect("totals", f"{where}: rejected", totals.rejected - was.rejected, published.refused, published.refused + maybe + hidden)
         account.expect("totals", f"{where}: applied", totals.applied - was.applied, distinct - maybe, distinct + again + hidden)
         if not hidden and not wanted.unclear.any():
-            account.expect("totals", f"{where}: the sum over its users", applied, totals.applied)
+            account.expect("totals", f"{where}: the sum over its users", applied, base.before + totals.applied - was.applied)
         account.sums.update(
             read=totals.read - was.read, applied=totals.applied - was.applied, duplicates_dropped=totals.duplicate - was.duplicate,
             in_users_states=applied, exposures_untracked=totals.untracked - was.untracked, late_orders=totals.late_orders - was.late_orders,

@@ -10,7 +10,9 @@ from typing import Final
 
 import msgspec
 
+from features.catalogue import SHOP
 from features.errors import Mismatch
+from features.events import KINDS
 from features.store import Changes, Store
 from models.launch_head import LaunchHead
 from streams.knowledge import CONTROL_SLOT, HEADS, outcome_slot
@@ -30,6 +32,8 @@ class PartitionBase(msgspec.Struct, kw_only=True):
     epoch: int = 0
     numbers: list[int] = []
     exposures: int = 0  # those that were open
+    before: int = 0  # events that the users' states held
+    counted: int = 0  # of the tick that was under way
 
 
 class LearnerBase(msgspec.Struct, kw_only=True):
@@ -56,7 +60,15 @@ async def begin_account(store: Store, *, partitions: int, outcome_partitions: in
         if slot.version:
             cursor = msgspec.msgpack.decode(slot.cursor, type=Cursor)
             put[str(p)] = msgspec.json.encode(
-                PartitionBase(offsets=cursor.offsets, totals=cursor.totals, epoch=cursor.epoch, numbers=cursor.numbers, exposures=len(slot.hashes["pending"]))
+                PartitionBase(
+                    offsets=cursor.offsets,
+                    totals=cursor.totals,
+                    epoch=cursor.epoch,
+                    numbers=cursor.numbers,
+                    exposures=len(slot.hashes["pending"]),
+                    before=cursor.totals.applied,
+                    counted=counted_in(cursor),
+                )
             )
     for q in range(outcome_partitions):
         slot = await store.load(outcome_slot(q), (HEADS,))
@@ -75,6 +87,11 @@ async def write_base(store: Store, put: Mapping[str, bytes]) -> None:
         if await store.commit(CONTROL_SLOT, slot.version, changes):
             return
     raise Mismatch("the control records are being changed by others all the time; try again")
+
+
+def counted_in(cursor: Cursor) -> int:
+    """Return how many events a partition has counted for the catalogue and not told yet."""
+    return sum(cursor.counts.get(SHOP, [])[: len(KINDS)])
 
 
 def bins_of(heads: Mapping[str, bytes]) -> dict[str, tuple[list[int], list[int]]]:
