@@ -35,7 +35,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     namespace: str
     made_at_ms: int
     meta: dict[str, str]
-    versions: dict[str, int]
+    versions: dict[str, str]
 
 
 class _End(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,10 +50,10 @@ class NotAtRest(Mismatch):
     """The namespace is being worked. Operator action: stop the workers, or copy Redis' own snapshot; then try again."""
 
 
-async def versions(store: RedisStore) -> dict[str, int]:
+async def versions(store: RedisStore) -> dict[str, str]:
     """Return the version of every slot of the namespace."""
     slots = sorted({slot async for slot, name in store.names() if name == "cursor"})
-    return {slot: (await store.load(slot, ())).version for slot in slots}
+    return {slot: str((await store.load(slot, ())).version) for slot in slots}
 
 
 async def write(store: RedisStore, namespace: str, file: Path, *, progress: Progress = lambda _: None) -> Header:
@@ -80,6 +80,7 @@ async def write(store: RedisStore, namespace: str, file: Path, *, progress: Prog
                 if keys % 1_000 == 0:
                     progress(keys)
             frame(_End(keys=keys, sha256=checksum.hexdigest()))
+        progress(keys)
         if await versions(store) != header.versions:
             raise NotAtRest(
                 f"namespace {namespace!r} was worked while it was read: stop the workers, or copy Redis' own snapshot (BGSAVE), which is of one moment"
@@ -89,7 +90,6 @@ async def write(store: RedisStore, namespace: str, file: Path, *, progress: Prog
         raise InputError(f"{file} cannot be written: {error.strerror or error}") from None
     finally:
         part.unlink(missing_ok=True)
-    progress(keys)
     return header
 
 

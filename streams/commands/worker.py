@@ -12,6 +12,7 @@ from streams.app import create_app
 from streams.commands.options import Broker, Config, Namespace, Redis, Set, Trunk
 from streams.faust_worker import run_worker
 from streams.settings import Settings, load_settings
+from streams.warm_up import warm_up
 
 
 def worker(
@@ -49,6 +50,8 @@ def run(settings: Settings) -> None:
 
     clock, meta = asyncio.run(joined())
     rules = namespace.rules_of(settings, artifact, replay=clock != namespace.LIVE)
-    app, _ = create_app(settings, namespace.open_store(settings), Model(artifact), rules, meta=meta)
+    model = Model(artifact)
+    warm_up(model, rules)
+    app, _ = create_app(settings, namespace.open_store(settings), model, rules, meta=meta)
     typer.echo(f"worker of namespace {settings.namespace!r} ({clock}), trunk {artifact.sha256[:16]}", err=True)
     run_worker(app, loglevel=settings.log_level)
