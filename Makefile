@@ -17,14 +17,19 @@ PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check $(PIP_OPT
 WORKERS ?= 2
 TESTS ?= tests/unit tests/contract tests/integration
 SEEDS ?= 20
+RUNS ?= 1
+SEED ?=
+FAULTS ?=
+RATE ?= 100
+MINUTES ?= 30
 BENCHES = $(sort $(filter-out bench/learning%.py,$(wildcard bench/*.py)))
 
-.PHONY: help install demo test lint format ci bench bench-learning clean
+.PHONY: help install demo test chaos soak lint format ci bench bench-learning clean
 
 help:  ## list the targets (default)
 	@echo "Headstart: make TARGET"
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)$$/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
-	@echo "Options: PYTHON=python3.12  TORCH_INDEX=https://download.pytorch.org/whl/cpu  PIP_OPTIONS=…  WORKERS=2  TESTS=tests/unit  SEEDS=20"
+	@echo "Options: PYTHON=python3.12  TORCH_INDEX=https://download.pytorch.org/whl/cpu  PIP_OPTIONS=…  WORKERS=2  TESTS=tests/unit  SEEDS=20  RUNS=1  SEED=…  FAULTS=…  RATE=100  MINUTES=30"
 
 install: $(VENV)/.installed-dev  ## make .venv with everything, development tools included
 
@@ -33,6 +38,12 @@ demo: $(VENV)/.installed  ## install what it needs, then run the whole system on
 
 test: $(VENV)/.installed-dev  ## run the tests (unit, contract, integration)
 	$(BIN)/pytest -n $(WORKERS) $(TESTS)
+
+chaos: $(VENV)/.installed-dev  ## pull every plug on a real Kafka and Redis, and let the ledger judge: RUNS times, with SEED or a seed drawn each time; FAULTS=worker_killed,…
+	@set -e; for run in $$(seq $(RUNS)); do CHAOS_SEED=$(SEED) CHAOS_FAULTS=$(FAULTS) CHAOS_RATE=$(RATE) $(BIN)/pytest -p no:cacheprovider tests/chaos; done
+
+soak: $(VENV)/.installed-dev  ## run under load with random faults for MINUTES at RATE events/s, and plot memory, descriptors and lag into var/soak
+	$(BIN)/python -m tests.chaos.soak --minutes $(MINUTES) --rate $(RATE) $(if $(SEED),--seed $(SEED))
 
 lint: $(VENV)/.installed-dev  ## check style, format, types and the direction of imports
 	$(BIN)/ruff check .

@@ -412,9 +412,13 @@ class Learner:
 
 
 def _alerts(passed: Passed, q: int) -> list[Alert]:
-    told = [("store_went_back", p, n, "outcomes that an earlier life told and the store has forgotten") for p, n in sorted(passed.forgotten.items())]
-    told += [("learned_ahead", p, n, "outcomes are learned, and forgotten by the partition") for p, n in sorted(passed.ahead.items())]
-    return [alert(kind, f"outcomes[{q}]: {n} {what} (partition {p})", partition=p, outcome_partition=q, outcomes=n) for kind, p, n, what in told]
+    told = [("store_went_back", passed.forgotten, "outcomes that an earlier life told and the store has forgotten")]
+    told += [("learned_ahead", passed.ahead, "outcomes are learned, and forgotten by the partition")]
+    return [
+        alert(kind, f"outcomes[{q}]: {sum(of.values())} {what} (partitions {', '.join(map(str, sorted(of)))})", outcome_partition=q, outcomes=sum(of.values()))
+        for kind, of, what in told
+        if of
+    ]
 
 
 def _arrays(rows: Sequence[Closed]) -> tuple[Any, Any, Any, Any, Any]:

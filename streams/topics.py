@@ -246,10 +246,11 @@ def group_members(broker: str, group: str, *, client_config: Mapping[str, object
 def add_partitions(broker: str, counts: Mapping[str, int], *, client_config: Mapping[str, object] | None = None) -> None:
     """Give topics, by their names on the broker, more partitions. Raises InputError where the broker refuses."""
     with _admin(broker, client_config) as admin:
-        response = admin.create_partitions(dict(counts), raise_errors=False)
-        for topic in response["results"]:
-            if for_code(topic["error_code"]).__name__ != "NoError":
-                raise InputError(f"cannot give topic {topic['name']} {counts[topic['name']]} partitions: {topic.get('error_message') or topic['error_code']}")
+        try:
+            admin.create_partitions(dict(counts))
+            admin.wait_for_topics(list(counts))
+        except KafkaError as error:
+            raise InputError(f"the broker gives {', '.join(counts)} no more partitions: {error}") from None
 
 
 def topic_ids(broker: str, topics: Iterable[str], *, client_config: Mapping[str, object] | None = None) -> dict[str, str]:

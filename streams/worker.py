@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 STAMP_POLL_S = 0.01
 ALERTS_KEPT = 100
+ALERT_AGAIN_S = 30.0
 LOOK_S = 0.25  # at the broker's silence, and how often the alive file is touched at most
 OUTCOMES = len(KINDS)  # the index of `outcomes` beside the four kinds
 
@@ -78,6 +79,7 @@ class Worker:
         self._heard_s = time.monotonic()
         self.lost_records = 0
         self.alerts: list[Alert] = []
+        self._told_s: dict[str, float] = {}
         self._telling: asyncio.Task[None] | None = None
         self._positions: dict[str, tuple[bytes, Mapping[int, Expected]]] = {}  # of the learners, by slot, with the cursor that they come from
 
@@ -304,8 +306,11 @@ class Worker:
         await self._refresh()
 
     def tell(self, alert: Alert) -> None:
-        """Send an alert, as soon as the broker takes it."""
-        self.alerts.append(alert)
+        """Send an alert, as soon as the broker takes it; of one kind at most one in a while, since what befalls the store befalls every partition."""
+        now_s = time.monotonic()
+        if now_s - self._told_s.get(alert.alert, -ALERT_AGAIN_S) >= ALERT_AGAIN_S:
+            self._told_s[alert.alert] = now_s
+            self.alerts.append(alert)
 
     async def seek(self, partition: int, offsets: list[int]) -> None:
         """Read the four topics of a partition on at these offsets."""

@@ -25,6 +25,8 @@ from streams.partition import Cursor
 from streams.settings import Settings, load_settings
 from streams.topics import broker_names
 
+LEARNER_FIGURES = ("offset", "tried", "hit", "duplicates", "refilled", "lost")
+
 cursor_app = typer.Typer(no_args_is_help=True, help="Show where each partition reads, or move it by hand.")
 
 
@@ -55,7 +57,13 @@ def show(
         waits = sum(max(0, ends.get((names[kind], p), (0, 0))[1] - offset) for kind, offset in zip(KINDS, cursor.offsets, strict=True))
         rows.append({"partition": p, **dict(zip(KINDS, cursor.offsets, strict=True)), "waiting": waits, **msgspec.structs.asdict(cursor.totals)})
     if json is not None:
-        write_json(json, {"partitions": rows, "learners": [{"outcome_partition": q, **msgspec.to_builtins(found)} for q, found in learners.items()]})
+        write_json(
+            json,
+            {
+                "partitions": rows,
+                "learners": [{"outcome_partition": q, **{name: getattr(found, name) for name in LEARNER_FIGURES}} for q, found in learners.items()],
+            },
+        )
         if str(json) == "-":
             return
     table = Table(title=f"namespace {settings.namespace}", title_justify="left")

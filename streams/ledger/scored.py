@@ -74,9 +74,12 @@ async def read_scored(topics: Topics, number: int, users: Mapping[str, int]) -> 
 
 
 def check_scored(
-    account: Account, published: Published, due: Due, scored: Scored, known: NDArray[np.uint64], *, replay: bool, lag: bool, complete: bool
+    account: Account, published: Published, due: Due, scored: Scored, known: NDArray[np.uint64], *, replay: bool, others: bool, complete: bool
 ) -> None:  # fmt: skip
-    """Check that every id has a score and every score an event, and that exposures (`known`, E) are those that were announced."""
+    """Check that every id has a score and every score an event, and that exposures (`known`, E) are those that were announced.
+
+    `others`: the topic may have scores of events that were not read, before or after those.
+    """
     rows, where = published.rows, f"partition {published.number}"
     distinct = rows[due.first]
     wanted = due.key[due.first]
@@ -87,7 +90,7 @@ def check_scored(
     account.sums["scored"] += int(there.sum())
     account.sums["scores_on_kafka"] += len(scored.key) + len(scored.foreign)
     strange = ~np.isin(scored.key, wanted)
-    if not lag and not published.before_log:
+    if not others and not published.before_log:
         account.find("scored_unpublished", [f"{where}: {name}" for name in scored.foreign])
         account.find("scored_unpublished", [f"{where}: a score of {ts} ms" for ts in scored.ts_ms[strange][:5].tolist()], int(strange.sum()))
 

@@ -10,8 +10,9 @@ import os
 import random
 import signal
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -92,12 +93,29 @@ class Stages:
             for proxy, node in zip(entrances, cluster.nodes.values(), strict=True):
                 proxy.target = node.entrance_port
             replica = brokers > 1
-            stage = Stage(
-                cluster, entrances, self._trunk, folder, seed=SEED + self._made, rate=RATE, durability="replica" if replica else "disk", replica=replica
-            )
+            stage = Stage(cluster, entrances, self._trunk, folder, seed=SEED, rate=RATE, durability="replica" if replica else "disk", replica=replica)
             self._stages[brokers] = stack.enter_context(stage)
             stage.ready()
         return self._stages[brokers]
+
+    @contextmanager
+    def apart(self, **changes: Any) -> Iterator[Stage]:
+        """Yield a stage of one's own, with one broker; the shared ones are closed."""
+        for number in list(self._stages):
+            self.close(number)
+        home, missing = kafka_home()
+        if missing:
+            pytest.skip(missing)
+        self._made += 1
+        folder = self._folder / str(self._made)
+        with (
+            Proxy() as entrance,
+            KafkaCluster(home, folder / "kafka", nodes=1, advertised_ports=[entrance.port]) as cluster,
+        ):
+            entrance.target = cluster.nodes[1].entrance_port
+            with Stage(cluster, [entrance], self._trunk, folder, seed=SEED, rate=RATE, **changes) as stage:
+                stage.ready()
+                yield stage
 
     def close(self, number: int) -> None:
         """End a stage."""

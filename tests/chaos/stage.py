@@ -11,13 +11,13 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from subprocess import Popen
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import msgspec
 import redis
@@ -42,12 +42,13 @@ from tests.chaos.servers import RedisServer, used_bytes
 from tests.chaos.traffic import Traffic
 from tests.integration.harness import connected, fresh_name
 from tests.integration.worlds import LIVE_WINDOW_MS
-from tests.kafka_server import KafkaCluster
+from tests.kafka_server import KafkaServer
 
 PARTITIONS = 12
 OUTCOME_PARTITIONS = 2
 WORKERS = 3
 PATIENCE_S = 30.0  # so soon after the repair there must be progress in every partition
+START_S = 6.0  # and so long may a worker's start take in that; what it takes longer, on a machine that is busy with other things, is added
 REST_S = 240.0  # and so soon all must be worked off
 SESSION_S = 6
 MOST_RSS_BYTES = 900_000_000
@@ -65,7 +66,8 @@ class Seat:
         self.process: Popen[bytes] | None = None
         self.wanted = False
         self.ends: list[int] = []
-        self._ended_s = 0.0
+        self.starts: list[float] = []  # seconds that each start took, until it had partitions
+        self._ended_s = self._started_s = 0.0
         self._log_from = 0
 
     @property
@@ -75,10 +77,14 @@ class Seat:
 
     def look(self) -> None:
         """Do what a supervisor does: note how it ended, and start it again."""
+        if self._started_s and self.works()[0]:
+            self.starts.append(time.monotonic() - self._started_s)
+            self._started_s = 0.0
         if self.process is not None and self.process.poll() is not None:
             self.ends.append(self.process.returncode)
             self.process, self._ended_s = None, time.monotonic()
         if self.wanted and self.process is None and time.monotonic() - self._ended_s > 1:
+            self._started_s = time.monotonic()
             self._log_from = self.log.stat().st_size if self.log.exists() else 0
             os.environ[VARIABLE] = f"clock:{self.clock}"
             try:
@@ -115,21 +121,44 @@ class Outcome:
     seed: int
     progress_s: float = -1.0  # from the repair until every partition that lagged had moved
     level_s: float = -1.0  # from the repair until nothing lagged
+    start_s: float = 0.0  # the longest start of a worker in this time
     lost: int = -1
     twice: int = -1
     events: int = 0
+    scored_again: int = 0  # scores that Kafka has more than once, of this time
+    told_again: int = 0  # messages to learners that were sent again, or told by a life that the store has forgotten
     exits: list[int] = field(default_factory=list)
     alerts: dict[str, int] = field(default_factory=dict)
     rss_bytes: int = 0
     notes: list[str] = field(default_factory=list)
 
 
+class Brokers(Protocol):
+    """The Kafka of a stage."""
+
+    @property
+    def nodes(self) -> Mapping[int, KafkaServer]:
+        """The brokers by number."""
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT of all nodes."""
+
+    @property
+    def replication(self) -> int:
+        """The replication factor that topics can have."""
+
+
 class Stage:
-    """Everything that a fault needs. A context manager."""
+    """Everything that a fault needs. A context manager. Without `entrances` the workers reach the brokers directly, without `wires` Redis.
+
+    The load stands still while more than `most_lag` records wait.
+    """
 
     def __init__(
-        self, kafka: KafkaCluster, entrances: list[Proxy], trunk: Path, folder: Path, *, seed: int, rate: float, durability: str = "disk",
-        redis_config: dict[str, str] | None = None, replica: bool = False, window_ms: int = LIVE_WINDOW_MS, **changes: Any,
+        self, kafka: Brokers, entrances: list[Proxy], trunk: Path, folder: Path, *, seed: int, rate: float, durability: str = "disk",
+        redis_config: dict[str, str] | None = None, replica: bool = False, wires: bool = True, most_lag: int = 10**9,
+        window_ms: int = LIVE_WINDOW_MS, **changes: Any,
     ) -> None:  # fmt: skip
         self.kafka, self.entrances, self.folder, self.seed = kafka, entrances, folder, seed
         folder.mkdir(parents=True, exist_ok=True)
@@ -142,7 +171,7 @@ class Stage:
             "grace_ms": 500, "durability": durability, "tick_ms": 500, **changes,
         }  # fmt: skip
         self.topics = broker_names(f"{name}.")
-        self._rate, self._window_ms = rate, window_ms
+        self._rate, self._window_ms, self._wires, self._most_lag = rate, window_ms, wires, most_lag
         self.seats: list[Seat] = []
         self.samples: list[Sample] = []
         self.tainted = False
@@ -150,6 +179,7 @@ class Stage:
         self._stop = threading.Event()
         self._started_s = time.monotonic()
         self._alerts_seen: Counter[str] = Counter()
+        self._sums: Counter[str] = Counter()
 
     @property
     def settings(self) -> Settings:
@@ -169,11 +199,14 @@ class Stage:
             self.launch()
             for number in range(4):
                 wire = self._stack.enter_context(Proxy(self.redis.port))
-                entrance = ",".join(f"{HOST}:{proxy.port}" for proxy in self.entrances)
-                settings = Settings(**{**self._base, "broker": entrance}, redis=f"redis://{HOST}:{wire.port}/0")
+                entrance = ",".join(f"{HOST}:{proxy.port}" for proxy in self.entrances) or self.kafka.address
+                settings = Settings(**{**self._base, "broker": entrance}, redis=f"redis://{HOST}:{wire.port}/0" if self._wires else self.redis.url)
                 self.seats.append(Seat(number, settings, self.folder, wire))
             self._stack.callback(self._kill)
-            self.traffic = Traffic(self.kafka.address, self.topics, PARTITIONS, rate=self._rate, seed=self.seed)
+            self.traffic = Traffic(
+                self.kafka.address, self.topics, PARTITIONS, rate=self._rate, seed=self.seed,
+                hold=lambda: bool(self.samples) and self.samples[-1].lag > self._most_lag,
+            )  # fmt: skip
             self._stack.callback(self.traffic.close)
             for work in (self._supervise, self._watch):
                 thread = threading.Thread(target=work, daemon=True)
@@ -309,9 +342,13 @@ class Stage:
         except (redis.RedisError, KafkaError, OSError):
             return False
 
+    def now_s(self) -> float:
+        """Return the seconds since the start, as the samples count."""
+        return time.monotonic() - self._started_s
+
     def _watch(self) -> None:
         while not self._stop.wait(1.0):
-            sample = Sample(time.monotonic() - self._started_s)
+            sample = Sample(self.now_s())
             with suppress(redis.RedisError, KafkaError, OSError):
                 sample.read = sum(cursor.totals.read for cursor in self.cursors().values())
                 sample.lag = self.traffic.confirmed - sample.read
@@ -348,12 +385,18 @@ class Stage:
         self.tainted = True
         draw, outcome = random.Random(f"{self.seed}-{name}"), Outcome(name, self.seed)
         ended = {seat.number: len(seat.ends) for seat in self.seats}
+        started = {seat.number: len(seat.starts) for seat in self.seats}
         seen = len(self.samples)
         self.traffic.go()
         time.sleep(load_s)
         fault(self, draw)
         mended_s = time.monotonic()
         outcome.progress_s = self._progress(mended_s)
+        outcome.start_s = max((start_s for seat in self.seats for start_s in seat.starts[started[seat.number] :]), default=0.0)
+        most_s = PATIENCE_S + max(0.0, outcome.start_s - START_S)
+        assert outcome.progress_s <= most_s, (
+            f"progress {outcome.progress_s:.0f} s after the repair (a worker's start took {outcome.start_s:.0f} s); {self.say()}"
+        )
         time.sleep(max(0.0, mended_s + after_s - time.monotonic()))
         outcome.level_s = self._level(mended_s)
         self.traffic.pause()
@@ -362,6 +405,10 @@ class Stage:
         outcome.lost = account.findings["not_applied"] + account.findings["not_scored"] + account.findings["not_learned"] + account.findings["hole"]
         outcome.twice = account.findings["applied_twice"] + account.findings["learned_twice"] + account.findings["bins"]
         outcome.events = account.sums["applied"]
+        fresh = account.sums.copy()
+        fresh.subtract(self._sums)
+        self._sums = account.sums
+        outcome.scored_again, outcome.told_again = fresh["scores_on_kafka"] - fresh["scored"], fresh["told_again"]
         outcome.exits = [code for seat in self.seats for code in seat.ends[ended[seat.number] :]]
         outcome.rss_bytes = max((rss for sample in self.samples[seen:] for rss in sample.rss_bytes.values()), default=0)
         outcome.alerts = self._alerts()
@@ -382,7 +429,7 @@ class Stage:
         return asyncio.run(audit(self.settings))
 
     def _progress(self, mended_s: float) -> float:
-        """Return the seconds until every partition that lags has moved; fails when that takes too long."""
+        """Return the seconds until every partition that lags has moved."""
         began: dict[int, int] | None = None
         while True:
             with suppress(redis.RedisError, KafkaError, OSError):
@@ -392,9 +439,8 @@ class Stage:
                 stuck = [p for p, lag in lags.items() if lag and now.get(p, 0) == began.get(p, 0)]
                 if not stuck:
                     return time.monotonic() - mended_s
-                late_s = time.monotonic() - mended_s
-                assert late_s < PATIENCE_S, f"partitions {stuck} have not moved within {PATIENCE_S:g} s of the repair; {self.say()}"
-            assert time.monotonic() - mended_s < 2 * PATIENCE_S, f"Redis or the broker does not answer after the repair; {self.say()}"
+                assert time.monotonic() - mended_s < 4 * PATIENCE_S, f"partitions {stuck} do not move after the repair; {self.say()}"
+            assert time.monotonic() - mended_s < 5 * PATIENCE_S, f"Redis or the broker does not answer after the repair; {self.say()}"
             time.sleep(0.25)
 
     def _level(self, mended_s: float) -> float:
@@ -433,7 +479,7 @@ def note(outcome: Outcome) -> None:
 
 def said(outcomes: list[Outcome]) -> Iterator[str]:
     """Yield a table of outcomes, a line each."""
-    yield f"{'fault':22} {'events':>8} {'lost':>5} {'twice':>6} {'progress':>9} {'level':>7} {'RSS':>7}  exits, alerts"
+    yield f"{'fault':26} {'events':>8} {'lost':>5} {'twice':>6} {'progress':>9} {'level':>7} {'start':>6} {'RSS':>7}  exits, alerts"
     for o in outcomes:
         alerts = ", ".join(f"{n} {kind}" for kind, n in o.alerts.items())
-        yield f"{o.fault:22} {o.events:8} {o.lost:5} {o.twice:6} {o.progress_s:8.1f}s {o.level_s:6.1f}s {o.rss_bytes / 1e6:5.0f}MB  {o.exits} {alerts}"
+        yield f"{o.fault:26} {o.events:8} {o.lost:5} {o.twice:6} {o.progress_s:8.1f}s {o.level_s:6.1f}s {o.start_s:5.1f}s {o.rss_bytes / 1e6:5.0f}MB  {o.exits} {alerts}"

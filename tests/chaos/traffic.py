@@ -6,13 +6,14 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
+import msgspec
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
-from features.events import KINDS, Event, encode
+from features.events import KINDS
 from features.hashing import partition_for
 from streams.shop import Shop, simulate
 
@@ -22,23 +23,47 @@ BROKEN_RATIO = 0.004
 RECENT = 400
 
 
-def shoppers(draw: random.Random) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (kind, fields) for ever: each visit of the shop's log is a user of its own, whose orders come after it."""
-    for turn in range(10_000):
-        shop = Shop(users=400, lines=4, days=2.0, launch_day=0.0, visits_per_day=2.0, conversion=0.25, window_s=21_600.0, seed=draw.getrandbits(31))
-        latest: dict[str, str] = {}
-        for row in simulate(shop).log.to_pylist():
-            session = row["session_id"] or latest.get(row["user_id"], "s")
-            latest[row["user_id"]] = session
-            fields = {name: row[name] for name in ("product_id", "line", "category", "channel", "price")}
-            yield row["kind"], {**fields, "event_id": f"{turn}-{row['event_id']}", "user_id": f"{turn}-{row['user_id']}-{session}"}
+class Made(NamedTuple):
+    """One event that is yet to happen: its kind, its user, and its value with places for the turn (twice) and the time."""
+
+    kind: str
+    user: str
+    value: bytes
+
+    def now(self, turn: int, ts_ms: int) -> tuple[str, bytes, bytes]:
+        """Return (kind, key, value) of the event at a time; each turn has other users and other event ids."""
+        return self.kind, f"{turn}-{self.user}".encode(), self.value % (turn, turn, ts_ms)
+
+
+def shop(seed: int) -> list[Made]:
+    """Return the events of a simulated shop, in order; each visit is a user of its own, whose orders come after it."""
+    settings = Shop(users=400, lines=4, days=2.0, launch_day=0.0, visits_per_day=2.0, conversion=0.25, window_s=21_600.0, seed=seed)
+    latest: dict[str, str] = {}
+    made = []
+    for row in simulate(settings).log.to_pylist():
+        session = row["session_id"] or latest.get(row["user_id"], "s")
+        latest[row["user_id"]] = session
+        user = f"{row['user_id']}-{session}"
+        more = b"".join(b',"%s":%s' % (name.encode(), msgspec.json.encode(row[name])) for name in ("product_id", "line", "category", "channel", "price"))
+        ids = f',"event_id":"%d-{row["event_id"]}","user_id":"%d-{user}","ts":%d'.encode()
+        made.append(Made(row["kind"], user, b"{" + more.replace(b"%", b"%%")[1:] + ids + b"}"))
+    return made
+
+
+def shoppers(draw: random.Random) -> Iterator[tuple[int, Made]]:
+    """Yield (turn, event) for ever."""
+    shops = [shop(draw.getrandbits(31)) for _ in range(2)]
+    for turn in range(1_000_000):
+        for made in shops[turn % len(shops)]:
+            yield turn, made
 
 
 class Traffic:
     """Publishes in a thread of its own, at `rate` events a second, until `stop`. Counts what was tried and what the broker has confirmed."""
 
-    def __init__(self, address: str, topics: Mapping[str, str], partitions: int, *, rate: float, seed: int) -> None:
-        self._topics, self._partitions, self.rate = topics, partitions, rate
+    def __init__(self, address: str, topics: Mapping[str, str], partitions: int, *, rate: float, seed: int, hold: Callable[[], bool] = lambda: False) -> None:
+        """`hold` says, now and then, whether to wait with more."""
+        self._topics, self._partitions, self.rate, self._hold = topics, partitions, rate, hold
         self._draw = random.Random(seed)
         self._events = shoppers(self._draw)
         self._recent: deque[tuple[str, bytes, bytes]] = deque(maxlen=RECENT)
@@ -78,7 +103,8 @@ class Traffic:
         last_s = time.monotonic()
         try:
             while not self._ended.is_set():
-                if not self._running.wait(0.1):
+                if not self._running.wait(0.1) or self._hold():
+                    time.sleep(0.02)
                     last_s = time.monotonic()
                     continue
                 now_s = time.monotonic()
@@ -99,10 +125,9 @@ class Traffic:
         elif chance < BROKEN_RATIO + TWICE_RATIO and self._recent:
             self._send(*self._recent[-1 - self._draw.randrange(min(20, len(self._recent)))])
         else:
-            kind, fields = next(self._events)
+            turn, made = next(self._events)
             late_ms = self._draw.randrange(2_000) if self._draw.random() < LATE_RATIO else 0
-            event = Event(**fields, ts=time.time_ns() // 1_000_000 - late_ms)
-            record = kind, event.user_id.encode(), encode(event)
+            record = made.now(turn, time.time_ns() // 1_000_000 - late_ms)
             self._recent.append(record)
             self._send(*record)
 
@@ -132,8 +157,8 @@ class Traffic:
         with self._lock:
             now_ms, records = time.time_ns() // 1_000_000, []
             for _ in range(number):
-                kind, fields = next(self._events)
-                records.append((kind, fields["user_id"].encode(), encode(Event(**fields, ts=now_ms - self._draw.randrange(10_000)))))
+                turn, made = next(self._events)
+                records.append(made.now(turn, now_ms - self._draw.randrange(10_000)))
             self._draw.shuffle(records)
             for record in records:
                 self._send(*record)
@@ -146,8 +171,8 @@ class Traffic:
 
     def _broken(self) -> None:
         draw = self._draw
-        kind, fields = next(self._events)
-        key, value = fields["user_id"].encode(), encode(Event(**fields, ts=time.time_ns() // 1_000_000))
+        turn, made = next(self._events)
+        kind, key, value = made.now(turn, time.time_ns() // 1_000_000)
         home = partition_for(key, self._partitions)
         elsewhere = (home + 1 + draw.randrange(self._partitions - 1)) % self._partitions
         broken: list[tuple[bytes | None, bytes | None, int]] = [
