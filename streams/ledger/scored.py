@@ -101,7 +101,7 @@ def check_scored(
         np.minimum.at(low, of_id, scored.content >> 1)
         np.maximum.at(high, of_id, scored.content >> 1)
         account.find("scored_differently", [f"{where}: {n} event ids"] if (n := int((low != high).sum())) else [], n)
-    if not complete:
+    if not complete or others:
         return
     # An exposure that every score of its event announced must be there; a life that was lost may have announced others.
     announced, of_announced, often = np.unique(scored.exposure, return_inverse=True, return_counts=True)
