@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from typing import Final
 
 import msgspec
 
 from streams.records import Outgoing, encode_json
-
-logger = logging.getLogger(__name__)
 
 ALERTS: Final[dict[str, str]] = {
     "records_lost": "records left the log of an input topic before they were read; they are lost: keep the topic's records longer, add workers",
@@ -35,9 +32,8 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def alert(kind: str, text: str, **facts: int | float | str) -> Alert:
-    """Return an alert of now, and log it."""
+    """Return an alert of now."""
     assert kind in ALERTS, kind
-    logger.error("alert %s: %s", kind, text)
     return Alert(alert=kind, at_ms=time.time_ns() // 1_000_000, text=f"{text}: {ALERTS[kind]}", facts=facts)
 
 

@@ -311,6 +311,7 @@ class Worker:
         if now_s - self._told_s.get(alert.alert, -ALERT_AGAIN_S) >= ALERT_AGAIN_S:
             self._told_s[alert.alert] = now_s
             self.alerts.append(alert)
+            logger.error("alert %s: %s", alert.alert, alert.text)
 
     async def seek(self, partition: int, offsets: list[int]) -> None:
         """Read the four topics of a partition on at these offsets."""
