@@ -24,7 +24,7 @@ RATE ?= 100
 MINUTES ?= 30
 BENCHES = $(sort $(filter-out bench/learning%.py,$(wildcard bench/*.py)))
 
-.PHONY: help install demo test chaos soak lint format ci bench bench-learning clean
+.PHONY: help install demo test chaos durability soak lint format ci bench bench-learning clean
 
 help:  ## list the targets (default)
 	@echo "Headstart: make TARGET"
@@ -40,7 +40,10 @@ test: $(VENV)/.installed-dev  ## run the tests (unit, contract, integration)
 	$(BIN)/pytest -n $(WORKERS) $(TESTS)
 
 chaos: $(VENV)/.installed-dev  ## pull every plug on a real Kafka and Redis, and let the ledger judge: RUNS times, with SEED or a seed drawn each time; FAULTS=worker_killed,…
-	@set -e; for run in $$(seq $(RUNS)); do CHAOS_SEED=$(SEED) CHAOS_FAULTS=$(FAULTS) CHAOS_RATE=$(RATE) $(BIN)/pytest -p no:cacheprovider tests/chaos; done
+	@set -e; for run in $$(seq $(RUNS)); do CHAOS_SEED=$(SEED) CHAOS_FAULTS=$(FAULTS) CHAOS_RATE=$(RATE) $(BIN)/pytest -p no:cacheprovider tests/chaos/test_live.py tests/chaos/test_replay.py; done
+
+durability: $(VENV)/.installed-dev  ## measure what is lost, and done again, under each promise of Redis (the setting durability)
+	CHAOS_SEED=$(SEED) CHAOS_RATE=$(RATE) $(BIN)/pytest -p no:cacheprovider tests/chaos/test_durability.py
 
 soak: $(VENV)/.installed-dev  ## run under load with random faults for MINUTES at RATE events/s, and plot memory, descriptors and lag into var/soak
 	$(BIN)/python -m tests.chaos.soak --minutes $(MINUTES) --rate $(RATE) $(if $(SEED),--seed $(SEED))

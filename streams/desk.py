@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 HELD_RECORDS = 20_000
 IDLE_S = 0.25
+PAUSE_S, LONGEST_PAUSE_S = 0.2, 3.2  # before what failed is tried again
 CHECK_S = 3.0  # live, how often a partition that commits nothing looks whether the store went back
 BARRIER_S = 15.0  # in a replay, how long a partition waits at a barrier before it says everything again
 
@@ -62,6 +63,7 @@ class Desk:
         self._tick_ms, self._clock_ms, self._stamp_ms, self._crashed = tick_ms, clock_ms, stamp_ms, crashed
         self._patience_s = patience_s
         self._down_since_s: float | None = None
+        self._pause_s = PAUSE_S
         self._checked_s = self._said_s = 0.0
         self._unsaid = True  # what is committed is perhaps not sent
         self._news = asyncio.Event()
@@ -149,7 +151,7 @@ class Desk:
                         await self._again()
                     while not self.stopping() and not self._reload and (portion := self._next()) is not None:
                         await self._work(portion)
-                    self._down_since_s = None
+                    self._down_since_s, self._pause_s = None, PAUSE_S
                 except LostCommit as lost:
                     logger.warning("%s; starting over from the cursor", lost)
                     self._reload = True
@@ -163,7 +165,7 @@ class Desk:
                         raise
                     logger.warning("partition %d: %s; starting over from the cursor", self.number, down)
                     self._reload = True
-                    await asyncio.sleep(0.2)
+                    await self._pause()
                     continue
                 try:
                     await asyncio.wait_for(self._news.wait(), IDLE_S)
@@ -173,6 +175,13 @@ class Desk:
             raise
         except BaseException as error:  # noqa: BLE001  whatever it is, the process must not go on
             self._crashed(error)
+
+    async def _pause(self) -> None:
+        """Wait before the next try, longer each time, but for a stop: each try says again what was said before."""
+        until_s = asyncio.get_running_loop().time() + self._pause_s
+        self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+        while not self.stopping() and asyncio.get_running_loop().time() < until_s:
+            await asyncio.sleep(PAUSE_S)
 
     async def _idle(self) -> None:
         """Look whether the store went back: who commits nothing would not hear of it."""

@@ -20,6 +20,7 @@ from streams.records import decode_message
 logger = logging.getLogger(__name__)
 
 IDLE_S = 0.5
+PAUSE_S, LONGEST_PAUSE_S = 0.2, 3.2  # before what failed is tried again
 HELD_MESSAGES = 20_000
 STEP_MESSAGES = 5_000  # live, a backlog is learned in steps of so many
 HOLES_S = 3.0  # between two looks for what the broker has lost
@@ -41,6 +42,7 @@ class LearnerDesk:
         self._held = False
         self._patience_s = patience_s
         self._down_since_s: float | None = None
+        self._pause_s = PAUSE_S
         self._queue: deque[tuple[int, bytes | None]] = deque()
         self._acks: deque[tuple[int, Callable[[], Any]]] = deque()
         self._news = asyncio.Event()
@@ -89,7 +91,7 @@ class LearnerDesk:
                         await self._start_over()
                     await self._work()
                     await self._look_for_holes()
-                    self._down_since_s = None
+                    self._down_since_s, self._pause_s = None, PAUSE_S
                 except LostCommit as lost:
                     logger.warning("%s; starting over", lost)
                     self._reload = True
@@ -102,7 +104,7 @@ class LearnerDesk:
                         raise
                     logger.warning("outcomes[%d]: %s; starting over", self.q, down)
                     self._reload = True
-                    await asyncio.sleep(0.2)
+                    await self._pause()
                     continue
                 try:
                     await asyncio.wait_for(self._news.wait(), IDLE_S)
@@ -113,6 +115,13 @@ class LearnerDesk:
             raise
         except BaseException as error:  # noqa: BLE001  whatever it is, the process must not go on
             self._crashed(error)
+
+    async def _pause(self) -> None:
+        """Wait before the next try, longer each time, but for a stop: each try says again what was said before."""
+        until_s = asyncio.get_running_loop().time() + self._pause_s
+        self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+        while not self._stopping and asyncio.get_running_loop().time() < until_s:
+            await asyncio.sleep(PAUSE_S)
 
     async def _work(self) -> None:
         received = 0
