@@ -18,14 +18,19 @@ WORKERS ?= 2
 TESTS ?= tests/unit tests/contract tests/fuzz tests/integration tests/browser/test_smoke.py
 SEEDS ?= 20
 FUZZ_S ?= 60
+RUNS ?= 1
+SEED ?=
+FAULTS ?=
+RATE ?= 100
+MINUTES ?= 30
 BENCHES = $(sort $(filter-out bench/learning%.py bench/screenshots.py bench/three_launches.py bench/sight_cost.py,$(wildcard bench/*.py)))
 
-.PHONY: help install demo test browser-test screenshots lint format ci bench bench-learning bench-sight compose-check fuzz audit licences clean
+.PHONY: help install demo test browser-test screenshots chaos durability soak lint format ci bench bench-learning bench-sight compose-check fuzz audit licences clean
 
 help:  ## list the targets (default)
 	@echo "Headstart: make TARGET"
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)$$/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
-	@echo "Options: PYTHON=python3.12  TORCH_INDEX=https://download.pytorch.org/whl/cpu  PIP_OPTIONS=…  WORKERS=2  TESTS=tests/unit  SEEDS=20  FUZZ_S=60"
+	@echo "Options: PYTHON=python3.12  TORCH_INDEX=https://download.pytorch.org/whl/cpu  PIP_OPTIONS=…  WORKERS=2  TESTS=tests/unit  SEEDS=20  FUZZ_S=60  RUNS=1  SEED=…  FAULTS=…  RATE=100  MINUTES=30"
 
 install: $(VENV)/.installed-dev  ## make .venv with everything, development tools included
 
@@ -40,6 +45,15 @@ browser-test: $(VENV)/.installed-dev  ## drive the dashboard of a real run in Ch
 
 screenshots: $(VENV)/.installed-dev  ## make the README's and the quiz's pictures anew, in docs/images
 	$(BIN)/python bench/screenshots.py
+
+chaos: $(VENV)/.installed-dev  ## pull every plug on a real Kafka and Redis, and let the ledger judge: RUNS times, with SEED or a seed drawn each time; FAULTS=worker_killed,…
+	@set -e; for run in $$(seq $(RUNS)); do CHAOS_SEED=$(SEED) CHAOS_FAULTS=$(FAULTS) CHAOS_RATE=$(RATE) $(BIN)/pytest -p no:cacheprovider tests/chaos/test_live.py tests/chaos/test_replay.py; done
+
+durability: $(VENV)/.installed-dev  ## measure what is lost, and done again, under each promise of Redis (the setting durability)
+	CHAOS_SEED=$(SEED) CHAOS_RATE=$(RATE) $(BIN)/pytest -p no:cacheprovider tests/chaos/test_durability.py
+
+soak: $(VENV)/.installed-dev  ## run under load with random faults for MINUTES at RATE events/s, and plot memory, descriptors and lag into var/soak
+	$(BIN)/python -m tests.chaos.soak --minutes $(MINUTES) --rate $(RATE) $(if $(SEED),--seed $(SEED))
 
 lint: $(VENV)/.installed-dev  ## check style, format, types, the direction of imports, and bandit's list of weaknesses
 	$(BIN)/ruff check .

@@ -32,7 +32,7 @@ class MemoryStore:
         version, _ = self._cursors.get(slot, (0, b""))
         if version != expected:
             return False
-        self._cursors[slot] = (version + 1, changes.cursor)
+        self._cursors[slot] = (version + 1 if changes.version is None else changes.version, changes.cursor)
         for records in (changes.records, *(block.split() for block in changes.blocks)):
             for key, value in records.items():
                 self._records[slot, key] = value

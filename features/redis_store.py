@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 from urllib.parse import unquote, urlsplit
 
+import msgspec
 import redis.asyncio as redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -27,18 +28,18 @@ from features.store import Changes, Slot
 DURABILITIES: Final = ("memory", "disk", "replica")
 
 # KEYS: cursor, then the records, then those of each block, then for each part a hash.
-# ARGV: expected version, cursor, ttl ms, number of records, their values, number of blocks, for each its count, width and values in one,
-# then for each part: "put"|"drop", n, n fields (and values).
+# ARGV: expected version, new version, cursor, ttl ms, number of records, their values, number of blocks, for each its count, width and
+# values in one, then for each part: "put"|"drop", n, n fields (and values).
 _COMMIT: Final = """
 local version = redis.call('HGET', KEYS[1], 'version') or '0'
 if version ~= ARGV[1] then return 0 end
-redis.call('HSET', KEYS[1], 'version', string.format('%.0f', tonumber(version) + 1), 'cursor', ARGV[2])
-local n = tonumber(ARGV[4])
-for i = 1, n do redis.call('SET', KEYS[1 + i], ARGV[4 + i], 'PX', ARGV[3]) end
-local a, k = 6 + n, 2 + n
-for _ = 1, tonumber(ARGV[5 + n]) do
+redis.call('HSET', KEYS[1], 'version', ARGV[2], 'cursor', ARGV[3])
+local n = tonumber(ARGV[5])
+for i = 1, n do redis.call('SET', KEYS[1 + i], ARGV[5 + i], 'PX', ARGV[4]) end
+local a, k = 7 + n, 2 + n
+for _ = 1, tonumber(ARGV[6 + n]) do
   local count, width, values = tonumber(ARGV[a]), tonumber(ARGV[a + 1]), ARGV[a + 2]
-  for i = 0, count - 1 do redis.call('SET', KEYS[k + i], string.sub(values, i * width + 1, (i + 1) * width), 'PX', ARGV[3]) end
+  for i = 0, count - 1 do redis.call('SET', KEYS[k + i], string.sub(values, i * width + 1, (i + 1) * width), 'PX', ARGV[4]) end
   a, k = a + 3, k + count
 end
 while a <= #ARGV do
@@ -63,7 +64,21 @@ _CLAIM: Final = """
 for i = 1, #ARGV, 2 do redis.call('HSETNX', KEYS[1], ARGV[i], ARGV[i + 1]) end
 return redis.call('HGETALL', KEYS[1])
 """
+SCAN_COUNT: Final = 5_000
+READ_AT_ONCE: Final = 500
+FIELDS_AT_ONCE: Final = 1_000
+RECORDS: Final = ("u:", "ul:")  # the names of what is no hash
 T = TypeVar("T")
+
+
+class Entry(msgspec.Struct, array_like=True, frozen=True):
+    """One key as it is stored: a record, or fields of a hash (a long hash comes in parts). `ttl_ms` -1: it does not expire."""
+
+    slot: str
+    name: str
+    record: bytes | None = None
+    fields: dict[str, bytes] | None = None
+    ttl_ms: int = -1
 
 
 def _client(access: RedisAccess, *, timeout_s: float) -> Any:
@@ -164,7 +179,8 @@ class RedisStore:
 
     async def commit(self, slot: str, expected: int, changes: Changes) -> bool:
         keys = [self._key(slot, "cursor")]
-        arguments: list[bytes | str | int] = [expected, changes.cursor, self._ttl_ms, len(changes.records)]
+        version = expected + 1 if changes.version is None else changes.version
+        arguments: list[bytes | str | int] = [expected, version, changes.cursor, self._ttl_ms, len(changes.records)]
         for key, value in changes.records.items():
             keys.append(self._key(slot, key))
             arguments.append(value)
@@ -219,6 +235,11 @@ class RedisStore:
         if held.get("appendonly") != "yes" or held.get("appendfsync") != "always":
             raise InputError("durability 'disk' needs Redis with appendonly yes and appendfsync always")
 
+    async def time_ms(self) -> int:
+        """Return the server's clock, in milliseconds since the epoch."""
+        seconds, microseconds = cast(tuple[int, int], await self._tried(lambda: self._redis.time()))
+        return seconds * 1000 + microseconds // 1000
+
     async def meta(self) -> dict[str, str]:
         held = await self._tried(lambda: cast(Awaitable[dict[bytes, bytes]], self._redis.hgetall(self._prefix + "meta")))
         return {name.decode(): value.decode() for name, value in held.items()}
@@ -257,6 +278,90 @@ class RedisStore:
                 yield [name.decode("utf-8", "surrogateescape").removeprefix(start) for name in found]
             if not cursor:
                 return
+
+    async def names(self) -> AsyncIterator[tuple[str, str]]:
+        """Yield (slot, name) of every key of the namespace that has a slot; one that changes meanwhile may come twice."""
+        try:
+            async for raw in self._redis.scan_iter(match=self._prefix + "{*", count=SCAN_COUNT):
+                slot, _, name = raw.decode().removeprefix(self._prefix + "{").partition("}:")
+                yield slot, name
+        except RedisError as error:
+            raise DependencyDown(f"Redis does not answer: {error}") from error
+
+    async def entries(self) -> AsyncIterator[Entry]:
+        """Yield every key of the namespace that has a slot, with what it holds; one that is written meanwhile may come twice, or torn."""
+        batch: list[tuple[str, str]] = []
+        async for place in self.names():
+            batch.append(place)
+            if len(batch) == READ_AT_ONCE:
+                for entry in await self._entries(batch):
+                    yield entry
+                batch.clear()
+        for entry in await self._entries(batch):
+            yield entry
+
+    async def _entries(self, places: Sequence[tuple[str, str]]) -> list[Entry]:
+        names = [self._key(slot, name) for slot, name in places]
+        records = [i for i, (_, name) in enumerate(places) if name.startswith(RECORDS)]
+
+        async def read() -> list[Any]:
+            pipe = self._redis.pipeline(transaction=False)
+            for i, name in enumerate(names):
+                if i in wanted:
+                    pipe.get(name)
+                    pipe.pttl(name)
+                else:
+                    pipe.hgetall(name)
+            return list(await pipe.execute())
+
+        wanted = set(records)
+        answers = iter(await self._tried(read))
+        out = []
+        for i, (slot, name) in enumerate(places):
+            answer = next(answers)
+            if i in wanted:
+                ttl_ms = next(answers)
+                if answer is not None:  # else it has expired meanwhile
+                    out.append(Entry(slot, name, record=answer, ttl_ms=ttl_ms))
+                continue
+            fields = [(field.decode(), value) for field, value in answer.items()]
+            out += [Entry(slot, name, fields=dict(fields[at : at + FIELDS_AT_ONCE])) for at in range(0, len(fields), FIELDS_AT_ONCE)]
+        return out
+
+    async def put_entries(self, entries: Sequence[Entry]) -> None:
+        """Write keys as they were read, whatever is there."""
+
+        async def put() -> None:
+            pipe = self._redis.pipeline(transaction=False)
+            for entry in entries:
+                name = self._key(entry.slot, entry.name)
+                if entry.fields is not None:
+                    pipe.hset(name, mapping=cast(Any, entry.fields))
+                elif entry.record is not None:
+                    pipe.set(name, entry.record, px=entry.ttl_ms if entry.ttl_ms > 0 else None)
+            await pipe.execute()
+
+        if entries:
+            await self._tried(put)
+
+    async def delete_entries(self) -> int:
+        """Delete every key of the namespace that has a slot; returns how many."""
+        gone, batch = 0, []
+        async for slot, name in self.names():
+            batch.append(self._key(slot, name))
+            if len(batch) == READ_AT_ONCE:
+                gone += await self._delete(batch)
+                batch.clear()
+        return gone + await self._delete(batch)
+
+    async def _delete(self, names: Sequence[str]) -> int:
+        async def delete() -> int:
+            pipe = self._redis.pipeline(transaction=False)
+            for name in names:
+                pipe.unlink(name)
+            return sum(await pipe.execute())
+
+        return await self._tried(delete) if names else 0
 
     async def close(self) -> None:
         await self._redis.aclose()

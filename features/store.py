@@ -1,7 +1,7 @@
 """The store's contract: slots that are read in one step and change in one step, or not at all.
 
 A slot is what lives and changes together: an input partition (`"7"`) or an outcome partition (`"o0"`). It has a **version** that
-every commit increments, a cursor (opaque bytes), named hashes, and records. `features.memory_store` and `features.redis_store`
+rises with every commit, a cursor (opaque bytes), named hashes, and records. `features.memory_store` and `features.redis_store`
 fulfil the same contract, `tests/contract/test_store.py`.
 """
 
@@ -42,13 +42,23 @@ class Block:
 
 @dataclass
 class Changes:
-    """What one commit writes. `records`, alone or in blocks, may expire (`ttl_ms`); hashes and the cursor do not."""
+    """What one commit writes. `records`, alone or in blocks, may expire (`ttl_ms`); hashes and the cursor do not. `version` None: the expected one and 1."""
 
     cursor: bytes
     records: dict[str, bytes] = field(default_factory=dict)
     blocks: list[Block] = field(default_factory=list)
     put: dict[str, dict[str, bytes]] = field(default_factory=dict)
     drop: dict[str, list[str]] = field(default_factory=dict)
+    version: int | None = None
+
+
+def first_version(version: int, draw: int) -> int:
+    """Return the version for the first commit of one who has loaded a slot at `version`; `draw` is a random number of 32 bits.
+
+    It is above all versions that were there, and no other commit has it. So a store that was put back to an older state, and has gone on
+    from there, never comes to a version that someone from before still holds.
+    """
+    return ((version >> 64) + 1) << 64 | draw << 32
 
 
 def decoded(raw: bytes, kind: type[T], what: str) -> T:
@@ -72,7 +82,7 @@ class Store(Protocol):
         """Return the named fields of one hash, None where there is none."""
 
     async def commit(self, slot: str, expected: int, changes: Changes) -> bool:
-        """Write all of `changes` and make the version `expected + 1`; False, and nothing written, if it is not `expected`."""
+        """Write all of `changes` and set the version; False, and nothing written, if it is not `expected`."""
 
     async def settled(self) -> None:
         """Return when what was committed is as durable as the setting promises."""

@@ -16,8 +16,9 @@ from faust.types import TP
 
 from features.errors import DependencyDown
 from features.events import KINDS
-from features.store import Store
+from features.redis_store import RedisStore
 from models.model import Model
+from streams.clock import Clock
 from streams.delivery import deliver
 from streams.faust_worker import app_settings, hard_exit
 from streams.gate import End
@@ -64,8 +65,8 @@ class _Still:
 class FaustWire:
     """Between the worker, which counts topics by kind, and the transport, which calls them by name."""
 
-    def __init__(self, app: faust.App, names: Mapping[str, str]) -> None:
-        self._app = app
+    def __init__(self, app: faust.App, names: Mapping[str, str], clock: Clock) -> None:
+        self._app, self._clock = app, clock
         self.topics = [names[kind] for kind in KINDS] + [names["outcomes"]]
         self._still: dict[TP, _Still] = {}
 
@@ -113,13 +114,14 @@ class FaustWire:
         reading = self._consumer().reading(tp)
         if reading is None:
             return None
+        as_of_ms = self._clock.of_wall_ms(reading.as_of_ms)
         still = self._still.get(tp)
         if still is None or still.position != reading.position or reading.position < reading.end:
             self._still[tp] = _Still(reading.position, time.monotonic())
-            return End(reading.end, reading.as_of_ms)
+            return End(reading.end, as_of_ms)
         still.looks += 1
         done = still.looks >= STILL_LOOKS and time.monotonic() - still.since_s >= STILL_S
-        return End(0 if done else reading.end, reading.as_of_ms)
+        return End(0 if done else reading.end, as_of_ms)
 
 
 class WorkerPositions:
@@ -159,11 +161,20 @@ class WorkerApp(NamedTuple):
     meters: Meters
 
 
-def create_app(settings: Settings, store: Store, model: Model, rules: Rules, *, base: str = "", traces: Followed | None = None) -> WorkerApp:
+def create_app(
+    settings: Settings, store: RedisStore, model: Model, rules: Rules, *, meta: Mapping[str, str] | None = None, traces: Followed | None = None
+) -> WorkerApp:  # fmt: skip
     """Return the app of one worker, the worker, and what tells how it is. Its group is the namespace's, so that namespaces never share partitions.
 
-    `base`: the sha256 of the trunk that the namespace was made with, if that is not the model's. `traces` follows what comes traced.
+    `meta` describes the namespace. `traces` follows what comes traced.
     """
+    clock = Clock()
+
+    async def ask_time() -> None:
+        asked_s = time.monotonic()
+        server_ms = await store.time_ms()
+        clock.hear(server_ms, int(1000 * (time.monotonic() - asked_s)))
+
     meters = Meters()
     polls = Polls(meters)
     names = broker_names(settings.topic_prefix, settings.topic_names)
@@ -176,10 +187,11 @@ def create_app(settings: Settings, store: Store, model: Model, rules: Rules, *, 
         max_poll_records=settings.max_poll_records, buffered_polls=buffered, max_fetch_bytes=min(MAX_FETCH_BYTES, max(MIN_FETCH_BYTES, share)), credentials=faust_credentials(settings),
     )  # fmt: skip
     app = faust.App(**{**kwargs, "producer_max_request_size": MAX_REQUEST_BYTES})
-    wire, outlet = FaustWire(app, names), KafkaOutlet(app, names)
+    wire, outlet = FaustWire(app, names, clock), KafkaOutlet(app, names)
     worker = Worker(
         MeteredStore(store, meters), model, rules, tick_ms=settings.tick_ms, patience_s=float(settings.dependency_timeout_s),
-        outlet=MeteredOutlet(traces.outlet(outlet) if traces is not None else outlet, meters), wire=wire, hard_exit=hard_exit, alive_file=settings.alive_file, base=base, held_bytes=share,
+        outlet=MeteredOutlet(traces.outlet(outlet) if traces is not None else outlet, meters), wire=wire, hard_exit=hard_exit, alive_file=settings.alive_file, held_bytes=share,
+        clock_ms=clock.now_ms, meta=meta, ask_time=ask_time,
     )  # fmt: skip
     app.transport = Transport(app.conf.broker_consumer, app, positions=WorkerPositions(worker, wire.topics))
 

@@ -25,7 +25,6 @@ from features.store import Store, decoded
 from models.model import Model
 from streams import namespace, trunks
 from streams.knowledge import Knowledge
-from streams.outbox import Outbox
 from streams.partition import Cursor, Partition, Rules, line_key
 from streams.records import Launch
 from streams.settings import Settings
@@ -73,7 +72,7 @@ async def partition_of(store: Store, number: int, rules: Rules) -> Partition | N
     if not slot.version:
         return None
     cursor = decoded(slot.cursor, Cursor, "a partition's cursor")
-    return Partition(number, store, rules, version=slot.version, cursor=cursor, pending=Pending(rules.edges_ms), outbox=Outbox({}))
+    return Partition(number, store, rules, version=slot.version, cursor=cursor, pending=Pending(rules.edges_ms))
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from features.errors import DependencyDown, Mismatch
 from features.store import Store
+from streams.alerts import Alert
 from streams.gate import End, LiveGate, Portion, ReplayGate
+from streams.incidents import incident
 from streams.knowledge import Knowledge
 from streams.partition import LostCommit, Partition, Rules
 from streams.pipeline import Outlet, publish_outbox, settle, work_off
@@ -25,6 +28,9 @@ logger = logging.getLogger(__name__)
 HELD_RECORDS = 5_000  # of a topic of a partition, at most, and
 HELD_BYTES = 5_000_000
 IDLE_S = 0.25
+PAUSE_S, LONGEST_PAUSE_S = 0.2, 3.2  # before what failed is tried again
+CHECK_S = 3.0  # live, how often a partition that commits nothing looks whether the store went back
+BARRIER_S = 15.0  # in a replay, how long a partition waits at a barrier before it says everything again
 
 _Taken = tuple[int, list[Received], int, Callable[[], Any], Callable[[], bool]]
 
@@ -44,6 +50,9 @@ class Source(Protocol):
     def ends(self, partition: int) -> Sequence[End | None]:
         """Return where the four topics end, as far as known."""
 
+    def tell(self, alert: Alert) -> None:
+        """Send an alert, sooner or later."""
+
 
 class Desk:
     """Partition `number` of a worker. `start` begins the loop, `stop` ends it after the portion in hand."""
@@ -57,7 +66,10 @@ class Desk:
         self._store, self._rules, self._knowledge, self._outlet, self._source = store, rules, knowledge, outlet, source
         self._tick_ms, self._clock_ms, self._stamp_ms, self._crashed = tick_ms, clock_ms, stamp_ms, crashed
         self._patience_s, self._held_bytes = patience_s, held_bytes
-        self._down_since_ms: int | None = None
+        self._down_since_s: float | None = None
+        self._pause_s = PAUSE_S
+        self._checked_s = self._said_s = 0.0
+        self._unsaid = True  # what is committed is perhaps not sent
         self._news = asyncio.Event()
         self._stopping = False
         self._reload = False
@@ -90,7 +102,8 @@ class Desk:
 
     def down_s(self) -> float:
         """Return for how long Redis or the broker has failed it; 0 if they do not."""
-        return 0.0 if self._down_since_ms is None else (self._clock_ms() - self._down_since_ms) / 1000
+        since_s = self._down_since_s
+        return 0.0 if since_s is None else time.monotonic() - since_s
 
     def stopping(self) -> bool:
         """Whether the desk takes no further portion."""
@@ -104,6 +117,15 @@ class Desk:
         """Drop everything and start from the store: it went back, or someone else has written."""
         self._reload = True
         self._news.set()
+
+    def skip(self, kind: int, first: int) -> bool:
+        """Go on at `first`, where the log of a topic begins; False if that is no loss, since the partition has not been worked yet."""
+        cursor = self.partition.cursor
+        worked = self.partition.version > 0
+        cursor.totals.lost += first - cursor.offsets[kind] if worked else 0
+        cursor.offsets[kind] = first
+        self.gate.skip(kind, first)
+        return worked
 
     def take(self, kind: int, records: list[Received], next_offset: int, ack: Callable[[], Any], is_current: Callable[[], bool]) -> None:
         """Queue what one poll of one topic brought; `ack` is called when all of it is in the store.
@@ -129,19 +151,17 @@ class Desk:
                 self._source.hold(self.number, kind, full)
 
     async def _run(self) -> None:
-        first = True
         try:
             while not self.stopping():
                 self._news.clear()
                 try:
                     if self._reload:
                         await self._start_over()
-                    elif first:
+                    elif self._unsaid:
                         await self._again()
-                    first = False
                     while not self.stopping() and not self._reload and (portion := self._next()) is not None:
                         await self._work(portion)
-                    self._down_since_ms = None
+                    self._down_since_s, self._pause_s = None, PAUSE_S
                 except LostCommit as lost:
                     logger.warning("%s; starting over from the cursor", lost)
                     self._reload = True
@@ -149,24 +169,40 @@ class Desk:
                     continue
                 except DependencyDown as down:
                     # The commit may have been done or not: the stored cursor decides.
-                    now_ms = self._clock_ms()
-                    self._down_since_ms = self._down_since_ms or now_ms
-                    if now_ms - self._down_since_ms > 1000 * self._patience_s:
+                    now_s = time.monotonic()
+                    self._down_since_s = self._down_since_s or now_s
+                    if now_s - self._down_since_s > self._patience_s:
                         raise
                     logger.warning("partition %d: %s; starting over from the cursor", self.number, down)
                     self._reload = True
-                    await asyncio.sleep(0.2)
+                    await self._pause()
                     continue
                 try:
                     await asyncio.wait_for(self._news.wait(), IDLE_S)
                 except TimeoutError:
-                    # Who waits at a barrier commits nothing, and would not hear that the store went back.
-                    if self._rules.replay and not await self.partition.is_current():
-                        self._reload = True
+                    await self._idle()
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001  whatever it is, the process must not go on
             self._crashed(error)
+
+    async def _pause(self) -> None:
+        """Wait before the next try, longer each time, but for a stop: each try says again what was said before."""
+        pauses, self._pause_s = round(self._pause_s / PAUSE_S), min(2 * self._pause_s, LONGEST_PAUSE_S)
+        for _ in range(pauses):
+            if not self.stopping():
+                await asyncio.sleep(PAUSE_S)
+
+    async def _idle(self) -> None:
+        """Look whether the store went back: who commits nothing would not hear of it."""
+        now_s = time.monotonic()
+        if self._rules.replay or now_s - self._checked_s > CHECK_S:
+            self._checked_s = now_s
+            if not await self.partition.is_current():
+                self._reload = True
+        if self._rules.replay and now_s - self._said_s > BARRIER_S:
+            self.partition.outbox.send_again()  # what was said may be lost
+            self._unsaid = True
 
     def _next(self) -> Portion | None:
         if isinstance(self.gate, ReplayGate):
@@ -176,6 +212,8 @@ class Desk:
 
     async def _again(self) -> None:
         """Send once more what is committed and perhaps not sent."""
+        self._unsaid = False
+        self._said_s = time.monotonic()
         tick_ms = self.partition.cursor.tick_ms
         await publish_outbox(self.partition, self._outlet, self._store, tick_done_ms=tick_ms if self._rules.replay and tick_ms else None)
 
@@ -197,6 +235,7 @@ class Desk:
             self._reload = True  # heads or records are of another time: this worker lost the partition, or the store went back
             return
         partition.cursor.time_ms = max(partition.cursor.time_ms, portion.time_ms)
+        self._said_s = time.monotonic()
         await settle(partition, worked, self._outlet, self._store, tick_done_ms=portion.tick_end_ms if self._rules.replay else None)
         for kind, acks in enumerate(self._acks):
             while acks and acks[0][0] <= portion.offsets[kind]:
@@ -206,7 +245,12 @@ class Desk:
     async def _start_over(self) -> None:
         self._reload = False
         self._meanwhile = []
+        before = self.partition.version
         self.partition = await Partition.load(self.number, self._store, self._rules)
+        now = self.partition.version
+        if now < before:
+            text = f"partition {self.number} was at version {before} and is at {now}"
+            self._source.tell(incident("store_went_back", text, partition=self.number, version_before=before, version=now))
         await self._source.look_again()  # if the store went back, so did the heads
         await self._again()
         for kind in range(4):

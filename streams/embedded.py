@@ -60,6 +60,7 @@ class EmbeddedServer:
 
     name = "server"
     environment: Mapping[str, str] = {}
+    start_timeout_s = START_TIMEOUT_S
 
     def __init__(self, folder: Path | None = None, *, port: int | None = None) -> None:
         self.port = port or 0
@@ -148,7 +149,7 @@ class EmbeddedServer:
             self.pid = int(said.readline() or b"0")
 
     def _wait(self) -> bool:
-        deadline = time.monotonic() + START_TIMEOUT_S
+        deadline = time.monotonic() + self.start_timeout_s
         patience_s = 0.5  # short at first: if another server holds the port, ours has ended by then
         while self.alive and time.monotonic() < deadline:
             asked = time.monotonic()

@@ -26,7 +26,6 @@ from models.model import Model
 from streams import launches, namespace
 from streams.feature_words import by_group, reasons
 from streams.knowledge import Knowledge
-from streams.outbox import Outbox
 from streams.partition import Cursor, Partition, Rules, line_key
 from streams.records import Launch
 from streams.settings import Settings
@@ -158,7 +157,7 @@ async def _partition(store: Store, user: str, rules: Rules, name: str) -> Partit
         if not slot.version:
             continue
         cursor = decoded(slot.cursor, Cursor, "a partition's cursor")
-        partition = Partition(number, store, rules, version=slot.version, cursor=cursor, pending=Pending(rules.edges_ms), outbox=Outbox({}))
+        partition = Partition(number, store, rules, version=slot.version, cursor=cursor, pending=Pending(rules.edges_ms))
         place = await partition.place_users([user])
         if partition.users.rows["ref_ms"][place][0]:
             return partition

@@ -59,6 +59,11 @@ class Gate:
         self._polls[kind].append((next_offset, sum(len(r.value or b"") + RECORD_BYTES for r in records)))
         self.next_offsets[kind] = max(self.next_offsets[kind], next_offset)
 
+    def skip(self, kind: int, first: int) -> None:
+        """Go on at the offset `first`: what was before is gone."""
+        self.next_offsets[kind] = max(self.next_offsets[kind], first)
+        self.taken[kind] = max(self.taken[kind], first)
+
     def waits_for(self, kind: int) -> bool:
         """Whether more of a topic must be read, however much of it is held."""
         return False

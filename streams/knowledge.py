@@ -25,7 +25,7 @@ from models.model import Model, probability_of_source
 from models.shared_heads import SharedHeads
 from streams import trunks
 from streams.domains import Launches
-from streams.records import SHARED, SHARED_BEFORE, decode_launch
+from streams.records import SHARED, SHARED_BEFORE, Launch, decode_launch
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,12 @@ class Knowledge:
         self._number = 0 if shelf is None else -1  # the activation that trunk and heads belong to
         self._slots = [outcome_slot(q) for q in range(outcome_partitions)]
         self._versions = dict.fromkeys([*self._slots, CONTROL_SLOT], -1)
+        self.cursors: dict[str, bytes] = {}
+        """The learners' cursors, by slot, as they were stored."""
+        self.went_back = False  # the learners' state; whoever draws the conclusions clears it
         self.launches = Launches()
+        self.forgotten: Sequence[Launch] | None = None
+        """The launches as they were when the control records went back to an older state; whoever puts them back clears it."""
         self.catalogue = empty()  # (C,) CATALOGUE, the whole shop in row 0
         self.catalogue_names = [SHOP]
         self._rows: dict[str, int] = {SHOP: 0}
@@ -80,6 +85,8 @@ class Knowledge:
         """Bring everything up to the store's present state."""
         control = await self._store.load(CONTROL_SLOT, ())
         if control.version != self._versions[CONTROL_SLOT]:
+            if control.version < self._versions[CONTROL_SLOT]:
+                self.forgotten = self.launches.all
             control = await self._store.load(CONTROL_SLOT, ("launches", trunks.ACTIVATIONS))
             if self._shelf is not None:
                 await self._shelf.take(control.hashes[trunks.ACTIVATIONS])
@@ -99,8 +106,10 @@ class Knowledge:
         """Take up what the learners have committed; False if the store moved on, or went back, while it was read: look again."""
         stamp = () if self._shelf is None else (trunks.STAMP,)
         found = {slot: await self._store.load(slot, stamp) for slot in self._slots}
+        self.cursors = {slot: now.cursor for slot, now in found.items()}
         if any(now.version < self._versions[slot] for slot, now in found.items()):
             self._forget()  # the store went back: what it has lost must not live on here
+            self.went_back = True
         stamps = {slot: trunks.Stamp() if self._shelf is None else trunks.stamp_in(now) for slot, now in found.items()}
         # Nobody is more than one activation ahead of the slowest: the slowest one's trunk is the one for which all slots have heads.
         pair = min(stamps.values(), key=lambda s: s.number)
@@ -115,6 +124,7 @@ class Knowledge:
             now = await self._store.load(slot, (*stamp, name))
             if now.version < seen:
                 self._forget()
+                self.went_back = True
                 return False
             if self._shelf is not None:
                 found_stamp = trunks.stamp_in(now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import msgspec
@@ -33,6 +34,18 @@ async def change(store: Store, launch_id: str, launch: Launch, *, must_exist: bo
         if await store.commit(CONTROL_SLOT, slot.version, Changes(cursor=b"", put={"launches": {launch_id: encode_json(launch)}})):
             return
     raise Mismatch("the launches are being changed by others all the time; try again")
+
+
+async def put_back(store: Store, known: Iterable[Launch]) -> list[str]:
+    """Write launches that the store has forgotten, or forgotten to be closed, back into it; returns their ids."""
+    for _ in range(TRIES):
+        slot = await store.load(CONTROL_SLOT, ("launches",))
+        there = {name: decode_launch(value) for name, value in slot.hashes["launches"].items()}
+        lost = [launch for launch in known if launch.id not in there or (launch.closed_ms is not None and there[launch.id].closed_ms is None)]
+        changes = Changes(cursor=slot.cursor, put={"launches": {launch.id: encode_json(launch) for launch in lost}})
+        if not lost or await store.commit(CONTROL_SLOT, slot.version, changes):
+            return [launch.id for launch in lost]
+    raise Mismatch("the launches are being changed by others all the time")
 
 
 def unknown(launch_id: str, known: list[str]) -> InputError:

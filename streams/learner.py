@@ -1,7 +1,8 @@
 """The learner of one outcome partition: the one writer of the heads whose outcomes come here, and at partition 0 of the catalogue.
 
 It applies only the number that it expects of each input partition, in a replay tick by tick once every partition is done with the
-tick, live as they come; and it commits as a worker does. In a replay, launches learn against the shared heads as of the tick before.
+tick, live as they come and as the partitions' cursors confirm them (`streams.inbox`); and it commits as a worker does. In a replay,
+launches learn against the shared heads as of the tick before.
 
 Live, it also carries its heads over to a new trunk, in one commit with the stamp that says so (`_switch`). It learns with the trunk that its heads belong
 to, so what is on its way at the switch is learned once, with the old trunk or the new one.
@@ -14,6 +15,7 @@ import base64
 import hashlib
 import logging
 import math
+import secrets
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -26,7 +28,7 @@ from features.catalogue import add, empty, merge
 from features.exposures import Closed
 from features.hashing import partition_for
 from features.layout import CATALOGUE
-from features.store import Changes, Store, decoded
+from features.store import Changes, Store, decoded, first_version
 from features.vector import WIDTH
 from models.carry import carried_launch, carried_shared, heard_since, same_scaler
 from models.experts import EXPERTS
@@ -34,7 +36,11 @@ from models.launch_head import LaunchHead
 from models.model import Model
 from models.shared_heads import SharedHeads
 from streams import trunks
+from streams.alerts import Alert
+from streams.inbox import Expected, Inbox, Passed
+from streams.incidents import incident
 from streams.knowledge import CHANGED_KEPT, HEADS, HEADS_BEFORE, encode_names, outcome_slot
+from streams.outbox import OUTBOX, held_for
 from streams.partition import Cursor, LostCommit
 from streams.records import SHARED, SHARED_BEFORE, Counted, Message, Outcome, Outgoing, TickDone, encode_json
 from streams.sight import HASHES, Sight
@@ -42,13 +48,6 @@ from streams.sight import HASHES, Sight
 logger = logging.getLogger(__name__)
 
 SNAPSHOT_MS: Final = 60_000  # live, a head's snapshots are at least so far apart
-
-
-class Expected(msgspec.Struct, array_like=True):
-    """What comes next of one input partition."""
-
-    epoch: int
-    number: int
 
 
 class LearnerCursor(msgspec.Struct, array_like=True, kw_only=True):
@@ -60,6 +59,8 @@ class LearnerCursor(msgspec.Struct, array_like=True, kw_only=True):
     tried: int = 0
     hit: int = 0
     duplicates: int = 0
+    refilled: int = 0  # messages that the broker had lost, taken from the partitions' outboxes
+    lost: int = 0  # those that were not there any more
 
 
 class Snapshot(msgspec.Struct, kw_only=True):
@@ -84,14 +85,19 @@ class Learner:
         self._partitions, self._outcome_partitions, self._replay = partitions, outcome_partitions, replay
         self._shelf, self._stamp = shelf, trunks.Stamp()
         self._shared_q = partition_for(SHARED.encode(), outcome_partitions)
-        self._version = 0
+        self._version, self._next_version = 0, first_version(0, secrets.randbits(32))
         self._shared: SharedHeads | None = None
         self._heads: dict[str, LaunchHead] = {}
         self._catalogue: dict[str, bytes] = {}
+        self._changed: list[str] = []  # the versions of which the store knows what they changed, from before
         self._waiting: list[tuple[int, Outcome | Counted]] = []  # with their offsets
         self._next: dict[int, Expected] = {}
         self._done: dict[int, deque[tuple[int, TickDone]]] = {p: deque() for p in range(partitions)}
         self._read_to = 0
+        self._inbox = Inbox(q, {})
+        self._news = False  # live: something has come, or was refilled, since the last step
+        self.alerts: list[Alert] = []
+        """What is to be told; whoever tells it clears it."""
         self._snapshots: dict[str, bytes] = {}
         self._sent: list[str] = []
         self._told_ms: dict[str, int] = {}
@@ -109,8 +115,8 @@ class Learner:
         With a `shelf` (live) the trunk is the one that the stored heads belong to, and new ones are followed; else it is `model` for good.
         """
         learner = cls(q, store, model, partitions=partitions, outcome_partitions=outcome_partitions, replay=replay, shelf=shelf, reacts=reacts)
-        slot = await store.load(learner._slot, (HEADS, "catalogue", "snapshots", trunks.STAMP, *HASHES))
-        learner._version = slot.version
+        slot = await store.load(learner._slot, (HEADS, "catalogue", "changed", "snapshots", trunks.STAMP, *HASHES))
+        learner._version, learner._next_version = slot.version, first_version(slot.version, secrets.randbits(32))
         learner.sight = Sight(slot.hashes, reacts=reacts)
         if shelf is not None:
             learner._stamp = trunks.stamp_in(slot)
@@ -125,14 +131,22 @@ class Learner:
         if learner._shared is None and q == learner._shared_q and model is not None:
             learner._shared = SharedHeads.of(model)
         learner._catalogue = dict(slot.hashes["catalogue"])
+        learner._changed = list(slot.hashes["changed"])
         learner._snapshots = dict(slot.hashes["snapshots"])
         learner._next = {p: Expected(e.epoch, e.number) for p, e in learner.cursor.expected.items()}
+        learner._inbox = Inbox(q, learner.cursor.expected)
         learner._read_to = learner.cursor.offset
         return learner
 
     async def receive(self, message: Message, offset: int) -> None:
         """Take in one message; what is a duplicate, or of an epoch that its partition has left, is passed over."""
-        self._read_to = offset + 1
+        self._read_to, self._news = offset + 1, True
+        if self._replay:
+            await self._receive_in_replay(message, offset)
+        elif not isinstance(message, TickDone):
+            self._inbox.take(message, offset)
+
+    async def _receive_in_replay(self, message: Message, offset: int) -> None:
         if isinstance(message, TickDone):
             told = self._done[message.partition]
             last_ms = told[-1][1].tick_ms if told else self.cursor.stamp_ms
@@ -187,10 +201,10 @@ class Learner:
             now = [m for _, m in self._waiting if m.number < upto[m.partition]]
             expected = {p: Expected(e.epoch, upto[p]) for p, e in self._next.items()}
         else:
-            if self._read_to == self.cursor.offset:
+            if not self._news:
                 return False
-            now = [m for _, m in self._waiting]
-            expected = {p: Expected(e.epoch, e.number) for p, e in self._next.items()}
+            now = await self._due_live()
+            expected = self._inbox.expected
         outcomes = [m for m in now if isinstance(m, Outcome)]
         counted = [m for m in now if isinstance(m, Counted)]
         if self._replay:
@@ -202,9 +216,9 @@ class Learner:
             at_ms = tick_ms if tick_ms is not None else max(m.tick_ms for m in counted)
             changed = self._count(counted, at_ms)
             put["catalogue"] = changed
-            put["changed"] = {str(self._version + 1): encode_names(list(changed))}
+            put["changed"] = {str(self._next_version): encode_names(list(changed))}
         elif self.q == 0:
-            put["changed"] = {str(self._version + 1): encode_names([])}
+            put["changed"] = {str(self._next_version): encode_names([])}
         stamp_ms = tick_ms if tick_ms is not None else max((m.closed.close_ms for m in outcomes), default=self.cursor.stamp_ms)
         fresh = {
             f"{stamp_ms:015d}:{name}": encode_json(snapshot(name, state, stamp_ms, self._model.artifact.sha256[:16] if self._model else ""))
@@ -213,8 +227,7 @@ class Learner:
         }
         put["snapshots"] = fresh
         seen, past = self.sight.changes()
-        drop = {"snapshots": self._sent, "changed": [str(self._version + 1 - CHANGED_KEPT)], **past}
-        await self._commit({**put, **seen}, drop, expected, tick_ms)
+        await self._commit({**put, **seen}, {"snapshots": self._sent, **past}, expected, tick_ms)
         self.sight.committed()
         for name in self._sent:
             self._snapshots.pop(name, None)
@@ -224,6 +237,32 @@ class Learner:
         for outcome in outcomes:
             self.heard(outcome)
         return True
+
+    async def _due_live(self) -> list[Outcome | Counted]:
+        self._news = False
+        partitions = self._inbox.partitions()
+        cursors = await asyncio.gather(*map(self._partition_cursor, partitions))
+        now, passed = self._inbox.due(dict(zip(partitions, cursors, strict=True)))
+        self.cursor.duplicates += passed.duplicates
+        self.alerts += _incidents(passed, self.q)
+        return now
+
+    async def look_for_holes(self, *, all_read: bool) -> bool:
+        """Live: fill what the broker has lost from the partitions' outboxes; True if there is something to learn. `all_read`: the topic, to its end."""
+        if self._replay:
+            return False
+        cursors = dict(enumerate(await asyncio.gather(*map(self._partition_cursor, range(self._partitions)))))
+        for p in self._inbox.holes(cursors, all_read=all_read):
+            slot = await self._store.load(str(p), (OUTBOX,))
+            cursor = decoded(slot.cursor, Cursor, "a partition's cursor")
+            refilled, lost = self._inbox.fill(p, cursor, held_for(self.q, slot.hashes[OUTBOX]), self._read_to, all_read=all_read)
+            self.cursor.refilled += refilled
+            self.cursor.lost += lost
+            for kind, number in (("outcomes_refilled", refilled), ("outcomes_lost", lost)):
+                if number:
+                    self.alerts.append(incident(kind, f"outcomes[{self.q}]: {number} of partition {p}", partition=p, outcome_partition=self.q, outcomes=number))
+                    self._news = True
+        return self._news
 
     async def _switch(self, shelf: trunks.Shelf) -> bool:
         """Carry the heads over to the next trunk, if its time has come, in one commit with the stamp; True if it was done.
@@ -249,12 +288,8 @@ class Learner:
         after = {name: head.to_bytes() for name, head in heads.items()} | ({SHARED: shared.to_bytes()} if shared is not None else {})
         put = {HEADS: after, HEADS_BEFORE: before, **trunks.stamp_entry(stamp)}
         if self.q == 0:
-            put["changed"] = {str(self._version + 1): encode_names([])}
-        drop = {"changed": [str(self._version + 1 - CHANGED_KEPT)]}
-        changes = Changes(cursor=msgspec.msgpack.encode(self.cursor), put=put, drop=drop)
-        if not await self._store.commit(self._slot, self._version, changes):
-            raise LostCommit(f"outcomes[{self.q}]: version {self._version} is no longer the store's")
-        self._version += 1
+            put["changed"] = {str(self._next_version): encode_names([])}
+        await self._write(put, {})
         self._model, self._stamp, self._shared, self._heads = new, stamp, shared, heads
         logger.info("outcomes[%d]: the heads are carried over to trunk %s", self.q, following.sha256[:16])
         return True
@@ -273,14 +308,18 @@ class Learner:
                 told.popleft()
         self._waiting = [(at, m) for at, m in self._waiting if m.number >= expected[m.partition].number]
         later = [at for at, _ in self._waiting] + [at for told in self._done.values() for at, _ in told]
-        cursor.offset = min(later, default=self._read_to)
-        cursor.expected = dict(sorted(expected.items()))
+        cursor.offset = min([*later, self._inbox.offset(self._read_to)])
+        cursor.expected = {p: Expected(e.epoch, e.number) for p, e in sorted(expected.items())}
         if tick_ms is not None:
             cursor.stamp_ms = tick_ms
-        changes = Changes(cursor=msgspec.msgpack.encode(cursor), put=put, drop=drop)
+        await self._write(put, drop)
+
+    async def _write(self, put: dict[str, dict[str, bytes]], drop: dict[str, list[str]]) -> None:
+        drop = {**drop, "changed": [*self._changed, str(self._next_version - CHANGED_KEPT)]}
+        changes = Changes(cursor=msgspec.msgpack.encode(self.cursor), put=put, drop=drop, version=self._next_version)
         if not await self._store.commit(self._slot, self._version, changes):
             raise LostCommit(f"outcomes[{self.q}]: version {self._version} is no longer the store's")
-        self._version += 1
+        self._version, self._next_version, self._changed = self._next_version, self._next_version + 1, []
 
     async def _learn(self, outcomes: Sequence[Outcome]) -> dict[str, bytes]:
         """Update the heads in memory; returns the states that changed, as bytes."""
@@ -355,6 +394,15 @@ class Learner:
         self._catalogue.update(changed)
         return changed
 
+    def is_full(self) -> bool:
+        """Whether too much waits for what is missing."""
+        return self._inbox.is_full()
+
+    @property
+    def read_to(self) -> int:
+        """The offset after the last message that was received."""
+        return self._read_to
+
     async def is_current(self) -> bool:
         """Whether the store's version is still ours: else it went back, or someone else has committed."""
         return (await self._store.load(self._slot, ())).version == self._version
@@ -381,6 +429,18 @@ class Learner:
     def stamp_ms(self) -> int:
         """The end of the last tick that was learned."""
         return self.cursor.stamp_ms
+
+
+def _incidents(passed: Passed, q: int) -> list[Alert]:
+    told = [("store_went_back", passed.forgotten, "outcomes that an earlier life told and the store has forgotten")]
+    told += [("learned_ahead", passed.ahead, "outcomes are learned, and forgotten by the partition")]
+    return [
+        incident(
+            kind, f"outcomes[{q}]: {sum(of.values())} {what} (partitions {', '.join(map(str, sorted(of)))})", outcome_partition=q, outcomes=sum(of.values())
+        )
+        for kind, of, what in told
+        if of
+    ]
 
 
 def _arrays(rows: Sequence[Closed]) -> tuple[Any, Any, Any, Any, Any]:
@@ -416,3 +476,8 @@ def snapshot(name: str, state: SharedHeads | LaunchHead, tick_ms: int, trunk: st
 def stamp_of(cursor: bytes) -> int:
     """Return the stamp in a learner's stored cursor; 0 if there is none."""
     return decoded(cursor, LearnerCursor, "a learner's cursor").stamp_ms if cursor else 0
+
+
+def expected_in(cursor: bytes) -> dict[int, Expected]:
+    """Return what a learner's stored cursor expects of each input partition."""
+    return decoded(cursor, LearnerCursor, "a learner's cursor").expected if cursor else {}

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from features.errors import DependencyDown, HeadstartError
+from streams.alerts import Alert
 from streams.learner import Learner
 from streams.partition import LostCommit
 from streams.pipeline import Outlet
@@ -20,8 +21,10 @@ from streams.records import decode_message
 logger = logging.getLogger(__name__)
 
 IDLE_S = 0.5
+PAUSE_S, LONGEST_PAUSE_S = 0.2, 3.2  # before what failed is tried again
 HELD_MESSAGES = 20_000
 STEP_MESSAGES = 5_000  # live, a backlog is learned in steps of so many
+HOLES_S = 3.0  # between two looks for what the broker has lost
 
 _Taken = tuple[list[tuple[int, bytes | None]], int, Callable[[], Any], Callable[[], bool]]
 
@@ -31,16 +34,20 @@ class LearnerDesk:
 
     def __init__(
         self, learner: Learner, *, load: Callable[[int], Awaitable[Learner]], seek: Callable[[int, int], Awaitable[None]], outlet: Outlet,
-        hold: Callable[[int, bool], None], patience_s: float, learned: Callable[[], None], crashed: Callable[[BaseException], None],
+        hold: Callable[[int, bool], None], end: Callable[[int], int | None], tell: Callable[[Alert], None], patience_s: float,
+        learned: Callable[[], None], crashed: Callable[[BaseException], None],
     ) -> None:  # fmt: skip
-        self.learner, self.q = learner, learner.q
+        """`end` says where the topic ended a moment ago, None if that is not known; `tell` sends an alert, sooner or later."""
+        self.learner, self.q, self._end, self._alert = learner, learner.q, end, tell
         self._load, self._seek, self._hold, self._outlet, self._learned, self._crashed = load, seek, hold, outlet, learned, crashed
         self._held = False
         self._patience_s = patience_s
         self._down_since_s: float | None = None
+        self._pause_s = PAUSE_S
         self._queue: deque[tuple[int, bytes | None]] = deque()
         self._acks: deque[tuple[int, Callable[[], Any]]] = deque()
         self._news = asyncio.Event()
+        self._looked_s = 0.0
         self._stopping = self._reload = False
         self._meanwhile: list[_Taken] | None = None  # what comes while the desk starts over
         self._task: asyncio.Task[None] | None = None
@@ -88,7 +95,8 @@ class LearnerDesk:
                     if self._reload:
                         await self._start_over()
                     await self._work()
-                    self._down_since_s = None
+                    await self._look_for_holes()
+                    self._down_since_s, self._pause_s = None, PAUSE_S
                 except LostCommit as lost:
                     logger.warning("%s; starting over", lost)
                     self._reload = True
@@ -101,7 +109,7 @@ class LearnerDesk:
                         raise
                     logger.warning("outcomes[%d]: %s; starting over", self.q, down)
                     self._reload = True
-                    await asyncio.sleep(0.2)
+                    await self._pause()
                     continue
                 try:
                     await asyncio.wait_for(self._news.wait(), IDLE_S)
@@ -112,6 +120,13 @@ class LearnerDesk:
             raise
         except BaseException as error:  # noqa: BLE001  whatever it is, the process must not go on
             self._crashed(error)
+
+    async def _pause(self) -> None:
+        """Wait before the next try, longer each time, but for a stop: each try says again what was said before."""
+        pauses, self._pause_s = round(self._pause_s / PAUSE_S), min(2 * self._pause_s, LONGEST_PAUSE_S)
+        for _ in range(pauses):
+            if not self._stopping:
+                await asyncio.sleep(PAUSE_S)
 
     async def _work(self) -> None:
         received = 0
@@ -129,10 +144,22 @@ class LearnerDesk:
         self._set_hold(len(self._queue) > HELD_MESSAGES)
         await self._step()
 
+    async def _look_for_holes(self) -> None:
+        now_s = asyncio.get_running_loop().time()
+        if now_s - self._looked_s < HOLES_S and not self.learner.is_full():
+            return
+        self._looked_s = now_s
+        end = self._end(self.q)
+        if await self.learner.look_for_holes(all_read=not self._queue and end is not None and self.learner.read_to >= end):
+            await self._step()
+
     async def _step(self) -> None:
         learned = False
         while await self.learner.step():
             learned = True
+        for alert in self.learner.alerts:
+            self._alert(alert)
+        self.learner.alerts.clear()
         if not learned:
             return
         self._learned()

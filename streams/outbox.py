@@ -1,58 +1,166 @@
-"""A partition's outbox: outcomes that were told and have not left yet. They leave when the commit that holds them is done, in the order of their numbers."""
+"""What a partition has told its learners, kept until they have learned it: so a crash repeats it and a hole is filled from here.
+
+A partition tells in **lives**. Live, each load begins one (`begin_life`): a new epoch, whose numbers start at 0. So what an earlier life told and the
+store has forgotten since (it was put back to an older state) can never be taken for what this life tells. The cursor says where each earlier life
+ended as far as anybody still has to learn from it; whoever learns asks the cursor, not the message (`streams.inbox`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+import secrets
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
 
+import msgspec
+
+from features.errors import Mismatch
 from features.store import decoded
-from streams.records import CATALOGUE, Message, Outcome
+from streams.records import CATALOGUE, Counted, Message, Outcome, TickDone
+
+OUTBOX: Final = "outbox"  # the hash of a partition's slot
+KEPT: Final = 5_000  # messages of one partition that are on Kafka and not yet learned: the oldest leave first
+
+Place = tuple[int, int, int]
+"""Outcome partition, epoch, number: also the order in which messages leave."""
 
 
-class Posted(NamedTuple):
-    """A message for outcome partition `q`, and the name under which the store holds it."""
+class Past(msgspec.Struct, array_like=True):
+    """An earlier life: its epoch, and for each outcome partition the number at which it ended."""
 
-    q: int
-    name: str
-    key: bytes
-    message: bytes
+    epoch: int
+    ends: list[int]
+
+
+class Told(msgspec.Struct, array_like=True, kw_only=True):
+    """The part of a partition's cursor that its outbox writes. `sent` (Q,) are the numbers of the present epoch below which all is on Kafka."""
+
+    before: list[Past] = []
+    prior: list[list[int]] = []  # for each outcome partition the last earlier epoch that told it something, and where that ended; [] if none did
+    sent: list[int] = []
+
+
+def first_epoch() -> int:
+    """Return the epoch of a partition that nobody has worked."""
+    return 1 << 40 | secrets.randbits(40)
+
+
+def next_epoch(epoch: int) -> int:
+    """Return an epoch that is above `epoch` and that no other life has had."""
+    return ((epoch >> 40) + 1) << 40 | secrets.randbits(40)
+
+
+def begin_life(epoch: int, numbers: list[int], told: Told) -> tuple[int, Told]:
+    """Return epoch and record of a new life, whose numbers start at 0; a life that told nothing leaves no trace."""
+    prior = told.prior or [[] for _ in numbers]
+    before = [*told.before, Past(epoch, list(numbers))] if any(numbers) else list(told.before)
+    prior = [[epoch, end] if end else last for end, last in zip(numbers, prior, strict=True)]
+    return next_epoch(epoch), Told(before=before, prior=prior, sent=[0] * len(numbers))
+
+
+def field(place: Place) -> str:
+    """Return the name of a message in the hash `outbox`."""
+    q, epoch, number = place
+    return f"{q}:{epoch:020d}:{number:015d}"
 
 
 class Outbox:
-    """`held` is what the store had. `post` adds, `changes` and `committed` go round a commit, `unsent` and `mark_sent` round a delivery."""
+    """The messages of one partition: fresh, with a commit unsent, then on Kafka, and gone when they are learned."""
 
-    def __init__(self, held: Mapping[str, bytes]) -> None:
-        self._fresh: list[Posted] = []
-        self._unsent = sorted(_read(name, message) for name, message in held.items())
-        self._sent: list[str] = []
+    def __init__(self, held: Mapping[str, bytes], *, epoch: int, sent: Sequence[int]) -> None:
+        """`held` is the store's hash; what is below `sent` (Q,) in `epoch`, or of an epoch before, is on Kafka already."""
+        self._fresh: dict[Place, tuple[bytes, bytes]] = {}  # (key, message)
+        self._unsent: dict[Place, tuple[bytes, bytes]] = {}
+        self._sent: dict[int, deque[Place]] = {}
+        self._kept: dict[Place, tuple[bytes, bytes]] = {}  # those in `_sent`
+        self._drop: list[Place] = []
+        self._names: dict[Place, str] = {}  # as an earlier version wrote them
+        for name, value in held.items():
+            message = _read(value)
+            place = int(name.partition(":")[0]), message.epoch, message.number
+            if name != field(place):
+                self._names[place] = name
+            self._unsent[place] = key_of(message), value
+        self._unsent = dict(sorted(self._unsent.items()))
+        self._move([place for place in self._unsent if place[1] < epoch or (place[1] == epoch and place[2] < (sent[place[0]] if sent else 0))])
 
-    def post(self, q: int, number: int, key: bytes, message: bytes) -> None:
-        """Put a message in, under the next number of outcome partition q."""
-        self._fresh.append(Posted(q, f"{q}:{number:015d}", key, message))
+    def post(self, place: Place, key: bytes, message: bytes) -> None:
+        """Take in a message; it leaves after the next commit."""
+        self._fresh[place] = key, message
 
-    def changes(self) -> tuple[dict[str, bytes], list[str]]:
-        """Return what the next commit puts into the store, and what it drops there."""
-        return {posted.name: posted.message for posted in self._fresh}, self._sent
-
-    def committed(self) -> None:
-        """Note that what `changes` returned is done."""
-        self._unsent += sorted(self._fresh, key=lambda posted: posted.q)
-        self._fresh, self._sent = [], []
-
-    def unsent(self) -> list[Posted]:
-        """Return what is committed and not known to be on Kafka, in the order of numbers."""
-        return self._unsent
+    def unsent(self) -> list[tuple[int, bytes, bytes]]:
+        """Return (outcome partition, key, message) of what is committed and not known to be on Kafka, in order."""
+        return [(place[0], key, message) for place, (key, message) in self._unsent.items()]
 
     def waiting(self) -> int:
         """Return how many are committed and not known to be on Kafka. Callable from any thread."""
         return len(self._unsent)
 
     def mark_sent(self) -> None:
-        """Note that all of `unsent` is on Kafka; the next commit drops it."""
-        self._sent += [posted.name for posted in self._unsent]
-        self._unsent = []
+        """Note that all of `unsent` is on Kafka."""
+        self._move(list(self._unsent))
+
+    def _move(self, places: Iterable[Place]) -> None:
+        for place in places:
+            self._kept[place] = self._unsent.pop(place)
+            self._sent.setdefault(place[0], deque()).append(place)
+
+    def send_again(self) -> None:
+        """Take all that is not learned for unsent."""
+        self._unsent = dict(sorted((self._kept | self._unsent).items()))
+        self._sent.clear()
+        self._kept = {}
+
+    def sent(self, epoch: int, numbers: Sequence[int]) -> list[int]:
+        """Return the numbers (Q,) of `epoch` below which all is on Kafka, where `numbers` are the next ones to be told."""
+        upto = list(numbers)
+        for q, of, number in (*self._unsent, *self._fresh):
+            if of == epoch:
+                upto[q] = min(upto[q], number)
+        return upto
+
+    def forget_sent(self) -> None:
+        """Let everything go that is on Kafka: in a replay no partition goes on before it is learned."""
+        self._drop += self._kept
+        self._sent.clear()
+        self._kept = {}
+
+    def learned(self, q: int, epoch: int, number: int) -> None:
+        """Let go what the learner of q has learned, which expects (epoch, number) next."""
+        places = self._sent.get(q)
+        while places and places[0][1:] < (epoch, number):
+            self._let_go(places.popleft())
+
+    def _let_go(self, place: Place) -> None:
+        del self._kept[place]
+        self._drop.append(place)
+
+    def changes(self) -> tuple[dict[str, bytes], list[str]]:
+        """Return (put, drop) for the store; `committed` says that it was done."""
+        while len(self._kept) > KEPT:
+            self._let_go(max(self._sent.values(), key=len).popleft())
+        drop, self._drop = self._drop, []  # more may be learned while the commit is on its way
+        return {field(place): message for place, (_, message) in self._fresh.items()}, [self._names.get(place) or field(place) for place in drop]
+
+    def committed(self) -> None:
+        """Note that the changes are in the store."""
+        self._unsent.update(self._fresh)
+        self._fresh = {}
 
 
-def _read(name: str, message: bytes) -> Posted:
-    told: Message = decoded(message, Message, "an outcome in the outbox")  # type: ignore[arg-type]
-    return Posted(int(name.partition(":")[0]), name, (told.key if isinstance(told, Outcome) else CATALOGUE).encode(), message)
+def key_of(message: Outcome | Counted) -> bytes:
+    """Return the key under which a message travels."""
+    return (message.key if isinstance(message, Outcome) else CATALOGUE).encode()
+
+
+def held_for(q: int, held: Mapping[str, bytes]) -> dict[tuple[int, int], Outcome | Counted]:
+    """Return by (epoch, number) what the hash `outbox` holds for an outcome partition."""
+    found = (_read(value) for name, value in held.items() if name.startswith(f"{q}:"))
+    return {(message.epoch, message.number): message for message in found}
+
+
+def _read(value: bytes) -> Outcome | Counted:
+    message: Message = decoded(value, Message, "an outcome in the outbox")  # type: ignore[arg-type]
+    if isinstance(message, TickDone):
+        raise Mismatch("the outbox holds the end of a tick, which is never put there")
+    return message

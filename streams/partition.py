@@ -17,10 +17,10 @@ from features.hashing import partition_for
 from features.intake import LocalTime
 from features.layout import USER, USER_LINE
 from features.residents import Residents
-from features.store import Changes, Store, decoded
+from features.store import Changes, Store, decoded, first_version
 from features.vector import SCHEMA_HASH
-from streams.outbox import Outbox
-from streams.records import CATALOGUE, Counted, Outcome, Seen, encode_message
+from streams.outbox import OUTBOX, Outbox, Past, Told, begin_life, first_epoch, key_of
+from streams.records import Counted, Outcome, Seen, encode_message
 from streams.seen import in_order
 
 TOPICS = 4
@@ -57,6 +57,7 @@ class Totals(msgspec.Struct, array_like=True):
     exposures: int = 0
     untracked: int = 0
     late_orders: int = 0
+    lost: int = 0  # records that had left the log before they were read
 
 
 class Cursor(msgspec.Struct, array_like=True, kw_only=True):
@@ -71,6 +72,7 @@ class Cursor(msgspec.Struct, array_like=True, kw_only=True):
     counts: Counts = {}  # of the tick that is under way
     seen: Seen = msgspec.field(default_factory=Seen)  # since the last word to the learner
     schema: str = SCHEMA_HASH  # of the records that were committed with it
+    told: Told = msgspec.field(default_factory=Told)  # what its lives have told, as far as it is not learned
 
 
 class LostCommit(Exception):
@@ -80,20 +82,24 @@ class LostCommit(Exception):
 class Partition:
     """Partition `number`. Made by `load`, and made anew after every commit that was refused, failed or unanswered."""
 
-    def __init__(self, number: int, store: Store, rules: Rules, *, version: int, cursor: Cursor, pending: Pending, outbox: Outbox) -> None:
+    def __init__(self, number: int, store: Store, rules: Rules, *, version: int, cursor: Cursor, pending: Pending, outbox: Outbox | None = None) -> None:
         self.number, self.rules, self.cursor, self.pending = number, rules, cursor, pending
+        self.outbox = outbox or Outbox({}, epoch=cursor.epoch, sent=())
         self.local = LocalTime(rules.timezone)
-        self._store, self._version = store, version
-        self.outbox = outbox
+        self._store, self.version, self._next_version = store, version, first_version(version, secrets.randbits(32))
         self._q_of: dict[str, int] = {}
+        self._learned: dict[int, tuple[int, int]] = {}  # by outcome partition: the epoch and number that its learner expects
         self.users = Residents(USER, rules.lru_users)  # by the user's id
         self.lines = Residents(USER_LINE, rules.lru_users)  # by `line_key`
         self.has_read = False  # records from the store, since the last commit
 
     @classmethod
     async def load(cls, number: int, store: Store, rules: Rules) -> Partition:
-        """Read version, cursor, pending exposures and outbox in one step; a partition that nobody has worked begins at zero."""
-        slot = await store.load(str(number), ("pending", "outbox"))
+        """Read version, cursor, pending exposures and outbox in one step; a partition that nobody has worked begins at zero.
+
+        Live this begins a life: what the store has forgotten of the last one is told under other numbers (`streams.outbox`).
+        """
+        slot = await store.load(str(number), ("pending", OUTBOX))
         if slot.version:
             cursor = decoded(slot.cursor, Cursor, "a partition's cursor")
             if cursor.schema != SCHEMA_HASH:
@@ -103,11 +109,12 @@ class Partition:
             if len(cursor.numbers) != rules.outcome_partitions:
                 raise Mismatch(f"partition {number} knows {len(cursor.numbers)} outcome partitions, the settings say {rules.outcome_partitions}")
         else:
-            cursor = Cursor(epoch=secrets.randbits(63), offsets=[0] * TOPICS, numbers=[0] * rules.outcome_partitions, totals=Totals())
-        return cls(
-            number, store, rules, version=slot.version, cursor=cursor,
-            pending=Pending(rules.edges_ms, slot.hashes["pending"]), outbox=Outbox(slot.hashes["outbox"]),
-        )  # fmt: skip
+            cursor = Cursor(epoch=first_epoch(), offsets=[0] * TOPICS, numbers=[0] * rules.outcome_partitions, totals=Totals())
+        outbox = Outbox(slot.hashes[OUTBOX], epoch=cursor.epoch, sent=cursor.told.sent)
+        if slot.version and not rules.replay:
+            cursor.epoch, cursor.told = begin_life(cursor.epoch, cursor.numbers, cursor.told)
+            cursor.numbers = [0] * rules.outcome_partitions
+        return cls(number, store, rules, version=slot.version, cursor=cursor, pending=Pending(rules.edges_ms, slot.hashes["pending"]), outbox=outbox)
 
     async def place_users(self, names: Sequence[str]) -> NDArray[np.int64]:
         """Return where in `users.rows` the records of users (N,) are; who is unknown has an empty one."""
@@ -131,43 +138,63 @@ class Partition:
         q = self._q_of.get(key)
         if q is None:
             q = self._q_of[key] = partition_for(key.encode(), self.rules.outcome_partitions)
-        outcome = Outcome(epoch=cursor.epoch, partition=self.number, number=cursor.numbers[q], key=key, closed=closed)
-        self._post(q, key, encode_message(outcome))
+        number = cursor.numbers[q]
+        self._post(q, Outcome(epoch=cursor.epoch, partition=self.number, number=number, key=key, closed=closed, after=self._after(q)))
 
     def tell_counts(self, tick_ms: int) -> None:
         """Put what was counted and seen since the last tick into the outbox, for the catalogue's writer at outcome partition 0."""
         cursor = self.cursor
         if cursor.counts or cursor.seen:
             counts = dict(sorted(cursor.counts.items()))
-            seen = in_order(cursor.seen) if cursor.seen else None
-            counted = Counted(epoch=cursor.epoch, partition=self.number, number=cursor.numbers[0], tick_ms=tick_ms, counts=counts, seen=seen)
-            self._post(0, CATALOGUE, encode_message(counted))
+            seen, number = in_order(cursor.seen) if cursor.seen else None, cursor.numbers[0]
+            self._post(0, Counted(epoch=cursor.epoch, partition=self.number, number=number, tick_ms=tick_ms, counts=counts, seen=seen, after=self._after(0)))
             cursor.counts, cursor.seen = {}, Seen()
 
-    def _post(self, q: int, key: str, message: bytes) -> None:
-        self.outbox.post(q, self.cursor.numbers[q], key.encode(), message)
+    def _after(self, q: int) -> tuple[int, int] | None:
+        """Return, for the first message of a life, the epoch before it and where that ended."""
+        prior = self.cursor.told.prior
+        return (prior[q][0], prior[q][1]) if not self.cursor.numbers[q] and prior and prior[q] else None
+
+    def _post(self, q: int, message: Outcome | Counted) -> None:
+        self.outbox.post((q, message.epoch, message.number), key_of(message), encode_message(message))
         self.cursor.numbers[q] += 1
+
+    def learned(self, q: int, epoch: int, number: int) -> None:
+        """Hear that the learner of outcome partition q expects (epoch, number) next of this partition: the next commit lets go what is before that."""
+        told = self.cursor.told
+        if epoch != self.cursor.epoch and epoch not in [past.epoch for past in told.before]:
+            return  # a life that all have learned to its end, or one of another state of the store
+        self.outbox.learned(q, epoch, number)
+        self._learned[q] = epoch, number
+        told.before = [past for past in told.before if not all(self._is_learned(q, past) for q in range(len(past.ends)))]
+
+    def _is_learned(self, q: int, past: Past) -> bool:
+        return not past.ends[q] or self._learned.get(q, (0, 0)) >= (past.epoch, past.ends[q])
 
     async def commit(self) -> None:
         """Write everything since the last commit in one step. Raises `LostCommit` when the version is not ours, and DependencyDown."""
+        if self.rules.replay:
+            self.outbox.forget_sent()
+        self.cursor.told.sent = self.outbox.sent(self.cursor.epoch, self.cursor.numbers)
         open_now, closed = self.pending.changes()
-        posted, sent = self.outbox.changes()
+        posted, learned = self.outbox.changes()
         changes = Changes(
             cursor=msgspec.msgpack.encode(self.cursor),
             blocks=[self.users.changed("u:"), self.lines.changed("ul:")],
-            put={"pending": open_now, "outbox": posted},
-            drop={"pending": closed, "outbox": sent},
+            put={"pending": open_now, OUTBOX: posted},
+            drop={"pending": closed, OUTBOX: learned},
+            version=self._next_version,
         )
-        if not await self._store.commit(str(self.number), self._version, changes):
-            raise LostCommit(f"partition {self.number}: version {self._version} is no longer the store's")
-        self._version += 1
+        if not await self._store.commit(str(self.number), self.version, changes):
+            raise LostCommit(f"partition {self.number}: version {self.version} is no longer the store's")
+        self.version, self._next_version = self._next_version, self._next_version + 1
         for kept in (self.users, self.lines, self.outbox):
             kept.committed()
         self.has_read = False
 
     async def is_current(self) -> bool:
         """Whether the store's version is still ours: else it went back, or someone else has committed."""
-        return (await self._store.load(str(self.number), ())).version == self._version
+        return (await self._store.load(str(self.number), ())).version == self.version
 
     def upto(self, q: int) -> int:
         """Return the number that the next outcome for outcome partition q will have."""

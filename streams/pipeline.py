@@ -86,7 +86,7 @@ async def settle(partition: Partition, worked: Worked, outlet: Outlet, store: St
 
 async def publish_outbox(partition: Partition, outlet: Outlet, store: Store, *, tick_done_ms: int | None = None) -> None:
     """Send committed outcomes in the order of their numbers, and then, in a replay, that the tick is done."""
-    leaving = [Outgoing("outcomes", posted.key, posted.message, partition=posted.q) for posted in partition.outbox.unsent()]
+    leaving = [Outgoing("outcomes", key, message, partition=q) for q, key, message in partition.outbox.unsent()]
     if tick_done_ms is not None:
         for q in range(partition.rules.outcome_partitions):
             done = encode_message(TickDone(partition=partition.number, tick_ms=tick_done_ms, upto=partition.upto(q)))

@@ -99,13 +99,14 @@ class Score(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Outcome(msgspec.Struct, array_like=True, tag="outcome", frozen=True, kw_only=True):
-    """A closed bin of an exposure, numbered without holes for each (input partition, outcome partition)."""
+    """A closed bin of an exposure, numbered without holes for each (input partition, epoch, outcome partition)."""
 
     epoch: int
     partition: int
     number: int
     key: str  # a launch's id, or SHARED
     closed: Closed
+    after: tuple[int, int] | None = None  # with number 0: the epoch before this one, and the number at which that ended
 
 
 class Example(msgspec.Struct, array_like=True, frozen=True):
@@ -143,6 +144,7 @@ class Counted(msgspec.Struct, array_like=True, tag="counted", frozen=True, kw_on
     tick_ms: int
     counts: Counts
     seen: Seen | None = None
+    after: tuple[int, int] | None = None
 
 
 class TickDone(msgspec.Struct, array_like=True, tag="done", frozen=True, kw_only=True):

@@ -67,7 +67,7 @@ TOPICS: Final[tuple[TopicSpec, ...]] = (
         "heads", "launch_id", "head snapshot", 1, 90 * DAY_MS, "the audit trail of the heads; nobody reads it to score",
         writers=("learner",), readers=("dashboard",),
     ),
-    TopicSpec("alerts", "launch_id", "alert, JSON", 1, 90 * DAY_MS, "drift and quality alerts", writers=("learner",), readers=("dashboard",)),
+    TopicSpec("alerts", "launch_id", "alert, JSON", 1, 90 * DAY_MS, "what detectors, quality gate and workers have found", writers=("worker", "learner"), readers=("dashboard",)),
     # A refused value can be as large as the broker took it; with the headers that say why, it is larger.
     TopicSpec(
         "rejected", "as received", "the raw bytes", "input", 30 * DAY_MS, "what could not be used; headers say why and where from",
@@ -255,6 +255,23 @@ def partition_counts(broker: str, topics: Iterable[str], *, client_config: Mappi
     """Return {topic: number of partitions}; a topic that is not there is left out."""
     with admin_client(broker, client_config) as admin:
         return _partition_counts(admin, topics)
+
+
+def group_members(broker: str, group: str, *, client_config: Mapping[str, object] | None = None) -> int:
+    """Return how many consumers are in a group now; 0 if there is no such group."""
+    with admin_client(broker, client_config) as admin:
+        told = admin.describe_groups([group]).get(group, {})
+    return len(told.get("members") or ())
+
+
+def add_partitions(broker: str, counts: Mapping[str, int], *, client_config: Mapping[str, object] | None = None) -> None:
+    """Give topics, by their names on the broker, more partitions. Raises InputError where the broker refuses."""
+    with admin_client(broker, client_config) as admin:
+        try:
+            admin.create_partitions(dict(counts))
+            admin.wait_for_topics(list(counts))
+        except KafkaError as error:
+            raise InputError(f"the broker gives {', '.join(counts)} no more partitions: {error}") from None
 
 
 def topic_ids(broker: str, topics: Iterable[str], *, client_config: Mapping[str, object] | None = None) -> dict[str, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,11 +17,15 @@ from features.errors import DependencyDown, HeadstartError, InputError
 from features.events import KINDS
 from features.store import Store
 from models.model import Model
+from streams.alerts import Alert
 from streams.beats import Pulse
 from streams.desk import HELD_BYTES, Desk
-from streams.gate import End
+from streams.gate import STALE_MS, End
+from streams.inbox import Expected
+from streams.incidents import incident, outgoing
 from streams.knowledge import Knowledge, outcome_slot
-from streams.learner import Learner, stamp_of
+from streams.launches import put_back
+from streams.learner import Learner, expected_in, stamp_of
 from streams.learner_desk import LearnerDesk
 from streams.partition import Partition, Rules
 from streams.pipeline import Outlet
@@ -31,6 +35,8 @@ from streams.trunks import Shelf
 logger = logging.getLogger(__name__)
 
 STAMP_POLL_S = 0.01
+ALERTS_KEPT = 100
+ALERT_AGAIN_S = 30.0
 LOOK_S = 0.25  # at the broker's silence, and how often the alive file is touched at most
 OUTCOMES = len(KINDS)  # the index of `outcomes` beside the four kinds
 
@@ -53,20 +59,22 @@ class Worker:
 
     def __init__(
         self, store: Store, model: Model, rules: Rules, *, tick_ms: int, patience_s: float, outlet: Outlet, wire: Wire,
-        hard_exit: Callable[..., Any], clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000, alive_file: str = "", base: str = "", held_bytes: int = HELD_BYTES,
+        hard_exit: Callable[..., Any], clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000, alive_file: str = "", held_bytes: int = HELD_BYTES,
+        meta: Mapping[str, str] | None = None, ask_time: Callable[[], Awaitable[None]] | None = None,
     ) -> None:  # fmt: skip
-        """`model` is the trunk that this process came with, `base` the sha256 of the one that the namespace was made with ("": the same).
+        """`model` is the trunk that this process came with, `meta` the description of the namespace; `ask_time` sets the clock right, at each tick.
 
         `held_bytes`: what may wait of one topic of one partition, about.
         """
         self._store, self._model, self._rules, self._outlet, self._wire = store, model, rules, outlet, wire
         self._tick_ms, self._patience_s, self._clock_ms, self._hard_exit = tick_ms, patience_s, clock_ms, hard_exit
+        self._meta, self._ask_time = dict(meta or {}), ask_time
         self._alive_file = Path(alive_file) if alive_file else None
         self._held_bytes = held_bytes
         self.is_live: Callable[[], bool] = lambda: True
         """Asked before the alive file is touched."""
         # In a replay the trunk is fixed before the first event.
-        self._shelf = None if rules.replay else Shelf(store, model, base or model.artifact.sha256, clock_ms=clock_ms)
+        self._shelf = None if rules.replay else Shelf(store, model, self._meta.get("trunk") or model.artifact.sha256, clock_ms=clock_ms)
         self.knowledge = Knowledge(store, model, rules.outcome_partitions, shelf=self._shelf)
         self.desks: dict[int, Desk] = {}
         self.learners: dict[int, LearnerDesk] = {}
@@ -79,6 +87,10 @@ class Worker:
         self._heard_s = time.monotonic()
         self.lost_records = 0
         self._pulse = Pulse(store, clock_ms=clock_ms)
+        self.alerts: list[Alert] = []
+        self._told_s: dict[str, float] = {}
+        self._telling: asyncio.Task[None] | None = None
+        self._positions: dict[str, tuple[bytes, Mapping[int, Expected]]] = {}  # of the learners, by slot, with the cursor that they come from
 
     # Where to read: asked by the transport.
 
@@ -94,6 +106,7 @@ class Worker:
         for q in sorted(outcome_partitions):
             self.learners[q] = learner = self._learner_desk(await self._load_learner(q))
             offsets[OUTCOMES, q] = learner.learner.cursor.offset
+        logger.info("works partitions %s, learns outcomes %s", sorted(self.desks), sorted(self.learners))
         self._start()
         if self._watch is None:
             self._watch = asyncio.get_running_loop().create_task(self._watching(), name="watch")
@@ -113,9 +126,14 @@ class Worker:
         self._parked.clear()
 
     def log_start_above(self, topic: int, partition: int, cursor: int, first: int) -> None:
-        """Count a loss: the log starts above the cursor, so records are gone that were never worked."""
+        """Count a loss: the log starts above the cursor, so records are gone that were never worked. Lost outcomes are refilled by their learner."""
+        desk = self.desks.get(partition)
+        if topic == OUTCOMES or desk is None or not desk.skip(topic, first):
+            return
         self.lost_records += first - cursor
-        logger.error("%s[%d]: records %d to %d are no longer in the log: they are lost", (*KINDS, "outcomes")[topic], partition, cursor, first - 1)
+        name = KINDS[topic]
+        text = f"{name}[{partition}]: records {cursor} to {first - 1} are no longer in the log"
+        self.tell(incident("records_lost", text, topic=name, partition=partition, first=cursor, records=first - cursor))
 
     def crashed(self, error: BaseException) -> None:
         """End the process: nothing in hand is acknowledged."""
@@ -162,10 +180,22 @@ class Worker:
                     look_s = time.monotonic() + LOOK_S
                     self._listen_to_broker()
                     self._touch_alive_file()
+                    self._tell_alerts()
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001  whatever it is, the process must not go on
             self.crashed(error)
+
+    def _tell_alerts(self) -> None:
+        """Send what is to be told, without waiting: a broker that is down must not hold up the watch."""
+        if self.alerts and (self._telling is None or self._telling.done()):
+            self._telling = asyncio.get_running_loop().create_task(self._send_alerts(), name="alerts")
+
+    async def _send_alerts(self) -> None:
+        told = self.alerts[-ALERTS_KEPT:]
+        with suppress(DependencyDown):
+            await self._outlet.deliver([outgoing(alert) for alert in told])
+            self.alerts[:] = [alert for alert in self.alerts if all(alert is not other for other in told)]
 
     def _listen_to_broker(self) -> None:
         """Raise DependencyDown when no fetch was answered for as long as the setting allows, though some partition is being read."""
@@ -189,7 +219,13 @@ class Worker:
 
     async def _refresh_now(self) -> None:
         if not self._rules.replay:
-            await self.knowledge.refresh()
+            if self._ask_time is not None:
+                await self._ask_time()
+            await self._believe()
+            if self.knowledge.went_back:  # and so, it seems, did the partitions, or what they have heard of the learners is no longer true
+                self.knowledge.went_back = False
+                self._start_over()
+            self._hear_learners()
             self._wake()
             return
         stamp_ms = await self._stamped()
@@ -198,17 +234,41 @@ class Worker:
         self._stamp_ms, refreshed_ms = -1, -1  # nobody works with beliefs of two times, nor says what came of it
         while stamp_ms != refreshed_ms:  # else the store went back in the meantime
             refreshed_ms = stamp_ms
-            await self.knowledge.refresh()
+            await self._believe()
             stamp_ms = await self._stamped()
         self._stamp_ms = stamp_ms
         before_ms, self._highest_ms = self._highest_ms, stamp_ms
         if stamp_ms < before_ms:
             logger.warning("the store went back to tick %d: all partitions start over from their cursors", stamp_ms)
-            for desk in self.desks.values():
-                desk.load_again()
-            for learner in self.learners.values():
-                learner.load_again()
+            self._start_over()
         self._wake()
+
+    def _start_over(self) -> None:
+        for desk in self.desks.values():
+            desk.load_again()
+        for learner in self.learners.values():
+            learner.load_again()
+
+    async def _believe(self) -> None:
+        """Take up what the learners and control records say. If the store has forgotten control records that we know, put them back first."""
+        await self.knowledge.refresh()
+        if (known := self.knowledge.forgotten) is not None:
+            self.knowledge.forgotten = None
+            await self._store.claim_meta(self._meta)
+            lost = await put_back(self._store, known)
+            if lost:
+                self.tell(incident("store_went_back", f"the control records had lost the launches {', '.join(lost)}; they were put back", launches=len(lost)))
+            await self.knowledge.refresh()
+
+    def _hear_learners(self) -> None:
+        """Let the partitions know what is learned."""
+        for q in range(self._rules.outcome_partitions):
+            cursor = self.knowledge.cursors.get(outcome_slot(q), b"")
+            if self._positions.get(outcome_slot(q), (b"",))[0] != cursor:
+                self._positions[outcome_slot(q)] = cursor, expected_in(cursor)
+            for p, expected in self._positions.get(outcome_slot(q), (b"", {}))[1].items():
+                if (desk := self.desks.get(p)) is not None:
+                    desk.partition.learned(q, expected.epoch, expected.number)
 
     async def _stamped(self) -> int:
         slots = await asyncio.gather(*(self._store.load(outcome_slot(q), ()) for q in range(self._rules.outcome_partitions)))
@@ -235,9 +295,14 @@ class Worker:
             self.hold(q, OUTCOMES, held)
 
         return LearnerDesk(
-            learner, load=self._load_learner, seek=seek, hold=hold, outlet=self._outlet, patience_s=self._patience_s, learned=self._stamp_news.set,
-            crashed=self.crashed,
+            learner, load=self._load_learner, seek=seek, hold=hold, end=self._outcomes_end, outlet=self._outlet, tell=self.tell,
+            patience_s=self._patience_s, learned=self._stamp_news.set, crashed=self.crashed,
         )  # fmt: skip
+
+    def _outcomes_end(self, q: int) -> int | None:
+        """Return where `outcomes` ended when the broker last said so, None if that is long ago."""
+        end = self._wire.end(OUTCOMES, q)
+        return end.offset if end is not None and self._clock_ms() - end.as_of_ms <= STALE_MS else None
 
     async def _load_learner(self, q: int) -> Learner:
         return await Learner.load(
@@ -250,6 +315,14 @@ class Worker:
     async def look_again(self) -> None:
         """Bring stamps and beliefs up to the store's present state."""
         await self._refresh()
+
+    def tell(self, alert: Alert) -> None:
+        """Send an alert, as soon as the broker takes it; of one kind at most one in a while, since what befalls the store befalls every partition."""
+        now_s = time.monotonic()
+        if now_s - self._told_s.get(alert.kind, -ALERT_AGAIN_S) >= ALERT_AGAIN_S:
+            self._told_s[alert.kind] = now_s
+            self.alerts.append(alert)
+            logger.error("alert %s: %s", alert.kind, alert.text)
 
     async def seek(self, partition: int, offsets: list[int]) -> None:
         """Read the four topics of a partition on at these offsets."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import socket
 import uuid
 from collections.abc import Iterator
@@ -14,6 +12,7 @@ import pytest
 from streams.embedded import EmbeddedBroker, EmbeddedValkey
 from tests.certificates import Certificates
 from tests.kafka_server import KafkaServer
+from tests.kafka_server import kafka_home as found_kafka
 
 
 @pytest.fixture(scope="session")
@@ -60,12 +59,9 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 @pytest.fixture(scope="session")
 def kafka_home() -> Path:
     """The folder of an Apache Kafka, from KAFKA_HOME or ../shared/kafka; the test is skipped if there is none."""
-    home = Path(os.environ.get("KAFKA_HOME") or Path(__file__).parents[2] / "shared" / "kafka")
-    script = home / "bin" / "kafka-server-start.sh"
-    if not script.exists():
-        pytest.skip(f"no Apache Kafka: {script} does not exist; set KAFKA_HOME to a distribution's folder")
-    if shutil.which("java") is None:
-        pytest.skip("no Java: `java` is not on the PATH; Apache Kafka needs Java 17")
+    home, missing = found_kafka()
+    if missing:
+        pytest.skip(missing)
     return home
 
 

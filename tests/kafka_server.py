@@ -1,4 +1,4 @@
-"""A real Apache Kafka for tests: one node, KRaft, from a distribution's folder. It dies with the tests, as the embedded servers do.
+"""A real Apache Kafka for tests: nodes of a KRaft cluster, from a distribution's folder. They die with the tests, as the embedded servers do.
 
 `SecureKafka` is one that lets nobody in without a name: passwords over TLS on one listener, clients' certificates on another, and
 nothing is allowed that an access list does not allow.
@@ -6,11 +6,16 @@ nothing is allowed that an access list does not allow.
 
 from __future__ import annotations
 
+import os
+import shutil
 import ssl
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from features.errors import DependencyDown
 from streams.embedded import HOST, EmbeddedServer, free_port
@@ -20,17 +25,36 @@ from tests.certificates import Certificates
 CLUSTER_ID = "aGVhZHN0YXJ0LXRlc3QtMQ"  # any 16 bytes in base64
 
 
+def kafka_home() -> tuple[Path, str]:
+    """Return the folder of a distribution, from KAFKA_HOME or ../shared/kafka, and why it cannot be used ("": it can)."""
+    home = Path(os.environ.get("KAFKA_HOME") or Path(__file__).parents[2] / "shared" / "kafka")
+    script = home / "bin" / "kafka-server-start.sh"
+    if not script.exists():
+        return home, f"no Apache Kafka: {script} does not exist; set KAFKA_HOME to a distribution's folder"
+    if shutil.which("java") is None:
+        return home, "no Java: `java` is not on the PATH; Apache Kafka needs Java 17"
+    return home, ""
+
+
 class KafkaServer(EmbeddedServer):
-    """One node, broker and controller; its log is kept in `folder`, so that `kill` and `start` lose nothing. Topics are not made by themselves."""
+    """One node, broker and controller; its log is kept in `folder`, so that `kill` and `start` lose nothing. Topics are not made by themselves.
+
+    `voters` are the controllers' ports by node, of a cluster. Clients that come to `entrance_port` are told to come to `advertised_port`, say of a proxy.
+    """
 
     name = "Kafka"
     environment: Mapping[str, str] = {"KAFKA_HEAP_OPTS": "-Xms256m -Xmx512m"}
+    start_timeout_s = 90.0
 
-    def __init__(self, home: Path, folder: Path) -> None:
-        super().__init__(folder)
-        self.home = home
+    def __init__(
+        self, home: Path, folder: Path, *, node: int = 1, voters: Mapping[int, int] | None = None, port: int | None = None, advertised_port: int | None = None
+    ) -> None:  # fmt: skip
+        super().__init__(folder, port=port)
+        self.home, self.node = home, node
         self.environment = {**self.environment, "LOG_DIR": str(folder)}
-        self._controller = free_port()
+        self._voters = dict(voters or {node: free_port()})
+        self.entrance_port = free_port() if advertised_port else 0
+        self._advertised_port = advertised_port
 
     format_arguments: tuple[str, ...] = ()
 
@@ -43,18 +67,25 @@ class KafkaServer(EmbeddedServer):
         return {}
 
     def command(self) -> list[str]:
+        replicas = min(3, len(self._voters))
+        listeners = {"PLAINTEXT": self.port, "CONTROLLER": self._voters[self.node]} | ({"ENTRANCE": self.entrance_port} if self._advertised_port else {})
+        advertised = {"PLAINTEXT": self.port} | ({"ENTRANCE": self._advertised_port} if self._advertised_port else {})
         properties = {
             "process.roles": "broker,controller",
-            "node.id": "1",
-            "controller.quorum.voters": f"1@{HOST}:{self._controller}",
-            "listeners": f"PLAINTEXT://{HOST}:{self.port},CONTROLLER://{HOST}:{self._controller}",
+            "node.id": str(self.node),
+            "controller.quorum.voters": ",".join(f"{node}@{HOST}:{port}" for node, port in self._voters.items()),
+            "listeners": ",".join(f"{name}://{HOST}:{port}" for name, port in listeners.items()),
+            "advertised.listeners": ",".join(f"{name}://{HOST}:{port}" for name, port in advertised.items()),
             "controller.listener.names": "CONTROLLER",
-            "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
+            "inter.broker.listener.name": "PLAINTEXT",
+            "listener.security.protocol.map": ",".join(f"{name}:PLAINTEXT" for name in ("CONTROLLER", "PLAINTEXT", "ENTRANCE")),
             "log.dirs": str(self.folder / "log"),
-            "offsets.topic.replication.factor": "1",
+            "default.replication.factor": str(replicas),
+            "min.insync.replicas": str(max(1, replicas - 1)),
+            "offsets.topic.replication.factor": str(replicas),
             "offsets.topic.num.partitions": "3",
-            "transaction.state.log.replication.factor": "1",
-            "transaction.state.log.min.isr": "1",
+            "transaction.state.log.replication.factor": str(replicas),
+            "transaction.state.log.min.isr": str(max(1, replicas - 1)),
             "group.initial.rebalance.delay.ms": "0",
             "auto.create.topics.enable": "false",
             **self.properties(),
@@ -101,9 +132,10 @@ class SecureKafka(KafkaServer):
         store.write_bytes(key.read_bytes() + certificate.read_bytes())
         admin = f'required username="admin" password="{self.users["admin"]}"'
         known = " ".join(f'user_{name}="{password}"' for name, password in self.users.items())
-        controller = f"CONTROLLER://{HOST}:{self._controller}"
+        controller = f"CONTROLLER://{HOST}:{self._voters[self.node]}"
         return {
             "listeners": f"SASL_SSL://{HOST}:{self.port},SSL://{HOST}:{self._second_port},{controller}",
+            "advertised.listeners": f"SASL_SSL://{HOST}:{self.port},SSL://{HOST}:{self._second_port}",
             "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,SASL_SSL:SASL_SSL,SSL:SSL",
             "inter.broker.listener.name": "SASL_SSL",
             "sasl.enabled.mechanisms": "SCRAM-SHA-512,PLAIN",
@@ -125,3 +157,42 @@ class SecureKafka(KafkaServer):
             "security_protocol": "SASL_SSL", "sasl_mechanism": "SCRAM-SHA-512", "sasl_plain_username": "admin",
             "sasl_plain_password": self.users["admin"], "ssl_context": context,
         }  # fmt: skip
+
+
+class KafkaCluster:
+    """One or more nodes; replication is 3 and two replicas must be in sync where there are three. `advertised_ports`: one for each node, of proxies."""
+
+    def __init__(self, home: Path, folder: Path, *, nodes: int = 3, advertised_ports: Sequence[int] = ()) -> None:
+        voters = {node: free_port() for node in range(1, nodes + 1)}
+        self.nodes = {
+            node: KafkaServer(
+                home, folder / f"node-{node}", node=node, voters=voters, port=free_port(), advertised_port=advertised_ports[node - 1] if advertised_ports else None
+            )
+            for node in voters
+        }  # fmt: skip
+        self._stack = ExitStack()
+
+    @property
+    def replication(self) -> int:
+        """The replication factor that topics can have."""
+        return min(3, len(self.nodes))
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT of all nodes."""
+        return ",".join(node.address for node in self.nodes.values())
+
+    def __enter__(self) -> Self:
+        with ThreadPoolExecutor(len(self.nodes)) as pool:  # none answers before most of them run
+            starting = {node: pool.submit(node.start) for node in self.nodes.values()}
+        try:
+            for node, started in starting.items():
+                self._stack.callback(node.close)
+                started.result()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stack.close()

@@ -14,6 +14,7 @@ from models.model import Model
 from streams import namespace
 from streams.commands.options import Broker, Config, Format, Lines, Namespace, Redis, Set, Trunk, progress_bar
 from streams.importing import read_log
+from streams.ledger.base import begin_account
 from streams.offline import run
 from streams.settings import load_settings
 from streams.ticks import cut
@@ -54,6 +55,7 @@ def backfill(
                 ticks = cut(log, settings.replay_tick_ms)
                 past = replace(rules, replay=True)
                 await run(ticks, store, past, Model(artifact), scoring=False, on_tick=lambda tick: bar.advance(task, len(tick.records)))
+            await begin_account(store, partitions=rules.partitions, outcome_partitions=rules.outcome_partitions)
         finally:
             await store.close()
 

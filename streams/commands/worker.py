@@ -12,7 +12,7 @@ import typer
 
 from features.errors import DependencyDown
 from models.model import Model
-from streams import namespace, tracing, trunks
+from streams import faults, namespace, tracing, trunks
 from streams.app import WorkerApp, create_app
 from streams.commands.options import Broker, Config, Namespace, Redis, Set, Trunk
 from streams.faust_worker import EXIT_DOWN, configure_logging, hard_exit, run_worker
@@ -20,6 +20,7 @@ from streams.http_access import Access
 from streams.http_door import Door
 from streams.masking import hidden
 from streams.settings import Settings, load_settings
+from streams.warm_up import warm_up
 from streams.watchdog import Stalls, Watchdog
 
 TELL_S: Final = 5.0
@@ -45,10 +46,11 @@ def worker(
 
 def run(settings: Settings) -> None:
     """Join the namespace and run one worker in this process."""
+    faults.install()
     artifact = namespace.load_trunk(settings)
     found = _patiently(settings, lambda: namespace.check_partitions(settings))
 
-    async def joined() -> tuple[str, str]:
+    async def joined() -> tuple[str, dict[str, str]]:
         store = namespace.open_store(settings)
         try:
             await store.check_durability()
@@ -58,16 +60,18 @@ def run(settings: Settings) -> None:
             held = await namespace.join(store, wanted, settings.namespace, trunks=await trunks.known(store))
             if clock == namespace.LIVE:
                 await trunks.keep(store, settings.trunk, artifact)
-            return clock, held["trunk"]
+            return clock, held
         finally:
             await store.close()
 
-    clock, base = asyncio.run(joined())
+    clock, meta = asyncio.run(joined())
     rules = namespace.rules_of(settings, artifact, replay=clock != namespace.LIVE)
+    model = Model(artifact)
+    warm_up(model, rules)
     configure_logging(settings.log_level)
     with tracing.tracer("headstart-worker") if settings.trace_share else nullcontext() as tracer:
         traces = tracing.Followed(tracer) if tracer is not None else None
-        made = create_app(settings, namespace.open_store(settings), Model(artifact), rules, base=base, traces=traces)
+        made = create_app(settings, namespace.open_store(settings), model, rules, meta=meta, traces=traces)
         typer.echo(f"worker of namespace {settings.namespace!r} ({clock}), trunk {artifact.sha256[:16]}", err=True)
         with watched(settings, made):
             run_worker(made.app, loglevel=settings.log_level)

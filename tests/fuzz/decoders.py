@@ -25,9 +25,9 @@ from streams import trunks
 from streams.commands.publish import Lines
 from streams.http_access import Access
 from streams.importing import read_log
-from streams.learner import Expected, LearnerCursor
+from streams.inbox import Expected
+from streams.learner import LearnerCursor
 from streams.lines import _read_mapping
-from streams.outbox import Outbox
 from streams.partition import Cursor, Partition, Rules, Totals
 from streams.pipeline import Worked, take_in
 from streams.records import Counted, Entry, Launch, Outcome, Score, TickDone, decode_launch, decode_message, decode_score, encode_json, encode_message, received
@@ -62,7 +62,7 @@ def _same(one: Artifact, other: Artifact) -> bool:
 
 def _record(value: bytes) -> None:
     """A record with the bytes as its value, its key and both comes out as an event or as a reject, and is counted as one of them."""
-    partition = Partition(0, MemoryStore(), Rules(edges_ms=EDGES_MS, replay=False), version=0, cursor=_cursor(), pending=Pending(EDGES_MS), outbox=Outbox({}))
+    partition = Partition(0, MemoryStore(), Rules(edges_ms=EDGES_MS, replay=False), version=0, cursor=_cursor(), pending=Pending(EDGES_MS))
     worked = Worked()
     records = [received(0, 0, b"ann", value), received(1, 1, value[:40], value), received(2, 2, value, None)]
     arrived = take_in(partition, records, START_MS - 1, START_MS + 1, worked)

@@ -120,7 +120,7 @@ class Job:
                 if held is None:
                     continue  # nobody has worked it yet
                 cursor = msgspec.structs.asdict(msgspec.msgpack.decode(held, type=Cursor))
-                del cursor["epoch"]
+                del cursor["epoch"], cursor["told"]
                 found.partitions[p] = {**cursor, "totals": msgspec.structs.asdict(cursor["totals"])}
             for q in range(self.settings.outcome_partitions):
                 held = store.hget(f"{prefix}{{o{q}}}:cursor", "cursor")
@@ -207,18 +207,18 @@ class Replay(Job):
         """Publish the ticks and return when the last ends."""
         return publish(self.settings, ticks)
 
-    def reach(self, at_ms: int) -> None:
+    def reach(self, at_ms: int, *, timeout_s: float = PATIENCE_S) -> None:
         """Return as soon as every learner has learned the tick that ends at `at_ms`."""
         keys = [f"hs:{self.settings.namespace}:{{o{q}}}:cursor" for q in range(self.settings.outcome_partitions)]
 
         def reached(store: Any) -> bool:
             try:
                 return min(stamp_of(store.hget(key, "cursor") or b"") for key in keys) >= at_ms
-            except redis.ConnectionError:
+            except (redis.ConnectionError, redis.TimeoutError):
                 return False  # a test may have stopped it
 
         with connected(self.settings.redis) as store:
-            wait_until(lambda: reached(store), f"the tick {at_ms} is learned", log=self.log, poll_s=0.003)
+            wait_until(lambda: reached(store), f"the tick {at_ms} is learned", log=self.log, timeout_s=timeout_s, poll_s=0.003)
 
     def work(self, last_ms: int, *, number: int = 1) -> None:
         """Run `number` workers until the tick that ends at `last_ms` is learned, and stop them."""

@@ -12,6 +12,7 @@ from features.errors import InputError
 from features.events import KINDS
 from streams import app
 from streams.batches import Reading
+from streams.clock import Clock
 from streams.commands.options import need_past
 
 
@@ -22,7 +23,7 @@ def wire(readings: list[Reading]) -> app.FaustWire:
         return readings.pop(0) if len(readings) > 1 else readings[0]
 
     faust = SimpleNamespace(consumer=SimpleNamespace(reading=reading))
-    return app.FaustWire(cast(Any, faust), {name: name for name in (*KINDS, "outcomes")})
+    return app.FaustWire(cast(Any, faust), {name: name for name in (*KINDS, "outcomes")}, Clock())
 
 
 def test_the_mark_of_a_transaction_at_a_logs_end_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

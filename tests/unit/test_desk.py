@@ -10,6 +10,7 @@ import pytest
 from features.errors import DependencyDown
 from features.memory_store import MemoryStore
 from models.model import Model
+from streams.alerts import Alert
 from streams.desk import Desk
 from streams.gate import End
 from streams.knowledge import Knowledge
@@ -68,6 +69,9 @@ class LateSource:
     def ends(self, partition: int) -> list[End | None]:
         """Only browse has records."""
         return [End(150, START_MS), *[End(0, START_MS)] * 3]
+
+    def tell(self, alert: Alert) -> None:
+        """There is nothing to be told."""
 
 
 @pytest.fixture(scope="module")

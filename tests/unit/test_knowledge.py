@@ -107,7 +107,7 @@ class Stage:
 
     async def begin(self) -> None:
         """Make the one input partition, and put the base trunk into the store."""
-        cursor = Cursor(epoch=EPOCH, offsets=[0] * 4, numbers=[0] * PARTITIONS, tick_ms=T1, totals=Totals())
+        cursor = Cursor(epoch=EPOCH, offsets=[0] * 4, numbers=[1_000] * PARTITIONS, tick_ms=T1, totals=Totals())
         await self.store.commit("0", 0, Changes(cursor=msgspec.msgpack.encode(cursor)))
         await trunks.keep(self.store, self.base.folder, self.base.model.artifact)
         for q in range(PARTITIONS):

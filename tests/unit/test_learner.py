@@ -80,10 +80,10 @@ class Topic:
             while await self.learner.step():
                 pass
 
-    async def commit(self, partition: int, tick_ms: int, *, epoch: int = EPOCH) -> None:
-        """Let an input partition commit a tick."""
+    async def commit(self, partition: int, tick_ms: int, *, epoch: int = EPOCH, numbers: int = 0) -> None:
+        """Let an input partition commit a tick; `numbers` have been told in its epoch."""
         slot = await self.store.load(str(partition), ())
-        cursor = Cursor(epoch=epoch, offsets=[0] * 4, numbers=[0], tick_ms=tick_ms, totals=Totals())
+        cursor = Cursor(epoch=epoch, offsets=[0] * 4, numbers=[numbers], tick_ms=tick_ms, totals=Totals())
         assert await self.store.commit(str(partition), slot.version, Changes(cursor=msgspec.msgpack.encode(cursor)))
 
     async def state(self, q: int = 0) -> tuple[dict[str, bytes], dict[str, bytes], tuple[int, ...]]:
@@ -398,7 +398,7 @@ def test_live_outcomes_are_learned_as_they_come(model: Model) -> None:
 
     async def work() -> None:
         topic = await open_topic(model, partitions=3, replay=False)
-        await topic.commit(0, T1)
+        await topic.commit(0, T1, numbers=1)
         assert await topic.append(outcome(0)) == 1
         heads, _, counts = await topic.state()
         assert counts[1] == 1

@@ -329,7 +329,7 @@ def test_outcomes_leave_only_after_the_commit(model: Model) -> None:
         reborn = await Partition.load(0, desk.store, desk.rules)
         assert reborn.outbox.unsent() == promised
         await publish_outbox(reborn, desk, desk.store, tick_done_ms=START_MS + DAY_MS)
-        assert [(r.key, r.value) for r in desk.sent if r.topic == "outcomes"][:-1] == [(key, value) for _, _, key, value in promised]
+        assert [(r.key, r.value) for r in desk.sent if r.topic == "outcomes"][:-1] == [(key, value) for _, key, value in promised]
         assert decode_message(desk.sent[-1].value or b"") == TickDone(partition=0, tick_ms=START_MS + DAY_MS, upto=len(promised))
         assert reborn.outbox.unsent() == []
         await reborn.commit()

@@ -1,0 +1,76 @@
+"""What must be so before a namespace is moved by hand: no worker runs; and, for some moves, nothing waits and everything that was told is learned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import KafkaError
+
+from features.errors import DependencyDown, Mismatch
+from features.events import KINDS
+from features.store import Store
+from streams import topics
+from streams.knowledge import outcome_slot
+from streams.learner import LearnerCursor
+from streams.outbox import Told
+from streams.partition import Cursor, Totals
+from streams.settings import Settings
+
+
+def require_stopped(settings: Settings) -> None:
+    """Raise Mismatch when a worker of the settings' namespace is in its consumer group; one that was killed counts until its session is over."""
+    members = topics.group_members(settings.broker, group_of(settings))
+    if members:
+        raise Mismatch(
+            f"{members} worker(s) of namespace {settings.namespace!r} run (or ended less than {settings.session_timeout_s} s ago): stop them first, and try again"
+        )
+
+
+def group_of(settings: Settings) -> str:
+    """Return the consumer group of a namespace's workers."""
+    return f"headstart-{settings.namespace}"
+
+
+def bounds(broker: str, names: Iterable[str]) -> dict[tuple[str, int], tuple[int, int]]:
+    """Return by (topic on the broker, partition) the log's first offset and the one after its last. Raises DependencyDown, and Mismatch for a missing topic."""
+    topics.require_reachable(broker)
+    try:
+        consumer = KafkaConsumer(bootstrap_servers=broker.split(","), enable_auto_commit=False)
+        try:
+            tps = []
+            for name in names:
+                there = consumer.partitions_for_topic(name)
+                if not there:
+                    raise Mismatch(f"topic {name} is missing: create the topics with `headstart topics create`")
+                tps += [TopicPartition(name, p) for p in sorted(there)]
+            first, end = consumer.beginning_offsets(tps), consumer.end_offsets(tps)
+        finally:
+            consumer.close()
+    except KafkaError as error:
+        raise DependencyDown(f"the broker at {broker} does not answer: {error}") from None
+    return {(tp.topic, tp.partition): (first[tp], end[tp]) for tp in tps}
+
+
+async def cursors_of(store: Store, partitions: int, outcome_partitions: int) -> dict[int, Cursor]:
+    """Return the partitions' cursors; those that nobody has worked begin at zero."""
+    found = {}
+    for p in range(partitions):
+        slot = await store.load(str(p), ())
+        none = Cursor(epoch=0, offsets=[0] * len(KINDS), numbers=[0] * outcome_partitions, totals=Totals(), told=Told())
+        found[p] = msgspec.msgpack.decode(slot.cursor, type=Cursor) if slot.version else none
+    return found
+
+
+async def unlearned(store: Store, cursors: Mapping[int, Cursor], outcome_partitions: int) -> int:
+    """Return in how many (partition, outcome partition) something was told that is not learned."""
+    missing = 0
+    for q in range(outcome_partitions):
+        slot = await store.load(outcome_slot(q), ())
+        expected = msgspec.msgpack.decode(slot.cursor, type=LearnerCursor).expected if slot.version else {}
+        for p, cursor in cursors.items():
+            told = [(past.epoch, past.ends[q]) for past in cursor.told.before if past.ends[q]]
+            told += [(cursor.epoch, cursor.numbers[q])] if cursor.numbers[q] else []
+            missing += bool(told) and (p not in expected or (expected[p].epoch, expected[p].number) != told[-1])
+    return missing

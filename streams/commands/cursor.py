@@ -1,0 +1,152 @@
+"""`headstart cursor`: where each partition reads, and moving it by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from features.errors import InputError, Mismatch
+from features.events import KINDS
+from features.redis_store import RedisStore
+from features.store import Changes, first_version
+from streams import namespace
+from streams.at_rest import bounds, cursors_of, require_stopped
+from streams.commands.options import Broker, Config, Json, Namespace, Redis, Set, write_json
+from streams.knowledge import outcome_slot
+from streams.learner import LearnerCursor
+from streams.ledger.base import begin_account
+from streams.partition import Cursor
+from streams.settings import Settings, load_settings
+from streams.topics import broker_names
+
+LEARNER_FIGURES = ("offset", "tried", "hit", "duplicates", "refilled", "lost")
+
+cursor_app = typer.Typer(no_args_is_help=True, help="Show where each partition reads, or move it by hand.")
+
+
+@cursor_app.command("show")
+def show(
+    broker: Broker = None, redis: Redis = None, namespace_: Namespace = None, json: Json = None, config: Config = None, assignments: Set = None
+) -> None:  # fmt: skip
+    """Show each partition's cursor: the next offset of each topic, how many records wait, its totals, and where the learners are."""
+    settings = _settings(config, assignments, broker, redis, namespace_)
+    names = broker_names(settings.topic_prefix, settings.topic_names)
+    ends = bounds(settings.broker, [*(names[kind] for kind in KINDS), names["outcomes"]])
+
+    async def read() -> tuple[dict[int, Cursor], dict[int, LearnerCursor]]:
+        store = namespace.open_store(settings, patience_s=5.0)
+        try:
+            partitions, outcome_partitions = await _sizes(store, settings)
+            learners = {}
+            for q in range(outcome_partitions):
+                slot = await store.load(outcome_slot(q), ())
+                learners[q] = msgspec.msgpack.decode(slot.cursor, type=LearnerCursor) if slot.version else LearnerCursor()
+            return await cursors_of(store, partitions, outcome_partitions), learners
+        finally:
+            await store.close()
+
+    cursors, learners = asyncio.run(read())
+    rows = []
+    for p, cursor in cursors.items():
+        waits = sum(max(0, ends.get((names[kind], p), (0, 0))[1] - offset) for kind, offset in zip(KINDS, cursor.offsets, strict=True))
+        rows.append({"partition": p, **dict(zip(KINDS, cursor.offsets, strict=True)), "waiting": waits, **msgspec.structs.asdict(cursor.totals)})
+    if json is not None:
+        write_json(
+            json,
+            {
+                "partitions": rows,
+                "learners": [{"outcome_partition": q, **{name: getattr(found, name) for name in LEARNER_FIGURES}} for q, found in learners.items()],
+            },
+        )
+        if str(json) == "-":
+            return
+    table = Table(title=f"namespace {settings.namespace}", title_justify="left")
+    for column in rows[0] if rows else ():
+        table.add_column(column, justify="right")
+    for row in rows:
+        table.add_row(*(str(value) for value in row.values()))
+    Console(width=160).print(table)
+    for q, found in learners.items():
+        waits = ends.get((names["outcomes"], q), (0, 0))[1] - found.offset
+        typer.echo(f"outcomes[{q}]: next offset {found.offset}, {waits} wait; {found.tried} outcomes learned, {found.hit} orders among them, {found.lost} lost")
+
+
+@cursor_app.command("move")
+def move(
+    to: Annotated[str, typer.Option("--to", metavar="OFFSET|beginning|end", help="Where to read on.")],
+    partition: Annotated[str, typer.Option("--partition", metavar="P|all", help="Which partition.")],
+    topic: Annotated[str, typer.Option("--topic", metavar="browse|click|cart|order|all", help="Which topic.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; without this, only say what would be done.")] = False,
+    broker: Broker = None,
+    redis: Redis = None,
+    namespace_: Namespace = None,
+    config: Config = None,
+    assignments: Set = None,
+) -> None:
+    """Move cursors by hand, with the workers stopped: past records that must not be worked, or back.
+
+    What is passed over is never worked. What is read again is applied again, but for the last 16 events of each shopper. To go back with the state, restore a
+    backup instead. The ledger counts from here on.
+    """
+    settings = _settings(config, assignments, broker, redis, namespace_)
+    if topic != "all" and topic not in KINDS:
+        raise InputError(f"--topic {topic}: expected one of {', '.join(KINDS)}, or all")
+    if to not in ("beginning", "end") and not to.isdigit():
+        raise InputError(f"--to {to}: expected an offset, beginning or end")
+    require_stopped(settings)
+    names = broker_names(settings.topic_prefix, settings.topic_names)
+    found = bounds(settings.broker, [names[kind] for kind in KINDS])
+
+    async def work() -> list[str]:
+        store = namespace.open_store(settings, patience_s=5.0)
+        try:
+            partitions, outcome_partitions = await _sizes(store, settings)
+            if partition != "all" and not (partition.isdigit() and int(partition) < partitions):
+                raise InputError(f"--partition {partition}: expected a number below {partitions}, or all")
+            lines = []
+            for p in range(partitions) if partition == "all" else [int(partition)]:
+                slot = await store.load(str(p), ())
+                if not slot.version:
+                    lines.append(f"partition {p}: nobody has worked it yet; it is left as it is")
+                    continue
+                cursor = msgspec.msgpack.decode(slot.cursor, type=Cursor)
+                for kind, name in enumerate(KINDS):
+                    if topic not in ("all", name):
+                        continue
+                    first, end = found[names[name], p]
+                    target = first if to == "beginning" else end if to == "end" else int(to)
+                    if not first <= target <= end:
+                        raise InputError(f"--to {to}: {name}[{p}] has the offsets {first} to {end}")
+                    before, cursor.offsets[kind] = cursor.offsets[kind], target
+                    what = f"{target - before} records are passed over" if target > before else f"{before - target} records are read again"
+                    lines.append(f"{name}[{p}]: {before} → {target}; {what}")
+                if yes and not await store.commit(
+                    str(p), slot.version, Changes(cursor=msgspec.msgpack.encode(cursor), version=first_version(slot.version, secrets.randbits(32)))
+                ):
+                    raise Mismatch(f"partition {p} was worked meanwhile: stop the workers")
+            if yes:
+                await begin_account(store, partitions=partitions, outcome_partitions=outcome_partitions)
+            return lines
+        finally:
+            await store.close()
+
+    for line in asyncio.run(work()):
+        typer.echo(line)
+    typer.echo("done; start the workers" if yes else "nothing was changed: give --yes to do it")
+
+
+async def _sizes(store: RedisStore, settings: Settings) -> tuple[int, int]:
+    held = await store.meta()
+    if not held:
+        raise InputError(f"Redis has no namespace {settings.namespace!r}")
+    return int(held["partitions"]), int(held["outcome_partitions"])
+
+
+def _settings(config: Config, assignments: Set, broker: str | None, redis: str | None, name: str | None) -> Settings:
+    return load_settings(config, needs=("broker", "redis"), assignments=assignments or (), broker=broker, redis=redis, namespace=name)

@@ -1,0 +1,101 @@
+"""Faults that tests order, to prove that the ledger sees them and that a wrong clock does no harm. Nobody else sets the variable.
+
+FAULTS_FOR_TESTS_OF_HEADSTART is a list, separated by commas, of: skip_event:N, apply_twice:N, learn_twice:N (once in a process, after N records or
+outcomes, with the totals forged, so that nothing but the account of the ids can tell), and clock:FILE (this process's wall clock is off by as many seconds as the file says, at any time).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from streams import desk
+from streams.learner import Learner
+from streams.partition import Partition
+from streams.pipeline import Worked
+from streams.records import Outcome, Received
+
+logger = logging.getLogger(__name__)
+
+VARIABLE: Final = "FAULTS_FOR_TESTS_OF_HEADSTART"
+CLOCK_LOOK_S: Final = 0.05
+
+
+def install() -> None:
+    """Install what the variable orders; does nothing where it is not set."""
+    for order in filter(None, os.environ.get(VARIABLE, "").split(",")):
+        logger.critical("%s orders the fault %s: this worker breaks its promises", VARIABLE, order)
+        name, _, argument = order.partition(":")
+        {"skip_event": _skip_event, "apply_twice": _apply_twice, "learn_twice": _learn_twice, "clock": _clock}[name](argument)
+
+
+def _skip_event(after: str) -> None:
+    right, left = vars(desk)["work_off"], int(after)
+
+    async def work_off(partition: Partition, records: Sequence[Received], *arguments: Any, **more: Any) -> Worked:
+        nonlocal left
+        left -= len(records)
+        skipped = len(records) > 0 and -len(records) < left <= 0
+        worked: Worked = await right(partition, records[1:] if skipped else records, *arguments, **more)
+        if skipped:
+            partition.cursor.totals.read += 1
+            partition.cursor.totals.applied += 1
+        return worked
+
+    vars(desk)["work_off"] = work_off
+
+
+def _apply_twice(after: str) -> None:
+    right, left = vars(desk)["work_off"], int(after)
+
+    async def work_off(partition: Partition, records: Sequence[Received], *arguments: Any, **more: Any) -> Worked:
+        nonlocal left
+        left -= len(records)
+        worked: Worked = await right(partition, records, *arguments, **more)
+        applied = partition.cursor.totals.applied
+        if records and -len(records) < left <= 0:
+            user = (records[0].key or b"").decode()
+            place = await partition.place_users([user])
+            partition.users.change(place)
+            partition.users.rows["ring"][place] = 0
+            await right(partition, records[:1], *arguments, **{**more, "tick_end_ms": None})  # its score never leaves
+            partition.cursor.totals.read -= 1
+            partition.cursor.totals.applied = applied
+        return worked
+
+    vars(desk)["work_off"] = work_off
+
+
+def _learn_twice(after: str) -> None:
+    right, left = Learner._learn, int(after)
+
+    async def learn(self: Learner, outcomes: Sequence[Outcome]) -> dict[str, bytes]:
+        nonlocal left
+        left -= len(outcomes)
+        twice = len(outcomes) > 0 and -len(outcomes) < left <= 0
+        changed: dict[str, bytes] = await right(self, [*outcomes, outcomes[-1]] if twice else outcomes)
+        return changed
+
+    Learner._learn = learn  # type: ignore[method-assign]
+
+
+def _clock(file: str) -> None:
+    right_s, right_ns = time.time, time.time_ns
+    looked_s, ahead_s = 0.0, 0.0
+
+    def ahead() -> float:
+        nonlocal looked_s, ahead_s
+        if time.monotonic() - looked_s > CLOCK_LOOK_S:
+            looked_s = time.monotonic()
+            try:
+                ahead_s = float(Path(file).read_text() or 0)
+            except (OSError, ValueError):
+                ahead_s = 0.0
+        return ahead_s
+
+    time.time = lambda: right_s() + ahead()
+    time.time_ns = lambda: right_ns() + int(1e9 * ahead())

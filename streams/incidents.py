@@ -1,0 +1,35 @@
+"""Alerts about the job itself: what happened to its data. Each kind has a line that says what it means and what to do."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from streams.alerts import Alert
+from streams.records import Outgoing, encode_json
+
+JOB: Final = "job"  # in the place of a launch
+INCIDENTS: Final[dict[str, str]] = {
+    "records_lost": "records left the log of an input topic before they were read; they are lost: keep the topic's records longer, add workers",
+    "outcomes_lost": "outcomes were lost by the broker after it had confirmed them, and the outbox no longer had them; they are not learned: check the "
+    "broker's disks, its replication and min.insync.replicas",
+    "outcomes_refilled": "outcomes were lost by the broker after it had confirmed them; they were taken from the outbox, and nothing is missing: check the broker",
+    "store_went_back": "Redis holds an older state than before (a restore, a failover, a lost file); what was lost is worked again from Kafka: check what "
+    "Redis promises (setting durability)",
+    "learned_ahead": "heads have learned outcomes that their partition has forgotten, and may learn those exposures again: parts of a Redis Cluster went back apart "
+    "from each other (setting durability)",
+}
+
+
+def incident(kind: str, text: str, **facts: int | float | str) -> Alert:
+    """Return an alert of now."""
+    now_ms = time.time_ns() // 1_000_000
+    return Alert(
+        alert_id=f"{now_ms:015d}:{JOB}:{kind}", launch_id=JOB, kind=kind, severity="page", at_ms=now_ms, since_ms=now_ms,
+        text=f"{text}: {INCIDENTS[kind]}", evidence=facts, done="", trunk="",
+    )  # fmt: skip
+
+
+def outgoing(alert: Alert) -> Outgoing:
+    """Return the record that tells it."""
+    return Outgoing("alerts", alert.launch_id.encode(), encode_json(alert))

@@ -1,0 +1,120 @@
+"""What a worker does of itself when something is gone: records that left the log, and a store that was emptied under it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from features.memory_store import MemoryStore
+from features.store import Changes
+from models.model import Model
+from streams import launches
+from streams.gate import End
+from streams.incidents import INCIDENTS, incident
+from streams.offline import put_launches
+from streams.partition import Partition
+from streams.records import Launch, Outgoing
+from streams.worker import OUTCOMES, Worker
+from tests.builders import START_MS, make_event, make_model, make_rules, receive
+
+RULES = make_rules(replay=False, partitioner_check=False)
+LAUNCH = Launch(id="new", line="hats", window_s=21_600.0)
+
+
+class Everything:
+    """A broker that takes everything and has nothing."""
+
+    def __init__(self) -> None:
+        self.sent: list[Outgoing] = []
+
+    async def deliver(self, records: Sequence[Outgoing]) -> None:
+        """Keep them."""
+        self.sent += records
+
+    async def seek(self, offsets: object) -> None:
+        """Nothing to do."""
+
+    def hold(self, topic: int, partition: int, held: bool) -> None:
+        """Nothing to do."""
+
+    def end(self, topic: int, partition: int) -> End | None:
+        """Nothing is known."""
+        return None
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    """Any one."""
+    return make_model("shoes")
+
+
+def make_worker(store: MemoryStore, model: Model, broker: Everything, **meta: str) -> Worker:
+    """A worker on a store."""
+    return Worker(
+        store, model, RULES, tick_ms=60_000, patience_s=10, outlet=broker, wire=broker, hard_exit=lambda *why: pytest.fail(str(why)), clock_ms=lambda: START_MS,
+        meta={"trunk": model.artifact.sha256, **meta},
+    )  # fmt: skip
+
+
+def test_records_that_left_the_log_are_counted_once_and_told(model: Model) -> None:
+    """The cursor goes on where the log begins, the loss is in the totals with it, and an alert tells which records; a new partition just begins there."""
+
+    async def work() -> None:
+        store, broker = MemoryStore(), Everything()
+        worker = make_worker(store, model, broker)
+        await worker.assigned([0], [0])
+        worker.log_start_above(1, 0, 0, 500)
+        assert (worker.alerts, worker.desks[0].partition.cursor.totals.lost) == ([], 0)
+        worker.take(0, 0, [receive(make_event(), offset=0)], 1, lambda: None, lambda: True)
+        await worker.settle()
+        partition = await Partition.load(0, store, RULES)
+        partition.cursor.offsets[0] = 3
+        await partition.commit()
+        await worker.assigned([0], [0])
+        worker.log_start_above(0, 0, 3, 10)
+        worker.log_start_above(OUTCOMES, 0, 0, 99)  # the learner sees for itself what it has missed
+        cursor = worker.desks[0].partition.cursor
+        assert (cursor.offsets[0], cursor.totals.lost, worker.lost_records) == (10, 7, 7)
+        assert [(alert.kind, alert.evidence) for alert in worker.alerts] == [("records_lost", {"topic": "browse", "partition": 0, "first": 3, "records": 7})]
+        assert INCIDENTS["records_lost"] in worker.alerts[0].text
+        await worker.settle()
+
+    asyncio.run(work())
+
+
+def test_a_store_that_was_emptied_gets_its_launches_and_its_description_back(model: Model) -> None:
+    """From what the worker knows: a launch that is gone, one that was closed; and somebody is told. What is there already stays as it is."""
+
+    async def work() -> None:
+        store, broker = MemoryStore(), Everything()
+        await put_launches(store, [LAUNCH, Launch(id="old", line="bags", window_s=21_600.0, closed_ms=START_MS)])
+        worker = make_worker(store, model, broker, clock="live")
+        await worker.assigned([0], [0])
+        store.__dict__.update(MemoryStore().__dict__)
+        await put_launches(store, [Launch(id="old", line="bags", window_s=21_600.0)])
+        await store.commit("control", 1, Changes(cursor=b"", version=0))  # as if it had gone back
+        await worker.look_again()
+        assert await launches.read(store) == {"new": LAUNCH, "old": Launch(id="old", line="bags", window_s=21_600.0, closed_ms=START_MS)}
+        assert {launch.id for launch in worker.knowledge.launches.all} == {"new", "old"}
+        assert (await store.meta())["clock"] == "live"
+        assert [alert.evidence for alert in worker.alerts] == [{"launches": 2}]
+        await worker.settle()
+
+    asyncio.run(work())
+
+
+def test_of_one_kind_one_alert_is_told_in_a_while(model: Model) -> None:
+    """What befalls the store befalls every partition: that is one alert, not one for each."""
+
+    async def work() -> None:
+        broker = Everything()
+        worker = make_worker(MemoryStore(), model, broker)
+        for kind in ("store_went_back", "store_went_back", "records_lost"):
+            worker.tell(incident(kind, kind))
+        await worker._send_alerts()
+        assert [record.topic for record in broker.sent] == ["alerts", "alerts"]
+        assert worker.alerts == []
+
+    asyncio.run(work())
