@@ -37,7 +37,7 @@ class Role:
 
 
 _READ: Final = ("get", "mget", "hget", "hmget", "hgetall", "eval", "evalsha", "script|load", "cluster|slots", "cluster|shards", "command")
-_WRITE: Final = ("set", "hset", "hsetnx", "hdel", "wait", "info")
+_WRITE: Final = ("set", "hset", "hsetnx", "hdel", "wait", "info", "time")
 
 ROLES: Final[dict[str, Role]] = {
     role.name: role
@@ -47,7 +47,11 @@ ROLES: Final[dict[str, Role]] = {
         Role("learner", "learns from outcomes; runs in the worker's process", group=True, redis=_READ + _WRITE),
         Role("consumer", "reads scores: marketing automation, a recommender, a CRM"),
         Role("dashboard", "reads what there is to see, and changes nothing", redis=_READ),
-        Role("operator", "makes and checks topics, adds launches, promotes trunks, reads everything", redis=(*_READ, *_WRITE, "scan", "del", "config|get")),
+        Role(
+            "operator",
+            "makes, checks and enlarges topics, adds launches, promotes trunks, saves and restores the state, reads everything",
+            redis=(*_READ, *_WRITE, "scan", "pttl", "del", "unlink", "config|get"),
+        ),
     )
 }
 
@@ -73,7 +77,7 @@ def kafka_rights(role: str, names: Mapping[str, str], group: str) -> list[Right]
         if role in spec.readers:
             operations.add("Read")
         if role == "operator":
-            operations |= {"Create", "Describe", "DescribeConfigs", "Read"}
+            operations |= {"Alter", "Create", "Describe", "DescribeConfigs", "Read"}
         found += [Right("topic", names[spec.name], operation) for operation in sorted(operations)]
     if member or role in ("dashboard", "operator"):
         found.append(Right("group", group, "Read" if member else "Describe"))

@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 STAMP_POLL_S = 0.01
 ALERTS_KEPT = 100
 ALERT_AGAIN_S = 30.0
+JITTER_MS = 250  # of the clock in which the broker's last word is told
 LOOK_S = 0.25  # at the broker's silence, and how often the alive file is touched at most
 OUTCOMES = len(KINDS)  # the index of `outcomes` beside the four kinds
 
@@ -201,7 +202,7 @@ class Worker:
         """Raise DependencyDown when no fetch was answered for as long as the setting allows, though some partition is being read."""
         reading = {(kind, p) for p in self.desks for kind in range(len(KINDS))} | {(OUTCOMES, q) for q in self.learners}
         said_ms = max((end.as_of_ms for topic, p in reading - self._parked if (end := self._wire.end(topic, p)) is not None), default=0)
-        if said_ms != self._broker_said_ms or reading <= self._parked:
+        if said_ms > self._broker_said_ms + JITTER_MS or reading <= self._parked:
             self._broker_said_ms, self._heard_s = said_ms, time.monotonic()
         elif time.monotonic() - self._heard_s > self._patience_s:
             raise DependencyDown(f"the broker has not answered for {self._patience_s:g} s")

@@ -15,7 +15,7 @@ from streams.rights import ROLES, Right, apply, kafka_command, kafka_rights, red
 from streams.settings import Settings, load_settings
 from streams.topics import TOPICS, broker_names, worker_group
 
-LETTERS = {"Read": "read", "Write": "write", "Describe": "describe", "Create": "create", "DescribeConfigs": "describe configs"}
+LETTERS = {"Read": "read", "Write": "write", "Describe": "describe", "Create": "create", "Alter": "alter", "DescribeConfigs": "describe configs"}
 
 
 def rights(

@@ -104,11 +104,11 @@ def heads(job: Live) -> dict[str, LaunchHead | SharedHeads]:
 
 def told(job: Live) -> dict[str, int]:
     """How many outcomes teach each head: closed bins of a launch, bins and labels of the source lines; each number once."""
-    found: dict[tuple[int, int, int], Outcome] = {}
+    found: dict[tuple[int, int, int, int], Outcome] = {}
     for q, value in read_topic(job.settings, "outcomes"):
         message = decode_message(value)
         if isinstance(message, Outcome):
-            found[q, message.partition, message.number] = message
+            found[q, message.partition, message.epoch, message.number] = message
     return {
         "launch": sum(m.key == "launch" and m.closed.bin > 0 for m in found.values()),
         SHARED: sum(m.key == SHARED and (m.closed.bin > 0 or m.closed.label >= 0) for m in found.values()),

@@ -60,7 +60,9 @@ def test_the_figures_are_those_of_the_cursors_and_only_for_who_may_see_them(quic
         broken = Event(event_id="x", user_id="u1", product_id="p", line="launch", ts=5)  # of 1970
         sent = job.send([*browsing(), ("order", broken)])
         wait_until(lambda: job.totals().get("read") == sent, "all is worked", log=job.log)
-        wait_until(lambda: all(learner["tried"] for learner in job.cursors().learners.values()), "a bin is learned, and committed", log=job.log, poll_s=0.3)
+        wait_until(lambda: bool(figures(address).get("headstart_launch_bins_total")), "a launch's bin is learned", log=job.log, poll_s=0.3)
+        told = ("headstart_bins_learned_total", lambda: {(str(q),): learner["tried"] for q, learner in job.cursors().learners.items()})
+        wait_until(lambda: figures(address).get(told[0]) == told[1](), "it is committed", log=job.log, poll_s=0.3)
 
         found, totals, cursors = figures(address), job.totals(), job.cursors()
         events = found["headstart_events_total"]
