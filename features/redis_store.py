@@ -23,6 +23,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from features.errors import DependencyDown, InputError
 from features.redis_access import RedisAccess
+from features.redis_packing import packing
 from features.store import Changes, Slot
 
 DURABILITIES: Final = ("memory", "disk", "replica")
@@ -98,9 +99,13 @@ def _client(access: RedisAccess, *, timeout_s: float) -> Any:
     elif access.cafile or access.certfile or access.keyfile:
         raise InputError("certificates are given for Redis, but its address is not encrypted: use rediss://")
     try:
-        return (redis.RedisCluster if access.cluster else redis.Redis).from_url(url, **options)
+        if access.cluster:
+            return redis.RedisCluster.from_url(url, **options)
+        client = redis.Redis.from_url(url, **options)
     except ValueError as error:
         raise InputError(f"the Redis address cannot be used: {error}") from None
+    client.connection_pool.connection_class = packing(client.connection_pool.connection_class)
+    return client
 
 
 def _literal(text: str) -> str:

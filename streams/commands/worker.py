@@ -20,7 +20,7 @@ from streams.http_access import Access
 from streams.http_door import Door
 from streams.masking import hidden
 from streams.settings import Settings, load_settings
-from streams.warm_up import warm_up
+from streams.warm_up import spare_the_collector, warm_up
 from streams.watchdog import Stalls, Watchdog
 
 TELL_S: Final = 5.0
@@ -68,6 +68,7 @@ def run(settings: Settings) -> None:
     rules = namespace.rules_of(settings, artifact, replay=clock != namespace.LIVE)
     model = Model(artifact)
     warm_up(model, rules)
+    spare_the_collector()
     configure_logging(settings.log_level)
     with tracing.tracer("headstart-worker") if settings.trace_share else nullcontext() as tracer:
         traces = tracing.Followed(tracer) if tracer is not None else None
