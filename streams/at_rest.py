@@ -12,6 +12,7 @@ from features.errors import DependencyDown, Mismatch
 from features.events import KINDS
 from features.store import Store
 from streams import topics
+from streams.kafka_access import client_config, consumer_config
 from streams.knowledge import outcome_slot
 from streams.learner import LearnerCursor
 from streams.outbox import Told
@@ -21,7 +22,7 @@ from streams.settings import Settings
 
 def require_stopped(settings: Settings) -> None:
     """Raise Mismatch when a worker of the settings' namespace is in its consumer group; one that was killed counts until its session is over."""
-    members = topics.group_members(settings.broker, group_of(settings))
+    members = topics.group_members(settings.broker, group_of(settings), client_config=client_config(settings))
     if members:
         raise Mismatch(
             f"{members} worker(s) of namespace {settings.namespace!r} run (or ended less than {settings.session_timeout_s} s ago): stop them first, and try again"
@@ -33,11 +34,11 @@ def group_of(settings: Settings) -> str:
     return f"headstart-{settings.namespace}"
 
 
-def bounds(broker: str, names: Iterable[str]) -> dict[tuple[str, int], tuple[int, int]]:
+def bounds(settings: Settings, names: Iterable[str]) -> dict[tuple[str, int], tuple[int, int]]:
     """Return by (topic on the broker, partition) the log's first offset and the one after its last. Raises DependencyDown, and Mismatch for a missing topic."""
-    topics.require_reachable(broker)
+    topics.require_reachable(settings.broker, client_config(settings))
     try:
-        consumer = KafkaConsumer(bootstrap_servers=broker.split(","), enable_auto_commit=False)
+        consumer = KafkaConsumer(**consumer_config(settings))
         try:
             tps = []
             for name in names:
@@ -49,7 +50,7 @@ def bounds(broker: str, names: Iterable[str]) -> dict[tuple[str, int], tuple[int
         finally:
             consumer.close()
     except KafkaError as error:
-        raise DependencyDown(f"the broker at {broker} does not answer: {error}") from None
+        raise DependencyDown(f"the broker at {settings.broker} does not answer: {error}") from None
     return {(tp.topic, tp.partition): (first[tp], end[tp]) for tp in tps}
 
 

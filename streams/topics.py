@@ -17,7 +17,7 @@ from typing import Any, Final, Literal
 
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
-from kafka.errors import IncompatibleBrokerVersion, KafkaError, for_code
+from kafka.errors import CoordinatorNotAvailableError, IncompatibleBrokerVersion, KafkaError, for_code
 
 from features.errors import DependencyDown, InputError
 from features.events import KINDS
@@ -28,6 +28,7 @@ logging.getLogger("kafka").addHandler(logging.NullHandler())
 
 DAY_MS: Final = 86_400_000
 GONE_S: Final = 10.0
+COORDINATOR_S: Final = 20.0
 _LEGAL = re.compile(r"[A-Za-z0-9._-]{1,249}")
 
 
@@ -260,8 +261,15 @@ def partition_counts(broker: str, topics: Iterable[str], *, client_config: Mappi
 def group_members(broker: str, group: str, *, client_config: Mapping[str, object] | None = None) -> int:
     """Return how many consumers are in a group now; 0 if there is no such group."""
     with admin_client(broker, client_config) as admin:
-        told = admin.describe_groups([group]).get(group, {})
-    return len(told.get("members") or ())
+        admin._process_acl_operations = lambda described: described  # kafka-python knows not all rights that brokers name, and nobody asks for them here
+        deadline = time.monotonic() + COORDINATOR_S
+        while True:
+            try:
+                return len(admin.describe_groups([group]).get(group, {}).get("members") or ())
+            except CoordinatorNotAvailableError:  # the cluster's first group: its topic of offsets is being made
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
 
 
 def add_partitions(broker: str, counts: Mapping[str, int], *, client_config: Mapping[str, object] | None = None) -> None:

@@ -90,7 +90,7 @@ def restore(
 def to_be_worked(settings: Settings, offsets: dict[int, list[int]]) -> list[str]:
     """Return lines that say how many records the workers will find, and what is gone from the topics."""
     names = broker_names(settings.topic_prefix, settings.topic_names)
-    found = bounds(settings.broker, [names[kind] for kind in KINDS])
+    found = bounds(settings, [names[kind] for kind in KINDS])
     if len(found) != len(KINDS) * len(offsets):
         raise InputError(
             f"the event topics have {len(found) // len(KINDS)} partitions, the backup is of {len(offsets)}: run `headstart repartition` after the restore"

@@ -37,7 +37,7 @@ def show(
     """Show each partition's cursor: the next offset of each topic, how many records wait, its totals, and where the learners are."""
     settings = _settings(config, assignments, broker, redis, namespace_)
     names = broker_names(settings.topic_prefix, settings.topic_names)
-    ends = bounds(settings.broker, [*(names[kind] for kind in KINDS), names["outcomes"]])
+    ends = bounds(settings, [*(names[kind] for kind in KINDS), names["outcomes"]])
 
     async def read() -> tuple[dict[int, Cursor], dict[int, LearnerCursor]]:
         store = namespace.open_store(settings, patience_s=5.0)
@@ -73,7 +73,7 @@ def show(
         table.add_row(*(str(value) for value in row.values()))
     Console(width=160).print(table)
     for q, found in learners.items():
-        waits = ends.get((names["outcomes"], q), (0, 0))[1] - found.offset
+        waits = max(0, ends.get((names["outcomes"], q), (0, 0))[1] - found.offset)
         typer.echo(f"outcomes[{q}]: next offset {found.offset}, {waits} wait; {found.tried} outcomes learned, {found.hit} orders among them, {found.lost} lost")
 
 
@@ -101,7 +101,7 @@ def move(
         raise InputError(f"--to {to}: expected an offset, beginning or end")
     require_stopped(settings)
     names = broker_names(settings.topic_prefix, settings.topic_names)
-    found = bounds(settings.broker, [names[kind] for kind in KINDS])
+    found = bounds(settings, [names[kind] for kind in KINDS])
 
     async def work() -> list[str]:
         store = namespace.open_store(settings, patience_s=5.0)

@@ -15,6 +15,7 @@ from streams import backup as copies
 from streams import namespace
 from streams.at_rest import bounds, cursors_of, require_stopped, unlearned
 from streams.commands.options import Broker, Config, Namespace, Redis, Set, progress_bar
+from streams.kafka_access import client_config
 from streams.repartition import Divided
 from streams.settings import Settings, load_settings
 from streams.topics import TOPICS, add_partitions, broker_names, partition_counts, topic_ids
@@ -73,11 +74,11 @@ async def _work(store: RedisStore, settings: Settings, file: Path, *, is_there: 
     lines = _grow(settings, header.meta)
 
     names, before = broker_names(settings.topic_prefix, settings.topic_names), header.meta["topics"].split(",")
-    found = bounds(settings.broker, [names[kind] for kind in KINDS])
+    found = bounds(settings, [names[kind] for kind in KINDS])
     # Topics that were there before go on where they end; new ones begin at their beginning.
     starts = {(kind, p): found[names[kind], p][1 if names[kind] in before else 0] for kind in KINDS for p in range(settings.partitions)}
     divided = Divided(file, settings.partitions, int(header.meta["outcome_partitions"]), starts)
-    ids = topic_ids(settings.broker, [names[kind] for kind in (*KINDS, "outcomes")])
+    ids = topic_ids(settings.broker, [names[kind] for kind in (*KINDS, "outcomes")], client_config=client_config(settings))
     meta = {
         **header.meta,
         "partitions": str(settings.partitions),
@@ -95,7 +96,7 @@ async def _require_level(store: RedisStore, settings: Settings, held: dict[str, 
     """Raise Mismatch unless all that was published is worked, and all that was told is learned."""
     partitions, outcome_partitions = int(held["partitions"]), int(held["outcome_partitions"])
     before = dict(zip((spec.name for spec in TOPICS), held["topics"].split(","), strict=True))
-    found = bounds(settings.broker, [before[kind] for kind in KINDS])
+    found = bounds(settings, [before[kind] for kind in KINDS])
     cursors = await cursors_of(store, partitions, outcome_partitions)
     waiting = sum(max(0, found[before[kind], p][1] - offset) for p, c in cursors.items() for kind, offset in zip(KINDS, c.offsets, strict=True))
     if waiting:
@@ -108,7 +109,7 @@ def _grow(settings: Settings, meta: dict[str, str]) -> list[str]:
     """Give the topics of the settings the partitions that they lack; raises Mismatch where they have more."""
     names = broker_names(settings.topic_prefix, settings.topic_names)
     wanted = [names[spec.name] for spec in TOPICS if spec.partitions == "input"]
-    counts = partition_counts(settings.broker, wanted)
+    counts = partition_counts(settings.broker, wanted, client_config=client_config(settings))
     missing = [name for name in wanted if name not in counts]
     if missing:
         raise Mismatch(f"topic {missing[0]} is missing: create the topics with `headstart topics create`")
@@ -117,5 +118,5 @@ def _grow(settings: Settings, meta: dict[str, str]) -> list[str]:
         raise Mismatch(f"topic {more[0]} has {counts[more[0]]} partitions, and Kafka takes none away: make new topics, and name them in the settings")
     fewer = {name: settings.partitions for name, count in counts.items() if count < settings.partitions}
     if fewer:
-        add_partitions(settings.broker, fewer)
+        add_partitions(settings.broker, fewer, client_config=client_config(settings))
     return [f"{name}: {counts[name]} → {settings.partitions} partitions" for name in fewer]

@@ -11,6 +11,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from features.errors import DependencyDown, Mismatch
+from streams.kafka_access import client_config
 from streams.settings import Settings
 from streams.topics import broker_names, require_reachable
 
@@ -72,11 +73,13 @@ class Topics:
 @asynccontextmanager
 async def opened(settings: Settings) -> AsyncIterator[Topics]:
     """Connect to the settings' broker. Raises DependencyDown, and Mismatch if a topic is missing."""
-    require_reachable(settings.broker)
+    access = client_config(settings)
+    require_reachable(settings.broker, access)
     names = broker_names(settings.topic_prefix, settings.topic_names)
     consumer = AIOKafkaConsumer(
-        bootstrap_servers=settings.broker, enable_auto_commit=False, max_partition_fetch_bytes=8 * 1_048_576, fetch_max_wait_ms=20, request_timeout_ms=40_000
-    )
+        bootstrap_servers=settings.broker, enable_auto_commit=False, max_partition_fetch_bytes=8 * 1_048_576, fetch_max_wait_ms=20, request_timeout_ms=40_000,
+        **access,
+    )  # fmt: skip
     try:
         await consumer.start()
         known = await consumer._client.fetch_all_metadata()

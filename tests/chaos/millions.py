@@ -1,6 +1,6 @@
 """Many events at full speed with faults on the way, and the account of every one of them.
 
-    python -m tests.chaos.millions --events 10000000 [--seed N] [--workers 3] [--folder var/millions]
+    python -m tests.chaos.millions --events 10000000 [--minutes 30] [--seed N] [--workers 3] [--folder var/millions]
 
 Three workers, twelve partitions, a real Kafka and a Redis with append-only file on this machine, without a network of ours between them. The load stands still
 while too much waits. The ledger runs as a command of its own, so that its memory is seen. Exits with 1 if it does not balance.
@@ -38,6 +38,7 @@ def main() -> int:
     """Publish, disturb, account."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--events", type=int, default=10_000_000)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="publish no longer than this, however many events it were")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().getrandbits(31))
     parser.add_argument("--workers", type=int, default=3)
     parser.add_argument("--folder", type=Path, default=Path("var/millions"))
@@ -66,7 +67,7 @@ def main() -> int:
         began_s, happened = time.monotonic(), []
         next_s = draw.uniform(*QUIET_S)
         told_s = 0.0
-        while stage.traffic.confirmed < options.events:
+        while stage.traffic.confirmed < options.events and time.monotonic() - began_s < 60 * options.minutes:
             assert stage.traffic.error is None, stage.traffic.error
             time.sleep(1)
             passed_s = time.monotonic() - began_s

@@ -74,7 +74,7 @@ def publish(settings: Settings) -> int:
 
 
 def test_each_role_does_its_work(base: Settings, quick_trunk: Path, tmp_path: Path) -> None:
-    """Worker, publisher, consumer and dashboard, each with its own user in Kafka and in Redis, do what they are for; no log, at any level, holds a secret."""
+    """Worker, publisher, consumer, dashboard and operator, each with its own user in Kafka and in Redis, do what they are for; no log, at any level, holds a secret."""
     users = {role: " ".join(redis_user(role, role, base.namespace)[3:]).replace("PASSWORD", USERS[role]) for role in ("worker", "operator")}
     acl = tmp_path / "users.acl"
     acl.write_text("user default on nopass -@all +ping +info\n" + "".join(f"user {name} {rules}\n" for name, rules in users.items()))
@@ -104,6 +104,15 @@ def test_each_role_does_its_work(base: Settings, quick_trunk: Path, tmp_path: Pa
             wait_until(lambda: any(read_topic(as_user(base, "dashboard"), "outcomes")), "an outcome", log=job.log, poll_s=0.5)
             assert job.stop(worker) == 0
             said = job.log.read_text()
+        operator = with_changes(as_user(settings, "operator"), redis_username="operator", redis_password=USERS["operator"], log_level="WARNING")
+        file = str(tmp_path / "state.backup")
+        with pytest.MonkeyPatch.context() as patch:
+            for variable, text in as_environment(operator).items():
+                patch.setenv(variable, text)
+            for arguments in (
+                ["ledger"], ["cursor", "show"], ["backup", file], ["restore", file, "--replace"], ["repartition", "--partitions", "3", "--backup", f"{file}-2"],
+            ):  # fmt: skip
+                cli.command_line().main(arguments, standalone_mode=False)
         assert "DEBUG" in said
         assert not [name for name, password in USERS.items() if password in said]
 

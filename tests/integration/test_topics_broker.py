@@ -22,7 +22,19 @@ from features.log import SCHEMA, in_order
 from streams import cli, publisher
 from streams.embedded import EmbeddedBroker
 from streams.publisher import publish_events
-from streams.topics import NAMES, broker_names, check_topics, cluster_id, create_topics, delete_topics, inspect_topics, partition_counts, topic_ids
+from streams.topics import (
+    NAMES,
+    broker_names,
+    check_topics,
+    cluster_id,
+    create_topics,
+    delete_topics,
+    group_members,
+    inspect_topics,
+    partition_counts,
+    topic_ids,
+)
+from tests.integration.harness import fresh_name
 
 PARTITIONS = 4
 
@@ -232,3 +244,20 @@ def test_topics_create_and_check(kafka: str, topic_prefix: str, capsys: pytest.C
     assert f"created {topic_prefix}browse (4 partitions)" in capsys.readouterr().out
     assert headstart("topics", "check", *options) == 0
     assert headstart("topics", "check", *options, "--outcome-partitions", "7") == 1
+
+
+def test_members_of_a_group_are_counted(kafka: str) -> None:
+    """A group has as many members as consumers have joined it, and none when they have left; one that is not there has none."""
+    group = fresh_name()
+    assert group_members(kafka, group) == 0
+    make(kafka, f"{group}.")
+    consumer = KafkaConsumer(f"{group}.browse", bootstrap_servers=kafka, group_id=group)
+    try:
+        for _ in range(100):
+            consumer.poll(timeout_ms=100)
+            if consumer.assignment():
+                break
+        assert group_members(kafka, group) == 1
+    finally:
+        consumer.close()
+    assert group_members(kafka, group) == 0

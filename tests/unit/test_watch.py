@@ -9,6 +9,8 @@ from models.chronicle import HOUR_MS, Blocks, Facts
 from models.covariates import PLACES, Reference
 from models.experts import EXPERTS
 from models.watch import Watch, said_logit
+from streams.alerts import alert_of, decode_alert
+from streams.records import encode_json
 
 DAY_MS = 24 * HOUR_MS
 START_MS = 1_704_067_200_000
@@ -34,7 +36,7 @@ def stream(days: int, *, orders: float = 0.0, carts: float = 0.0, age: float = 0
 
 
 def found(facts: Facts, *, restart_each: int = 0) -> list[tuple[str, float, float]]:
-    """(kind, day found, day since) of what a watch finds; with `restart_each`, it is stored and read back every so many hours."""
+    """(kind, day found, day since) of what a watch finds, each of which can be told as an alert; with `restart_each`, it is stored and read back every so many hours."""
     watch, blocks, told = Watch(), Blocks(), []
     reference = Reference.of(np.random.default_rng(9).normal(size=(2000, WIDTH)).astype(np.float32))
     hours = facts.close_ms // HOUR_MS
@@ -42,6 +44,8 @@ def found(facts: Facts, *, restart_each: int = 0) -> list[tuple[str, float, floa
         part = facts.rows(hours == hour)
         news = watch.look(int(part.close_ms[0]), blocks, NAMES) + watch.hear(part, said_logit(part.said[:, 1]), deff=1.5)
         blocks.see(part, reference, "t" * 16)
+        for finding in news:
+            assert decode_alert(encode_json(alert_of("spring", finding, done="", trunk=""))).evidence == finding.evidence
         told += [(f.kind, (f.at_ms - START_MS) / DAY_MS, (f.since_ms - START_MS) / DAY_MS, f.evidence) for f in news]
         if restart_each and i % restart_each == 0:
             watch = Watch.from_bytes(watch.to_bytes())
