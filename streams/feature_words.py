@@ -155,7 +155,6 @@ _DIRECTIONS: Final[dict[str, tuple[str, str]]] = {
     "age": ("older", "younger"),
     "female": ("more women", "fewer women"),
     "male": ("more men", "fewer men"),
-    "region": ("other regions", "other regions"),
 }
 UNMOVED_SD: Final = 0.1
 """A mean that has moved by less, in standard deviations, gives no direction: then the spread is another."""

@@ -117,7 +117,7 @@ def _funnel(look: Look, launch: Launch) -> Panel:
             {"type": "bar", "orientation": "h", "y": labels, "x": shares, "name": "this launch", "marker": {"color": "@c1"},
              "text": [f"{whole(v)} · {percent(s)}" for v, s in zip(mine, shares, strict=True)], "textposition": "auto", "hovertemplate": "%{x:.1%}<extra>this launch</extra>"},
         ] if mine[0] else [],
-        layout=axes("share of exposures", xaxis={"tickformat": ".0%", "range": [0, 1]}, yaxis={"autorange": "reversed", "automargin": True}, bargap=0.25),
+        layout=axes("share of exposures", xaxis={"tickformat": ".0%", "range": [0, 1.05]}, yaxis={"autorange": "reversed", "automargin": True}, bargap=0.25),
         empty="Waits for the first exposure whose attribution window is over.",
     )  # fmt: skip
 
@@ -126,6 +126,7 @@ def _activity(look: Look, launch: Launch) -> Panel:
     s = series(look.traffic.get(launch.id))
     kinds = ("browse", "click", "cart", "order")
     foretold = [v / MILLION / max(1, sum(row[:4])) for v, row in zip(s.column(4), s.counts, strict=True)]
+    top = chance_axis(look, max(foretold, default=0.0))[1]
     return Panel(
         "activity", "Events and scores as they come",
         f"{whole(sum(map(sum, (row[:4] for row in s.counts))))} events were scored; the last {s.by}: {whole(sum(s.counts[-1][:4]))}." if s.starts else "",
@@ -135,7 +136,7 @@ def _activity(look: Look, launch: Launch) -> Panel:
             *({"type": "bar", "x": s.times, "y": s.column(k), "name": kind, "marker": {"color": colour}} for k, (kind, colour) in enumerate(zip(kinds, ("@c1", "@c2", "@c3", "@c4"), strict=True))),
             line(s.times, foretold, "mean probability", "@ink", yaxis="y2", line={"width": 1.5, "dash": "dot"}),
         ] if s.starts else [],
-        layout=axes("", f"events {s.each}", barmode="stack", yaxis2={"overlaying": "y", "side": "right", "tickformat": ".0%", "range": chance_axis(look, max(foretold, default=0.0)), "showgrid": False, "title": {"text": ""}}),
+        layout=axes("", f"events {s.each}", barmode="stack", yaxis2={"overlaying": "y", "side": "right", "tickformat": ".0%", "range": [0.0, top], "tickmode": "linear", "dtick": top / 5, "showgrid": False, "title": {"text": ""}}),
         empty="Waits for the first event of the launch.",
     )  # fmt: skip
 

@@ -30,7 +30,11 @@ def flow(look: Look, wall_ms: int, lags: dict[int, int]) -> Verdict:
         if not alive:
             return Verdict(question, "The replay stands at its end", f"Its clock shows {when(look.now_ms)}; no worker is running.", "none", panel)
         return Verdict(
-            question, "Yes: a replay", f"Its clock shows {when(look.now_ms)}; {len(alive)} workers, {whole(behind)} records ahead of it.", "good", panel
+            question,
+            "Yes: a replay",
+            f"Its clock shows {when(look.now_ms)}; {_workers_in_words(len(alive))}, {whole(behind)} records ahead of it.",
+            "good",
+            panel,
         )
     if not alive:
         return Verdict(question, "No: no worker is alive", f"No sign of life for {span(ALIVE_MS)}. The last event time is {when(look.now_ms)}.", "bad", panel)
@@ -38,7 +42,7 @@ def flow(look: Look, wall_ms: int, lags: dict[int, int]) -> Verdict:
         return Verdict(question, "Not all of it", f"No worker has partitions {', '.join(map(str, orphans[:8]))}.", "bad", panel)
     slowest = min((cursor.tick_ms for cursor in look.cursors.values()), default=wall_ms)
     late = max(0, wall_ms - slowest)
-    told = f"{len(alive)} workers, {whole(behind)} records waiting, the slowest partition is {span(late)} behind the clock."
+    told = f"{_workers_in_words(len(alive))}, {whole(behind)} records waiting, the slowest partition is {span(late)} behind the clock."
     if late > LATE_MS:
         return Verdict(question, "Late", told, "bad", panel)
     return Verdict(question, "With a delay" if late > BEHIND_MS else "Yes", told, "warn" if late > BEHIND_MS else "good", panel)
@@ -48,8 +52,12 @@ def pulse(look: Look, wall_ms: int) -> tuple[State, str]:
     """Return whether anybody works at this moment, for the header of each page: its colour and words."""
     alive = len(look.alive(wall_ms))
     if alive:
-        return "good", f"{alive} worker{'' if alive == 1 else 's'} running"
+        return "good", f"{_workers_in_words(alive)} running"
     return "bad" if look.live else "none", "no worker is running"
+
+
+def _workers_in_words(number: int) -> str:
+    return f"{number} worker{'' if number == 1 else 's'}"
 
 
 def refused(look: Look) -> Verdict:

@@ -20,6 +20,8 @@ from streams.view import Look
 PSI_SHOWN: Final = 0.05
 """From so much on a bar has its means written beside it."""
 
+UNKNOWN_IS_0: Final = ("price", "age", "level")
+
 
 @dataclass(frozen=True)
 class Moved:
@@ -39,13 +41,18 @@ class Moved:
 
     @property
     def means(self) -> str:
-        """Both means, in words; "" where they are not known."""
-        return "" if self.before is None or self.now is None else f"{mean_of(self.name, self.before)} → {mean_of(self.name, self.now)}"
+        """Both means, in words; "" where they are not known, or are those of a code."""
+        return "" if self.before is None or self.now is None or self.name == "region" else f"{mean_of(self.name, self.before)} → {mean_of(self.name, self.now)}"
+
+    @property
+    def direction(self) -> str:
+        """Which way its mean has moved, in words."""
+        return "other regions" if self.name == "region" else direction(self.name, self.sd)
 
     @property
     def told(self) -> str:
         """The feature with its direction and means."""
-        return f"{self.label}: {direction(self.name, self.sd)} ({self.means})" if self.means else self.label
+        return f"{self.label}: {self.direction}" + (f" ({self.means})" if self.means else "") if self.now is not None else self.label
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,8 @@ class Spread:
     @property
     def what(self) -> str:
         """What differs, in words."""
-        return "; ".join(moved.told for moved in self.large) or "many small differences"
+        told = "; ".join(moved.told for moved in self.large) or "many small differences"
+        return told + (", what is unknown counted as 0" if any(moved.means and moved.name in UNKNOWN_IS_0 for moved in self.large) else "")
 
 
 def spread_of(look: Look, launch: str) -> Spread:
@@ -118,7 +126,7 @@ def shoppers_panel(look: Look, launch: Launch) -> Panel:
     """Return how each feature of the shoppers is spread now against the first days."""
     spread = spread_of(look, launch.id)
     rows: list[list[Any]] = [
-        [m.name, m.label, m.psi, *(None if v is None else mean_of(m.name, v) for v in (m.before, m.now)), m.against_training, "yes" if m.name in WHO else "no"]
+        [m.name, m.label, m.psi, *(m.means.split(" → ") if m.means else (None, None)), m.against_training, "yes" if m.name in WHO else "no"]
         for m in spread.features
     ]
     shown = [moved for moved in spread.features if moved.name in WHO][:10][::-1]
@@ -138,12 +146,12 @@ def shoppers_panel(look: Look, launch: Launch) -> Panel:
         state=told,
         data=[
             {"type": "bar", "orientation": "h", "y": [m.label for m in shown], "x": [m.psi for m in shown], "name": "PSI",
-             "text": [f"{direction(m.name, m.sd)}: {m.means}" if m.means and m.psi >= PSI_SHOWN else "" for m in shown], "textposition": "auto", "cliponaxis": False,
+             "text": [": ".join(filter(None, (m.direction, m.means))) if m.now is not None and m.psi >= PSI_SHOWN else "" for m in shown], "textposition": "auto", "cliponaxis": False,
              "marker": {"color": ["@warn" if m.psi >= PSI_LARGE else "@c1" for m in shown]}, "customdata": [m.told for m in shown], "hovertemplate": "%{x:.2f}, %{customdata}<extra></extra>"},
         ] if shown else [],
         layout=axes("PSI against the first days", yaxis={"automargin": True}, xaxis={"range": [0, max(1.0, *(m.psi for m in shown))] if shown else [0, 1.0]},
                     shapes=[{"type": "line", "x0": PSI_LARGE, "x1": PSI_LARGE, "y0": 0, "y1": 1, "yref": "paper", "line": {"color": "@warn", "dash": "dash", "width": 1}}], showlegend=False),
         empty=f"Waits for a day and {OWN_FIRST} exposures to compare with.",
         numbers=[("told apart", number(spread.apart), ".50 is not at all"), ("exposures of the last day", whole(spread.now), f"against {whole(spread.then)} of the first days"),
-                 *((m.label, m.means, direction(m.name, m.sd)) for m in spread.large[:2] if m.means)] if shown else (),
+                 *((m.label, m.means, m.direction) for m in spread.large[:2] if m.means)] if shown else (),
     )  # fmt: skip

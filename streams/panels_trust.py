@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from models.chronicle import BLOCK_MS, PLACE, Blocks
+from models.e_detector import ARMED_AFTER
+from models.react import DONE
 from models.sketches import MILLION, Group, ratio, reliability
 from streams.alerts import KINDS, Alert
 from streams.panels import Panel, State, Table, axes, band, iso, line, number, series, span, total, when, whole
@@ -33,7 +35,7 @@ def upright(at: str, colour: str, text: str, *, to_left: bool, down: int = 0, to
     """Return a vertical line at a time, and its label; `down`: by how many lines of text the label is moved."""
     mark = {"type": "line", "x0": at, "x1": at, "y0": 0, "y1": 1, "yref": "paper", "line": {"color": colour, "dash": "dot", "width": 1.5}}
     label = {"x": at, "y": 1 if top else 0, "yref": "paper", "yanchor": "top" if top else "bottom", "xanchor": "right" if to_left else "left", "text": text,
-             "showarrow": False, "yshift": -13 * down, "font": {"size": 10, "color": "@ink"}}  # fmt: skip
+             "showarrow": False, "yshift": -13 * down, "font": {"size": 10, "color": "@ink"}, "bgcolor": "@surface"}  # fmt: skip
     return mark, label
 
 
@@ -133,7 +135,7 @@ def drift_panel(look: Look, launch: Launch) -> Panel:
     resets = [a for a in shown if a.kind == "calibration"][:LABELS][::-1]
     shift = trust(look, launch.id).shift
     lines = [
-        upright(iso(a.at_ms), "@ink", _reset(a), to_left=_late(a.at_ms, s.starts), down=k) for k, a in enumerate(resets)
+        upright(iso(a.at_ms), "@ink", f"alarm {1 + k}", to_left=_late(a.at_ms, s.starts), down=k) for k, a in enumerate(resets)
     ] + _began(shift, s.starts, top=False)  # fmt: skip
     marks = {"type": "scatter", "mode": "markers", "x": [iso(a.at_ms) for a in shown], "y": [1.0] * len(shown), "name": "alerts", "text": [f"{a.kind}: {a.text}" for a in shown],
              "hovertemplate": "%{text}<extra></extra>", "marker": {"symbol": "triangle-down", "size": 12, "color": ["@bad" if a.kind == "calibration" else "@warn" for a in shown]}}  # fmt: skip
@@ -141,24 +143,27 @@ def drift_panel(look: Look, launch: Launch) -> Panel:
     return Panel(
         "drift", "Drift, by kind", says,
         "The line is the evidence that orders no longer come as the scores say, in units of what raises an alarm. The alarm line is set so that a launch on which nothing changes crosses it about once in "
-        "100 days. When it is crossed, the launch lets go of part of what it has learned (unless the setting drift_actions is off), and the evidence starts again from nothing: each such moment is marked. "
-        "“Since about” is when the evidence began to rise; the alarm comes later, when there is enough of it. Where one shift raises several alarms, it began when the first of them says. "
+        "100 days. When it is crossed, the launch lets go of part of what it has learned (unless the setting drift_actions is off), and the evidence starts again from nothing: the latest such moments are marked. "
+        f"After an alarm {ARMED_AFTER} further orders must come before the next one, however high the line stands. "
+        "“Since about” is when the evidence began to rise; the alarm comes later, when there is enough of it. Where the evidence rises again within half a day of an alarm, that is the same shift, which began when its first alarm says. "
         "“Since the last alarm” tells whether the reset has worked; exposures that were scored before it are still among its bins for as long as an order may take. "
         "The table says of each kind of drift what was found; only the first kind acts.",
         Table(["kind", "what it means", "found", "last at", "since about", "what was done"], rows),
         state=state,
         data=[line(s.times, evidence, "evidence", "@c1"), line([s.times[0], s.times[-1]], [1, 1], "alarm", "@bad", line={"dash": "dash", "width": 1}, hoverinfo="skip"), *([marks] if shown else [])] if evidence else [],
-        layout=axes("", "evidence / alarm", yaxis={"type": "log", "range": [-4, 1.3], "tickvals": [0.0001, 0.01, 1], "ticktext": ["1/10 000", "1/100", "1"]},
+        layout=axes(_at_alarms(resets), "evidence / alarm", yaxis={"type": "log", "range": [-4, 1.3], "tickvals": [0.0001, 0.01, 1], "ticktext": ["1/10 000", "1/100", "1"]},
                     shapes=[m for m, _ in lines], annotations=[a for _, a in lines]),
         empty="Waits for the first delay bin that closes.",
         numbers=numbers,
     )  # fmt: skip
 
 
-def _reset(alert: Alert) -> str:
-    """What is written at an alarm, where the evidence starts again."""
-    reset = "level reset, " if alert.done.startswith("partial reset") else ""
-    return f"alarm: {reset}evidence starts again"
+def _at_alarms(resets: Sequence[Alert]) -> str:
+    """What the lines in the chart mean."""
+    if not resets:
+        return ""
+    reset = "level reset, " if resets[-1].done == DONE else ""
+    return f"at each alarm: {reset}evidence starts again"
 
 
 def _finding(look: Look, launch: str, shift: Shift | None, *, known: bool) -> tuple[str, State, Sequence[tuple[str, str, str]]]:
@@ -169,12 +174,12 @@ def _finding(look: Look, launch: str, shift: Shift | None, *, known: bool) -> tu
     says = f"{shift.direction.capitalize()} orders come than the scores say since about {when(shift.since_ms)}; the alarm came {when(shift.first.at_ms)}"
     says += f", and again {when(shift.last.at_ms)}. " if shift.last is not shift.first else ". "
     says += f"Done: {shift.last.done}. "
-    if not after.enough:
-        says += "Whether the scores have caught up cannot be told yet."
-    elif after.low <= 1.0 <= after.high:
-        says += f"Since then the scores are right, as far as {whole(after.orders)} orders can tell."
-    else:
+    if after.enough and not after.low <= 1.0 <= after.high:
         says += "The scores have not caught up yet."
+    elif after.enough and not after.wide:
+        says += "Since then the scores have been right."
+    else:
+        says += f"Whether the scores have caught up cannot be told yet, after {whole(after.orders)} orders."
     before = came(look, launch, since_ms=shift.since_ms, until_ms=shift.last.at_ms)
     labels = ("came / foretold, from when it began to the last alarm", "since the last alarm")
     return says, "bad", [(label, number(c.value), f"{c.interval}, {whole(c.orders)} orders") for label, c in zip(labels, (before, after), strict=True)]

@@ -18,7 +18,9 @@ from streams.view import Look
 
 RECENT_MS: Final = 2 * DAY_MS
 ALARMED_MS: Final = 3 * DAY_MS
-"""After an alarm the scores count as not to be trusted for so long; alarms no further apart are about one shift."""
+"""After an alarm the scores count as not to be trusted for so long."""
+GOES_ON_MS: Final = DAY_MS // 2
+"""An alarm whose evidence began to rise so soon after the one before is about the same shift, which the reset has not ended."""
 FEWEST_ORDERS: Final = 20
 FAR: Final = 1.5
 """An interval that is wholly beyond this factor, up or down, is far from calibrated."""
@@ -40,6 +42,11 @@ class Came:
     def enough(self) -> bool:
         """Whether it says anything: there are orders, or there should have been."""
         return max(self.orders, self.foretold) >= FEWEST_ORDERS
+
+    @property
+    def wide(self) -> bool:
+        """Whether the interval is too wide to say more than "so far"."""
+        return self.high > WIDE * self.low
 
     @property
     def words(self) -> str:
@@ -98,7 +105,7 @@ def trust(look: Look, launch: str) -> Trust:
         return Trust("No: far from calibrated", told, "bad", None, recent)
     if recent.low > 1.0 or recent.high < 1.0:
         return Trust("With care", told, "warn", None, recent)
-    if recent.high > WIDE * recent.low:
+    if recent.wide:
         return Trust("So far, yes", f"{told} So few orders cannot say it more exactly.", "good", None, recent)
     return Trust("Yes", told, "good", None, recent)
 
@@ -110,7 +117,7 @@ def shift_of(look: Look, launch: str) -> Shift | None:
         return None
     first = alarms[0]
     for alert in alarms[1:]:
-        if first.at_ms - alert.at_ms > ALARMED_MS or alert.evidence["direction"] != first.evidence["direction"]:
+        if first.since_ms - alert.at_ms > GOES_ON_MS or alert.evidence["direction"] != first.evidence["direction"]:
             break
         first = alert
     return Shift(first, alarms[0])

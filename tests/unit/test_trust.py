@@ -8,6 +8,7 @@ import pytest
 from features.vector import NAMES
 from models.chronicle import BLOCK_MS, GAUGES, HOUR_MS, PLACE, Block, Blocks, Rows
 from models.covariates import WHO, Moments
+from models.react import DONE
 from models.sketches import MILLION
 from streams.alerts import Alert
 from streams.beats import ALIVE_MS, Beat
@@ -46,7 +47,7 @@ def alarm(day: float, since_day: float, *, direction: int = -1) -> Alert:
     at_ms, since_ms = (START_MS + round(d * DAY_MS) for d in (day, since_day))
     return Alert(
         alert_id=f"{at_ms:015d}:shoes:calibration", launch_id="shoes", kind="calibration", severity="page", at_ms=at_ms, since_ms=since_ms, text="",
-        evidence={"direction": direction}, done="partial reset: the level", trunk="",
+        evidence={"direction": direction}, done=DONE, trunk="",
     )  # fmt: skip
 
 
@@ -61,11 +62,12 @@ def test_a_shift_begins_when_its_first_alarm_says_and_all_of_the_page_agrees() -
     assert f"since about {began}" in found["drift"].says
     assert when(START_MS + round(4.2 * DAY_MS)) not in tile.why + found["drift"].says
     labels = [a["text"] for a in found["drift"].layout["annotations"]]
-    assert [text for text in labels if "reset" in text] == ["alarm: level reset, evidence starts again"] * 2
+    assert [text for text in labels if "alarm" in text] == ["alarm 1", "alarm 2"]
+    assert found["drift"].layout["xaxis"]["title"]["text"] == "at each alarm: level reset, evidence starts again"
     assert "cannot be told yet" in found["drift"].says
 
 
-@pytest.mark.parametrize(("orders", "says"), [(1, "have not caught up yet"), (2, "the scores are right, as far as")])
+@pytest.mark.parametrize(("orders", "says"), [(1, "have not caught up yet"), (2, "the scores have been right")])
 def test_the_drift_panel_says_whether_the_reset_has_worked(orders: int, says: str) -> None:
     """By the orders since the last alarm, once there are enough."""
     found = {panel.id: panel for panel in panels(look(orders=orders, alerts=(alarm(4.5, 3.0),)), LAUNCH)}
