@@ -123,7 +123,7 @@ class Watch:
             for name, detector, hit, y in zip(SOON, self.soon, hits, came, strict=True):
                 rate = np.full(n, (hit + 1.0) / (seen + 2.0))
                 for a in detector.learn_many(rate, nothing, everything, y, at, share=share):
-                    evidence = {"step": name, "usual_rate": rate[0], "tilt": a.tilt, "direction": a.direction, "statistic": a.statistic}
+                    evidence = {"step": name, "usual_rate": float(rate[0]), "tilt": a.tilt, "direction": a.direction, "statistic": a.statistic}
                     found.append(Finding("early_funnel", a.at_ms, a.since_ms, evidence))
                     self.rates *= np.array([0.25, 0.25, 0.25, 1.0])  # what is usual is learned anew
         last_ms = int(at.max())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 
 from features.vector import NAMES, WIDTH
@@ -42,6 +43,7 @@ def found(facts: Facts, *, restart_each: int = 0) -> list[tuple[str, float, floa
         part = facts.rows(hours == hour)
         news = watch.look(int(part.close_ms[0]), blocks, NAMES) + watch.hear(part, said_logit(part.said[:, 1]), deff=1.5)
         blocks.see(part, reference, "t" * 16)
+        msgspec.json.encode([f.evidence for f in news])  # an alert must be able to leave: plain numbers, none of numpy's
         told += [(f.kind, (f.at_ms - START_MS) / DAY_MS, (f.since_ms - START_MS) / DAY_MS, f.evidence) for f in news]
         if restart_each and i % restart_each == 0:
             watch = Watch.from_bytes(watch.to_bytes())
