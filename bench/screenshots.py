@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from PIL import Image
+from PIL import Image, ImageColor
 
+from features.errors import Mismatch
 from models.checkpoint import Artifact, load
 from streams import namespace
 from streams.embedded import EmbeddedStack
@@ -45,6 +46,8 @@ ARGUMENTS = [
     "--disable-sync",
 ]
 DAY_MS = 86_400_000
+COLOURS = 128
+THEME = "['surface', 'ground', 'raised', 'muted', 'faint', 'good', 'warn', 'bad', 'ink', 'c1', 'c2', 'c3', 'c4', 'c5', 'c6', 'c7', 'c8'].map((name) => getComputedStyle(document.documentElement).getPropertyValue('--' + name).trim())"
 SHOWN_DAYS = 3
 
 
@@ -62,13 +65,17 @@ def dashboard(settings: Settings) -> Iterator[str]:
         process.wait(20)
 
 
-def save(shot: bytes, file: Path, *, width: int) -> None:
-    """Write a picture, no wider than `width`."""
+def save(page: Any, file: Path, *, width: int, whole: bool = False) -> None:
+    """Write a picture of the page, or of what is in sight of it, no wider than `width`; the theme's colours stay exactly what they are."""
+    shot, theme = page.screenshot(full_page=whole), page.evaluate(THEME)
     image = Image.open(io.BytesIO(shot)).convert("RGB")
     if image.width > width:
         image = image.resize((width, round(image.height * width / image.width)), Image.Resampling.LANCZOS)
-    # Few colours are a quarter of the bytes; k-means keeps the flat ones as they are.
-    image.quantize(256, method=Image.Quantize.MEDIANCUT, kmeans=2, dither=Image.Dither.NONE).save(file, optimize=True)
+    # Few colours are a quarter of the bytes, but small marks in red and amber must not become one.
+    palette = image.quantize(COLOURS, method=Image.Quantize.MEDIANCUT, kmeans=2).getpalette() or []
+    few = Image.new("P", (1, 1))
+    few.putpalette(palette[: 3 * COLOURS] + [part for name in theme for part in ImageColor.getrgb(name)[:3]])
+    image.quantize(palette=few, dither=Image.Dither.NONE).save(file, optimize=True)
     print(f"{file}: {image.width} × {image.height}, {file.stat().st_size / 1024:.0f} KiB", flush=True)
 
 
@@ -86,14 +93,14 @@ def shoot(address: str, out: Path, names: list[str]) -> None:
             opened.wait_for_timeout(2_500)
             return opened
 
-        save(page("/").screenshot(), out / "overview.png", width=1280)
-        save(page(f"/launches/{names[0]}", scheme="dark").screenshot(), out / "launch-dark.png", width=1280)
-        save(page(f"/launches/{names[1]}", width=390, height=844).screenshot(), out / "phone.png", width=420)
+        save(page("/"), out / "overview.png", width=1280)
+        save(page(f"/launches/{names[0]}", scheme="dark"), out / "launch-dark.png", width=1280)
+        save(page(f"/launches/{names[1]}", width=390, height=844), out / "phone.png", width=420)
         for letter, name in zip("ABC", (names[2], names[0], names[1]), strict=True):
             opened = page(f"/launches/{name}")
             # The quiz must not be solved by a name.
             opened.evaluate("(letter) => { document.body.innerHTML = document.body.innerHTML.replaceAll(document.body.dataset.page, letter); }", letter)
-            save(opened.screenshot(full_page=True), out / f"quiz-{letter}.png", width=1000)
+            save(opened, out / f"quiz-{letter}.png", width=1000, whole=True)
 
 
 async def begun(settings: Settings, artifact: Artifact, launches: list[Launch]) -> None:
@@ -110,18 +117,26 @@ async def worked(settings: Settings, last_ms: int, alive: Callable[[int], None])
     await store.close()
 
 
+def trunk_of(folder: Path) -> Artifact:
+    """Return the trunk that lies in the folder; log and trunk are made first where there are none, or only those of another release."""
+    if (folder / "about.json").exists():
+        with contextlib.suppress(Mismatch):
+            return load(folder / "trunk")
+    subprocess.run([sys.executable, str(Path(__file__).with_name("three_launches.py")), str(folder)], check=True)
+    return load(folder / "trunk")
+
+
 def main() -> None:
     """Replay, serve, shoot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("var/three"), help="where the log and trunk are, or will be made")
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
     options = parser.parse_args()
-    if not (options.folder / "about.json").exists():
-        subprocess.run([sys.executable, str(Path(__file__).with_name("three_launches.py")), str(options.folder)], check=True)
+    artifact = trunk_of(options.folder)
     about = json.loads((options.folder / "about.json").read_text())
     names = [about["fine"], about["orders fall away"], about["other shoppers"]]
     options.out.mkdir(parents=True, exist_ok=True)
-    log, artifact = pq.read_table(options.folder / "log.parquet"), load(options.folder / "trunk")
+    log = pq.read_table(options.folder / "log.parquet")
     launches: list[Launch] = [as_launch(name, about["at_ms"], about["window_s"]) for name in names]
     with EmbeddedStack() as stack:
         base = with_changes(load_settings(), broker=stack.broker, redis=stack.redis_url, session_timeout_s=6, replay_tick_ms=1_800_000, partitions=4,

@@ -115,15 +115,14 @@ def wilson(rate: float, n: float, level: float = 0.95) -> tuple[float, float]:
     return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
 
 
-def ratio(predicted: float, observed: int, *, deff: float, level: float = 0.95) -> tuple[float, float, float]:
-    """Return predicted over observed orders, and between which bounds that ratio lies by chance of the orders; NaN without an order.
+def ratio(observed: int, predicted: float, *, deff: float, level: float = 0.95) -> tuple[float, float, float]:
+    """Return observed over predicted orders, and between which bounds that ratio lies by chance of the orders; NaN where nothing was predicted.
 
     Orders vary about what is true by √(deff × orders): users with several exposures make them vary more than a Poisson count. √x has a constant spread, so
     the interval of the square root is used: never below 0 orders.
     """
-    if observed <= 0:
-        return math.nan, predicted / (deff * 3.0) if predicted > 0 else 0.0, math.inf
+    if predicted <= 0:
+        return math.nan, math.nan, math.nan
     z = NormalDist().inv_cdf(0.5 + level / 2.0)
     root, half = math.sqrt(observed), z * math.sqrt(deff) / 2.0
-    low, high = (max(0.0, root - half)) ** 2, (root + half) ** 2
-    return predicted / observed, predicted / high, predicted / low if low > 0 else math.inf
+    return observed / predicted, max(0.0, root - half) ** 2 / predicted, (root + half) ** 2 / predicted

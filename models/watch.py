@@ -172,7 +172,10 @@ class Watch:
         large = {name: v for name, v in sorted(moved.items(), key=lambda item: -item[1]) if v >= PSI_LARGE}
         apart = told_apart(now.moments, then.moments)
         if large or apart >= APART_LARGE:
-            found.append(Finding("shoppers", at_ms, since_ms, {"psi": dict(list(large.items())[:5]), "told_apart": apart, "exposures": now.moments.n}))
+            told = dict(list(large.items())[:5])
+            moved_sd = now.moments.z / now.moments.n - then.moments.z / then.moments.n
+            sd = {name: float(moved_sd[WHO.index(name)]) for name in told if len(moved_sd)}
+            found.append(Finding("shoppers", at_ms, since_ms, {"psi": told, "moved_sd": sd, "told_apart": apart, "exposures": now.moments.n}))
         return found
 
     def _confirmed(self, at_ms: int) -> list[Finding]:

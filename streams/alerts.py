@@ -7,8 +7,8 @@ from typing import Any, Final
 import msgspec
 
 from features.events import REASONS
-from features.vector import FEATURES
 from models.watch import Finding
+from streams.feature_words import direction, words
 from streams.records import SHARED
 
 KEPT: Final = 200
@@ -44,7 +44,6 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
 
 
 decode_alert = msgspec.json.Decoder(Alert).decode
-_MEANINGS: Final = {feature.name: feature.meaning for feature in FEATURES}
 
 
 def alert_of(launch: str, finding: Finding, *, done: str, trunk: str) -> Alert:
@@ -75,7 +74,11 @@ def text_of(launch: str, finding: Finding) -> str:
         more = "more" if e["direction"] > 0 else "fewer"
         return f"{who}: {more} shoppers {e['step']} right after they come than usual ({e['usual_rate']:.1%})."
     if kind == "shoppers":
-        names = ", ".join(_MEANINGS.get(name, name).split(",")[0] for name in e["psi"]) or "no single feature stands out"
+        moved = e.get("moved_sd", {})
+        names = (
+            ", ".join(words(name).label + (f" ({direction(name, moved[name])})" if name in moved else "") for name in e["psi"])
+            or "no single feature stands out"
+        )
         return f"{who}: other shoppers come than in the first days. What differs: {names}."
     if kind == "estimate":
         return f"{who}: the scores can be expected to rank worse (AUC {e['auc']:.2f}) than in the first days ({e['auc_before']:.2f})."

@@ -18,7 +18,7 @@ from streams.desk import Desk
 from streams.gate import End
 
 EVERY_S: Final = 2.0
-ALIVE_MS: Final = 15_000
+ALIVE_MS: Final = 10_000
 """A worker that has said nothing for so long is taken for dead."""
 FORGOTTEN_MS: Final = 3_600_000
 

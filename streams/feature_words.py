@@ -142,6 +142,40 @@ _CLOCK: Final = ("hour_sin", "hour_cos")
 _MEANINGS: Final = {feature.name: re.sub(r", ln\(1\+n\)$", "", feature.meaning) for feature in FEATURES}
 
 
+_DIRECTIONS: Final[dict[str, tuple[str, str]]] = {
+    "user_since_browse": ("longer away", "away less long"),
+    "visit_depth": ("more", "fewer"),
+    "visit_age": ("longer", "shorter"),
+    "visit_lines": ("more", "fewer"),
+    "visit_gap": ("longer ago", "more recent"),
+    "is_click": ("more clicks", "fewer clicks"),
+    "is_cart": ("more carts", "fewer carts"),
+    "price": ("dearer", "cheaper"),
+    "price_known": ("known more often", "known less often"),
+    "age": ("older", "younger"),
+    "female": ("more women", "fewer women"),
+    "male": ("more men", "fewer men"),
+}
+UNMOVED_SD: Final = 0.1
+"""A mean that has moved by less, in standard deviations, gives no direction: then the spread is another."""
+
+
+def direction(name: str, moved_sd: float) -> str:
+    """Return in words which way a feature's mean has moved."""
+    if abs(moved_sd) < UNMOVED_SD:
+        return "spread otherwise"
+    up, down = _DIRECTIONS.get(name, ("higher", "lower"))
+    return up if moved_sd > 0 else down
+
+
+def mean_of(name: str, value: float) -> str:
+    """Return the mean of a feature over many shoppers in plain units: a share where one shopper has yes or no, an age in years."""
+    write = words(name).write
+    if write is _yes:
+        return f"{max(0.0, min(1.0, value)):.0%}"
+    return f"{max(0.0, 10 * value - 5):.0f} years" if write is _age else write(value)
+
+
 class Reason(NamedTuple):
     """One thing about a shopper that moved a score: the features that it sums up, the value in words, and its share of the logit."""
 

@@ -53,6 +53,9 @@ METERS: Final[tuple[Meter, ...]] = (
         "records that Kafka deleted before they were worked: retention is too short, or the worker was away too long",
     ),
     Meter(
+        "headstart_incidents_total", "counter", "incidents", "what happened to the job's data, by kind (streams/incidents.py says what each means)", ("kind",)
+    ),
+    Meter(
         "headstart_partition_loads_total",
         "counter",
         "loads",

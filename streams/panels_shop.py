@@ -30,7 +30,11 @@ def flow(look: Look, wall_ms: int, lags: dict[int, int]) -> Verdict:
         if not alive:
             return Verdict(question, "The replay stands at its end", f"Its clock shows {when(look.now_ms)}; no worker is running.", "none", panel)
         return Verdict(
-            question, "Yes: a replay", f"Its clock shows {when(look.now_ms)}; {len(alive)} workers, {whole(behind)} records ahead of it.", "good", panel
+            question,
+            "Yes: a replay",
+            f"Its clock shows {when(look.now_ms)}; {_workers_in_words(len(alive))}, {whole(behind)} records ahead of it.",
+            "good",
+            panel,
         )
     if not alive:
         return Verdict(question, "No: no worker is alive", f"No sign of life for {span(ALIVE_MS)}. The last event time is {when(look.now_ms)}.", "bad", panel)
@@ -38,10 +42,22 @@ def flow(look: Look, wall_ms: int, lags: dict[int, int]) -> Verdict:
         return Verdict(question, "Not all of it", f"No worker has partitions {', '.join(map(str, orphans[:8]))}.", "bad", panel)
     slowest = min((cursor.tick_ms for cursor in look.cursors.values()), default=wall_ms)
     late = max(0, wall_ms - slowest)
-    told = f"{len(alive)} workers, {whole(behind)} records waiting, the slowest partition is {span(late)} behind the clock."
+    told = f"{_workers_in_words(len(alive))}, {whole(behind)} records waiting, the slowest partition is {span(late)} behind the clock."
     if late > LATE_MS:
         return Verdict(question, "Late", told, "bad", panel)
     return Verdict(question, "With a delay" if late > BEHIND_MS else "Yes", told, "warn" if late > BEHIND_MS else "good", panel)
+
+
+def pulse(look: Look, wall_ms: int) -> tuple[State, str]:
+    """Return whether anybody works at this moment, for the header of each page: its colour and words."""
+    alive = len(look.alive(wall_ms))
+    if alive:
+        return "good", f"{_workers_in_words(alive)} running"
+    return "bad" if look.live else "none", "no worker is running"
+
+
+def _workers_in_words(number: int) -> str:
+    return f"{number} worker{'' if number == 1 else 's'}"
 
 
 def refused(look: Look) -> Verdict:
@@ -129,11 +145,11 @@ def _lines(look: Look) -> Panel:
             get = {key: counts[place] for key, place in PLACE.items()}
             final = get["matured"]
             rows.append(["old lines" if name == SHARED else name, get["heard"], final, get["ordered"], get["ordered"] / final if final else math.nan,
-                         get["predicted"] / 1e6 / get["ordered"] if get["ordered"] else math.nan])  # fmt: skip
+                         get["ordered"] / (get["predicted"] / 1e6) if get["predicted"] else math.nan])  # fmt: skip
     return Panel(
         "launches", "Launches beside the old lines", "",
-        "Exposures whose first delay bin has closed, those whose label is final, and what came of them. Of the old lines one exposure in eight is looked at.",
-        Table(["launch", "exposures", "final", "orders", "share that ordered", "foretold / came"], rows),
+        "Exposures whose first delay bin has closed, those whose label is final, and the orders of these: the orders that came over those that were foretold for them should be near 1. Of the old lines one exposure in eight is looked at.",
+        Table(["launch", "exposures", "final", "orders", "share that ordered", "came / foretold"], rows),
         data=[{"type": "bar", "orientation": "h", "y": [r[0] for r in rows], "x": [r[4] for r in rows], "name": "share that ordered", "marker": {"color": ["@faint" if r[0] == "old lines" else "@c1" for r in rows]},
                "text": [percent(r[4]) for r in rows], "textposition": "auto", "hovertemplate": "%{x:.1%}<extra></extra>"}] if rows else [],
         layout=axes("share of final exposures that ended in an order", xaxis={"tickformat": ".0%"}, yaxis={"automargin": True, "autorange": "reversed"}, showlegend=False),
@@ -147,7 +163,7 @@ def _workers(look: Look, wall_ms: int) -> Panel:
              span(max(0, wall_ms - b.at_ms)) + " ago", b.lost, "alive" if b in alive else "silent"] for b in look.beats]  # fmt: skip
     return Panel(
         "workers", "Workers", f"{len(alive)} alive of {len(look.beats)} that were heard of in the last hour." if look.beats else "No worker has been heard of.",
-        "Every worker writes a sign of life into Redis every two seconds. One that is silent for a quarter of a minute is taken for dead; its partitions move to the others. "
+        "Every worker writes a sign of life into Redis every two seconds. One that is silent for ten seconds is taken for dead; its partitions move to the others. "
         "“Lost” counts records that Kafka had deleted before they were read: it should be 0.",
         Table(["worker", "partitions", "learns", "memory (MiB)", "CPU (s)", "runs since", "last sign", "lost", "state"], rows),
         state="good" if alive else "none", wide=True, empty="No worker has been heard of.",

@@ -54,7 +54,10 @@ decode_examples = msgspec.msgpack.Decoder(list[Example]).decode
 
 
 class About(msgspec.Struct, array_like=True):
-    """What readers must know of the trunk: (K + 1,) delay edges in s and the old lines' curve, features and how training rows were spread over them."""
+    """What readers must know of the trunk: (K + 1,) delay edges in s and the old lines' curve, features and how training rows were spread over them.
+
+    `mean` and `std` (F,) are of the training rows: what turns a standardised mean back into the feature's units.
+    """
 
     trunk: str
     window_s: float
@@ -65,6 +68,8 @@ class About(msgspec.Struct, array_like=True):
     trained_until_ms: int
     features: list[str]
     reference: list[list[int]]
+    mean: list[float] = []
+    std: list[float] = []
 
 
 decode_about = msgspec.msgpack.Decoder(About).decode
@@ -116,7 +121,7 @@ class Sight:
             self._noted = model
             about = About(
                 artifact.sha256[:16], artifact.window_s, artifact.deff, artifact.edges_s.tolist(), artifact.curve.tolist(), list(artifact.lines),
-                artifact.trained_until_ms, list(artifact.feature_names), artifact.reference.counts.tolist(),
+                artifact.trained_until_ms, list(artifact.feature_names), artifact.reference.counts.tolist(), artifact.trunk.mean.tolist(), artifact.trunk.std.tolist(),
             )  # fmt: skip
             raw = msgspec.msgpack.encode(about)
             self._tells_about = raw != self._about

@@ -159,6 +159,7 @@ class Vitals:
             "headstart_launch_bins_total": [((name,), float(bins)) for name, bins, _ in launches],
             "headstart_launch_orders_total": [((name,), float(orders)) for name, _, orders in launches],
             "headstart_lost_records_total": [((), float(worker.lost_records))],
+            "headstart_incidents_total": [((kind,), float(number)) for kind, number in worker.incidents.items()],
             "headstart_lag_records": lags,
             "headstart_learner_lag_records": learner_lags,
             "headstart_event_time_delay_seconds": [

@@ -22,7 +22,7 @@ from streams.beats import Pulse
 from streams.desk import HELD_BYTES, Desk
 from streams.gate import STALE_MS, End
 from streams.inbox import Expected
-from streams.incidents import incident, outgoing
+from streams.incidents import INCIDENTS, incident, outgoing
 from streams.knowledge import Knowledge, outcome_slot
 from streams.launches import put_back
 from streams.learner import Learner, expected_in, stamp_of
@@ -89,6 +89,8 @@ class Worker:
         self.lost_records = 0
         self._pulse = Pulse(store, clock_ms=clock_ms)
         self.alerts: list[Alert] = []
+        self.incidents = dict.fromkeys(INCIDENTS, 0)
+        """How often each kind has befallen this worker, told or not."""
         self._told_s: dict[str, float] = {}
         self._telling: asyncio.Task[None] | None = None
         self._positions: dict[str, tuple[bytes, Mapping[int, Expected]]] = {}  # of the learners, by slot, with the cursor that they come from
@@ -319,6 +321,7 @@ class Worker:
 
     def tell(self, alert: Alert) -> None:
         """Send an alert, as soon as the broker takes it; of one kind at most one in a while, since what befalls the store befalls every partition."""
+        self.incidents[alert.kind] += 1
         now_s = time.monotonic()
         if now_s - self._told_s.get(alert.kind, -ALERT_AGAIN_S) >= ALERT_AGAIN_S:
             self._told_s[alert.kind] = now_s

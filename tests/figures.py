@@ -29,7 +29,7 @@ def figures_of(outcomes: Iterable[Outcome], launch: str) -> dict[str, Any]:
         "clicked": sum(c.exposure.delay_ms[0] != NONE for c in final),
         "carted": sum(c.exposure.delay_ms[1] != NONE for c in final),
         "conversion": float(y.mean()) if len(final) else math.nan,
-        "predicted_observed": float(said[:, 1].sum() / y.sum()) if y.sum() else math.nan,
+        "final_came_foretold": float(y.sum() / said[:, 1].sum()) if len(final) else math.nan,
         "auc": metrics.auc(y, rounded),
         "precision_at_5pct": metrics.precision_at(0.05, y, rounded),
         "log_loss": metrics.log_loss(y, said[:, 1]),

@@ -69,6 +69,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         Panel("Waiting to be worked", "bytes", "bounded by max_held_mb", ("sum by (instance) (headstart_held_bytes) | {{instance}}",)),
         Panel("Topic partitions not read at the moment", "short", "because enough of them waits: backpressure", ("sum by (instance) (headstart_parked_topics) | {{instance}}",)),
         Panel("Partitions, by worker", "short", "", ("headstart_assigned_partitions | {{instance}}",)),
+        Panel("Incidents, by kind", "short", "what happened to the job's data: docs/operations.md, HeadstartIncident, says what each kind means", ("sum by (kind) (headstart_incidents_total) | {{kind}}",)),
         Panel("Lost to Kafka's retention", "short", "records that were deleted before they were worked", ("sum(headstart_lost_records_total) | records",)),
     ),
 }  # fmt: skip

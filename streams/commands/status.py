@@ -119,7 +119,7 @@ def rendered(look: Look, lags: dict[int, int]) -> Group:
         ("exposures", "right"),
         ("orders", "right"),
         ("rate", "right"),
-        ("foretold / came", "right"),
+        ("came / foretold", "right"),
         ("AUC", "right"),
         ("", "left"),
     ):
@@ -127,9 +127,7 @@ def rendered(look: Look, lags: dict[int, int]) -> Group:
     for launch in look.launches.values():
         f = panels_launch.figures(look, launch.id)
         answers = Text("\n").join(Text(f"{SIGNS[v.state]} {v.answer}", style=COLOURS[v.state]) for v in panels_launch.verdicts(look, launch))
-        table.add_row(
-            launch.id, whole(f["exposures"]), whole(f["orders"]), percent(f["conversion"]), number(f["bins_expected_observed"]), number(f["auc"], 3), answers
-        )
+        table.add_row(launch.id, whole(f["exposures"]), whole(f["orders"]), percent(f["conversion"]), number(f["came_foretold"]), number(f["auc"], 3), answers)
     parts.append(table)
     if look.alerts:
         parts.append(Text("latest alerts", style="bold"))

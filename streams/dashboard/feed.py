@@ -47,7 +47,7 @@ class Feed:
             figures = panels_launch.figures(look, launch.id)
             cards.append({
                 "id": launch.id, "line": launch.line, "products": launch.products, "open": launch.is_open(look.now_ms), "holdout": launch.holdout,
-                "since_ms": launch.from_ms, "verdicts": [asdict(v) for v in panels_launch.verdicts(look, launch)], "figures": figures,
+                "window_s": launch.window_s, "since_ms": launch.from_ms, "verdicts": [asdict(v) for v in panels_launch.verdicts(look, launch)], "figures": figures,
                 "spark": panels_shop.spark(look, launch.id),
             })  # fmt: skip
         verdicts = [panels_shop.flow(look, wall_ms, lags), panels_shop.refused(look)]
@@ -86,9 +86,10 @@ class Feed:
         return lags
 
     def _document(self, look: Look, wall_ms: int, page: str, verdicts: list[dict[str, Any]], panels: list[Panel], **more: Any) -> dict[str, Any]:
+        state, text = panels_shop.pulse(look, wall_ms)
         found: dict[str, Any] = plain({
             "page": page, "namespace": look.name, "clock": look.clock, "now_ms": look.now_ms, "wall_ms": wall_ms, "trunk": look.trunk,
-            "launches_there": list(look.launches), "verdicts": verdicts, "panels": [as_plain(panel) for panel in panels], **more,
+            "pulse": {"state": state, "text": text}, "launches_there": list(look.launches), "verdicts": verdicts, "panels": [as_plain(panel) for panel in panels], **more,
         })  # fmt: skip
         return found
 

@@ -38,6 +38,11 @@ function drawVerdicts(verdicts) {
     make("p", { class: "q" }, v.question), make("p", { class: "a" }, ...sign(v.state), v.answer), make("p", { class: "w" }, v.why))));
 }
 
+function hours(window_s) {
+  const h = window_s / 3600;
+  return h >= 48 ? +(h / 24).toFixed(1) + " days" : h >= 1 ? +h.toFixed(1) + " h" : window_s + " s";
+}
+
 function drawCards(launches) {
   const cards = find("cards");
   cards.hidden = !launches;
@@ -49,15 +54,16 @@ function drawCards(launches) {
   launches.forEach((launch, i) => {
     let card = cards.children[i];
     if (!card || card.dataset.launch !== launch.id) {
-      card = make("article", { class: "card", "data-launch": launch.id }, make("div", { class: "head" }), make("div", { class: "spark", "aria-hidden": "true" }), make("dl"), make("ul"));
+      card = make("article", { class: "card", "data-launch": launch.id }, make("div", { class: "head" }), make("div", { class: "spark", "aria-hidden": "true" }), make("dl"), make("p", { class: "note" }), make("ul"));
       if (cards.children[i]) cards.children[i].replaceWith(card); else cards.append(card);
     }
     const f = launch.figures, percent = (v) => (v === null ? "–" : (100 * v).toFixed(1) + " %");
     card.querySelector(".head").replaceChildren(
       make("h2", {}, make("a", { href: "/launches/" + encodeURIComponent(launch.id) }, launch.id)),
       make("p", { class: "what" }, (launch.products.length ? launch.products.length + " products of line " : "line ") + launch.line + (launch.open ? "" : " · closed") + (launch.holdout ? ` · ${percent(launch.holdout)} held out` : "")));
-    const facts = [["exposures", shown(f.exposures)], ["orders", shown(f.orders)], ["order rate", percent(f.conversion)], ["foretold / came", f.bins_expected_observed === null ? "–" : f.bins_expected_observed.toFixed(2)]];
+    const facts = [["exposures", shown(f.exposures)], ["orders", shown(f.orders)], ["order rate", percent(f.conversion)], ["came / foretold", f.came_foretold === null ? "–" : f.came_foretold.toFixed(2)]];
     card.querySelector("dl").replaceChildren(...facts.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]));
+    card.querySelector(".note").textContent = f.final ? `The order rate is of the ${shown(f.final)} exposures whose ${hours(launch.window_s)} are over: ${shown(f.final_orders)} orders.` : "";
     card.querySelector("ul").replaceChildren(...launch.verdicts.map((v) => make("li", { class: v.state }, make("span", {}, ...sign(v.state), v.answer), make("span", { class: "q" }, v.question))));
     Chart.draw(card.querySelector(".spark"), { data: [launch.spark], layout: {} }, { spark: true });
   });
@@ -116,12 +122,13 @@ function draw(told) {
   find("waiting").hidden = true;
   find("trouble").hidden = true;
   const utc = (ms) => new Date(ms).toISOString().slice(0, 16).replace("T", " ");
-  find("clock-text").textContent = (told.clock === "live" ? "live · " : "replay · ") + (told.now_ms ? utc(told.now_ms) + " UTC" : "no tick yet");
+  find("clock-text").textContent = (told.clock === "live" ? "live · " : "replay · ") + (told.now_ms ? utc(told.now_ms) + " UTC" : "no tick yet") + " · " + told.pulse.text;
+  find("live").className = "live " + told.pulse.state;
   find("pages").replaceChildren(...[["Overview", "/", "overview"], ...told.launches_there.map((name) => [name, "/launches/" + encodeURIComponent(name), name])]
     .map(([name, href, id]) => make("a", { href, "aria-current": id === page ? "page" : null }, name)));
   if (told.about) {
-    const a = told.about, hours = a.window_s / 3600;
-    find("subtitle").textContent = `${a.products.length ? a.products.length + " products of line " : "Line "}${a.line} · since ${utc(a.since_ms)} UTC · an order counts within ${hours >= 48 ? hours / 24 + " days" : hours >= 1 ? +hours.toFixed(1) + " h" : a.window_s + " s"}${a.open ? "" : " · closed"}`;
+    const a = told.about;
+    find("subtitle").textContent = `${a.products.length ? a.products.length + " products of line " : "Line "}${a.line} · since ${utc(a.since_ms)} UTC · an order counts within ${hours(a.window_s)}${a.open ? "" : " · closed"}`;
   } else {
     find("subtitle").textContent = `Namespace ${told.namespace}`;
   }
@@ -162,7 +169,6 @@ dress();
 // The stream: the browser connects again by itself.
 
 const stream = new EventSource("/api/events?page=" + encodeURIComponent(page));
-stream.addEventListener("open", () => { find("live").className = "live on"; });
-stream.addEventListener("error", () => { find("live").className = "live off"; find("clock-text").textContent = "the dashboard's server does not answer"; });
-stream.addEventListener("page", (event) => { find("live").className = "live on"; draw(JSON.parse(event.data)); });
+stream.addEventListener("error", () => { find("live").className = "live bad"; find("clock-text").textContent = "the dashboard's server does not answer"; });
+stream.addEventListener("page", (event) => draw(JSON.parse(event.data)));
 stream.addEventListener("trouble", (event) => { trouble(JSON.parse(event.data).error); });

@@ -122,7 +122,7 @@ def test_figures_are_live_and_equal_those_of_the_topics(serve: Serve, halves: Re
     numbers = page.inner_text("#ranking .numbers")
     assert f"{told['auc']:.3f}" in numbers
     assert f"{told['log_loss']:.4f}" in numbers
-    assert f"{told['predicted_observed']:.2f}" in page.inner_text("#calibration .numbers")
+    assert f"{told['final_came_foretold']:.2f}" in page.inner_text("#calibration .numbers")
 
 
 def test_every_page_is_accessible_and_says_nothing_on_the_console(serve: Serve, halves: Replay, page_of: Open) -> None:

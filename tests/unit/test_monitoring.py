@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from streams.incidents import INCIDENTS
 from streams.meters import BY_NAME, METERS
 
 ROOT = Path(__file__).parents[2]
@@ -71,6 +72,15 @@ def test_every_alert_is_explained_in_the_runbook() -> None:
     for rule in rules():
         assert rule["labels"]["severity"] in {"page", "ticket", "info"}
         assert rule["annotations"]["summary"].endswith(".")
+
+
+def test_every_incident_is_watched_and_explained() -> None:
+    """Each kind has a line in the runbook that says what to do, and a rule that asks for it."""
+    runbook = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    asked = " ".join(expressions())
+    for kind in INCIDENTS:
+        assert f"- `{kind}`: " in runbook
+        assert kind in asked or (kind == "records_lost" and "headstart_lost_records_total" in asked)
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="no promtool on the PATH: install Debian's package prometheus")

@@ -116,5 +116,6 @@ def test_of_one_kind_one_alert_is_told_in_a_while(model: Model) -> None:
         await worker._send_alerts()
         assert [record.topic for record in broker.sent] == ["alerts", "alerts"]
         assert worker.alerts == []
+        assert {kind: number for kind, number in worker.incidents.items() if number} == {"store_went_back": 2, "records_lost": 1}
 
     asyncio.run(work())
