@@ -23,9 +23,9 @@ SEED ?=
 FAULTS ?=
 RATE ?= 100
 MINUTES ?= 30
-BENCHES = $(sort $(filter-out bench/learning%.py bench/screenshots.py bench/three_launches.py bench/sight_cost.py,$(wildcard bench/*.py)))
+BENCHES = $(sort $(filter-out bench/learning%.py bench/screenshots.py bench/three_launches.py bench/sight_cost.py bench/throughput.py bench/skew.py,$(wildcard bench/*.py)))
 
-.PHONY: help install demo test browser-test screenshots chaos durability soak lint format ci bench bench-learning bench-sight compose-check fuzz audit licences clean
+.PHONY: help install demo test browser-test screenshots chaos durability soak lint format ci peers bench bench-parts bench-learning bench-sight compose-check fuzz audit licences clean
 
 help:  ## list the targets (default)
 	@echo "Headstart: make TARGET"
@@ -68,7 +68,14 @@ format: $(VENV)/.installed-dev  ## bring the sources into their format
 
 ci: lint test  ## exactly what CI runs
 
-bench: $(VENV)/.installed  ## run the measurements in bench/
+peers: $(VENV)/.installed  ## install what `make bench` runs beside Headstart, in .venv-peers
+	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet $(PIP_OPTIONS) $$($(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['peers'])")
+
+bench: $(VENV)/.installed  ## measure throughput beside every peer (`make peers`; a real Kafka too: KAFKA_HOME=…, KAFKA_STREAMS=…)
+	$(BIN)/python bench/throughput.py $(if $(KAFKA_HOME),--kafka $(KAFKA_HOME)) $(if $(KAFKA_STREAMS),--kafka-streams $(KAFKA_STREAMS))
+
+bench-parts: $(VENV)/.installed  ## run the other measurements in bench/, which take long
 	@set -e; for script in $(BENCHES); do echo "== $$script"; $(BIN)/python $$script; done
 	@$(if $(BENCHES),:,echo "there is nothing to measure yet: bench/ holds no script")
 

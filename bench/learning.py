@@ -30,6 +30,7 @@ from learning_shop import KEPT, files_of, hashed
 import models
 
 WORLDS = ("shop", "linear")
+REPORT_EVERY = 5
 
 
 def one_seed(world: str, seed: int, stale: bool) -> dict[str, Any]:
@@ -50,7 +51,7 @@ def one_seed(world: str, seed: int, stale: bool) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure all seeds and print the tables; what is done is written after every seed, so that a run that is cut short has something to show."""
+    """Measure all seeds and print the tables; what is done is written after every few seeds, so that a run that is cut short has something to show."""
     parser = argparse.ArgumentParser(description="The learning figures on simulated launches (SYNTHETIC).")
     parser.add_argument("--seeds", type=int, default=20, help="how many of each world (default: 20)")
     parser.add_argument("--world", choices=WORLDS, action="append", help="the shop, or the design's linear rows (default: both)")
@@ -65,6 +66,8 @@ def main() -> None:
             for job in as_completed(jobs):
                 found[jobs[job]] = job.result()
                 print(f"{world}: seed {jobs[job]}, {len(found)} of {given.seeds}, {time.monotonic() - began_s:.0f} s", file=sys.stderr, flush=True)
+                if len(found) % REPORT_EVERY and len(found) < given.seeds:
+                    continue  # resampling takes longer than a seed that is kept
                 text[world], summary = report([found[seed] for seed in sorted(found)])
                 KEPT.mkdir(parents=True, exist_ok=True)
                 (KEPT / f"learning-{world}.json").write_text(json.dumps({"summary": summary, "seeds": found}, indent=1))

@@ -1,0 +1,355 @@
+"""Headstart beside everything else that reads events from Kafka and writes scores, on one machine, in one run: `python bench/throughput.py`.
+
+Each contender reads the same events from the same broker from their beginning and writes to a topic of its own; rounds of all of them are interleaved,
+so that a slow minute of the machine meets all alike, and the medians are compared. A contender's rate is what it wrote between a fifth of the events
+and the last one, so neither start-up nor compilation counts. What each does is in `bench/speed/`: the other contenders do a small job
+(`bench/speed/job.py`: 5 numbers of state, 193 weights); Headstart does all of its own: 69 features, a network of 193 000 weights, trees, four heads,
+exposures that are followed, duplicates dropped, exactly-once in effect.
+
+The contenders' packages: `make peers`, an environment of its own. A real Apache Kafka, and with it Kafka Streams (Java): `--kafka FOLDER --kafka-streams FOLDER`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import redis
+from kafka import KafkaConsumer, TopicPartition
+from kafka.admin import KafkaAdminClient
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE / "speed"), str(HERE.parent)]
+
+from options import read_meter
+
+from features.events import KINDS
+from features.hashing import partition_for
+from models.checkpoint import load
+from streams import launches
+from streams.embedded import EmbeddedBroker, EmbeddedValkey
+from streams.namespace import open_store
+from streams.partition import Cursor
+from streams.publisher import Outgoing, publish_records
+from streams.records import Launch
+from streams.replay import start_worker, stop_worker
+from streams.settings import Settings, load_settings, with_changes
+
+PEERS = HERE.parent / ".venv-peers" / "bin" / "python"
+SCRIPTS = {
+    "aiokafka": "aiokafka_through.py", "confluent": "confluent_through.py", "confluent_loop": "confluent_loop.py", "bytewax": "bytewax_batched.py",
+    "faust_take": "faust_stock.py", "faust": "faust_stock.py", "quix": "quix.py",
+}  # fmt: skip
+WHAT = {
+    "aiokafka": "no job: the same bytes out, `getmany` to `send_batch`",
+    "confluent": "no job: the same bytes out, `consume` to `produce`",
+    "confluent_loop": "hand-written loop with confluent-kafka, MGET and MSET for each batch",
+    "bytewax": "Bytewax, batches of 2 000, MGET and MSET for each",
+    "faust_take": "Faust, `stream.take(500)`, MGET and MSET for each",
+    "faust": "Faust, an event at a time, GET and SET for each",
+    "quix": "Quix Streams, an event at a time, GET and SET for each",
+    "kafka_streams": "Kafka Streams on the JVM, exactly_once_v2, state in memory with a changelog",
+    "headstart": "one worker: everything that it does, guarantees on",
+}
+SLOW = {"faust": 0.15, "faust_take": 0.3, "quix": 0.15}
+"""The share of the events after which a slow contender is stopped: its rate is steady long before."""
+LINES = ("coffee", "garden", "bags", "audio", "lamps", "kitchen", "books")
+SHARES = (75, 19, 4, 2)
+WARM = 0.2
+SPAN_MS = 600_000
+POLL_S = 0.05
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where contenders meet: the broker, Redis, and the events on it."""
+
+    broker: str
+    redis: str
+    partitions: int
+    events: int
+    of_kind: tuple[int, ...]
+    trunk: Path
+    folder: Path
+    kafka_libs: Path | None
+    kafka_streams: Path | None
+    limit_s: float
+    launches: int
+
+
+@dataclass
+class Rates:
+    """What a contender did in its rounds: events a second, and CPU microseconds an event of all its processes."""
+
+    events_per_s: list[float] = field(default_factory=list)
+    cpu_us: list[float] = field(default_factory=list)
+
+
+def events(n: int, users: int, partitions: int, seed: int = 1) -> Iterator[Outgoing]:
+    """Yield real-shaped events, n over the last ten minutes, of users who come at random."""
+    rng = random.Random(seed)
+    begin_ms = time.time_ns() // 1_000_000 - SPAN_MS
+    for i in range(n):
+        kind = rng.choices(range(4), SHARES)[0]
+        user, line, product = f"user-{rng.randrange(users)}", rng.choice(LINES), rng.randrange(2000)
+        value = {
+            "event_id": f"e{i}", "user_id": user, "product_id": f"sku-{product}", "line": line, "category": f"{line}-{product % 20}",
+            "ts": begin_ms + i * SPAN_MS // n, "price": round(rng.lognormvariate(3, 1), 2), "type": KINDS[kind],
+        }  # fmt: skip
+        yield Outgoing(KINDS[kind], user.encode(), json.dumps(value, separators=(",", ":")).encode(), partition_for(user.encode(), partitions))
+
+
+def make_topics(broker: str, names: Sequence[str], partitions: int) -> None:
+    """Create topics."""
+    admin = KafkaAdminClient(bootstrap_servers=broker)
+    admin.create_topics({name: {"num_partitions": partitions, "replication_factor": 1} for name in names})
+    admin.wait_for_topics(list(names))
+    admin.close()
+
+
+def cpu_s(root: int) -> float:
+    """Return the CPU seconds of a process and of all that it started."""
+    children: dict[int, list[int]] = {}
+    spent: dict[int, float] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rsplit(") ", 1)[1].split()
+            except (OSError, IndexError):
+                continue
+            children.setdefault(int(fields[1]), []).append(int(entry.name))
+            spent[int(entry.name)] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    total, todo = 0.0, [root]
+    while todo:
+        pid = todo.pop()
+        total += spent.get(pid, 0.0)
+        todo += children.get(pid, [])
+    return total
+
+
+def follow(written: Callable[[], int], process: subprocess.Popen[bytes], target: int, limit_s: float) -> tuple[float, float]:
+    """Return events a second and CPU microseconds an event between `WARM` of the target and the target, or what was reached in `limit_s` from there."""
+    began_s = time.monotonic()
+    first: tuple[float, int, float] | None = None
+    while True:
+        now_s, n = time.monotonic(), written()
+        if first is None:
+            if n >= WARM * target:
+                first = (now_s, n, cpu_s(process.pid))
+            elif now_s - began_s > 2 * limit_s:
+                raise RuntimeError(f"it wrote {n} of {target} in {now_s - began_s:.0f} s")
+        elif n >= target or now_s - first[0] > limit_s:
+            return (n - first[1]) / (now_s - first[0]), 1e6 * (cpu_s(process.pid) - first[2]) / (n - first[1])
+        if process.poll() is not None and n < target:
+            raise RuntimeError(f"it ended after {n} of {target}")
+        time.sleep(POLL_S)
+
+
+def run_script(name: str, stage: Stage, tag: str) -> tuple[float, float]:
+    """One round of a contender that is a script in `bench/speed/`."""
+    output, folder = f"out-{tag}", stage.folder / tag
+    folder.mkdir()
+    make_topics(stage.broker, [output], stage.partitions)
+    command = [
+        str(PEERS), str(HERE / "speed" / SCRIPTS[name]), "--broker", stage.broker, "--redis", stage.redis, "--inputs", ",".join(KINDS),
+        "--output", output, "--name", tag, "--folder", str(folder),
+    ]  # fmt: skip
+    with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
+        try:
+            return follow(lambda: read_meter(folder / "written"), process, int(SLOW.get(name, 1.0) * stage.events), stage.limit_s)
+        except RuntimeError as error:
+            raise RuntimeError(f"{error}: {(folder / 'log').read_text()[-600:]}") from None
+        finally:
+            process.kill()
+
+
+def run_kafka_streams(stage: Stage, tag: str) -> tuple[float, float]:
+    """One round of the JVM contender, which reads browses and clicks only and writes to `scores`."""
+    assert stage.kafka_streams and stage.kafka_libs
+    tps = [TopicPartition("scores", p) for p in range(stage.partitions)]
+    consumer = KafkaConsumer(bootstrap_servers=stage.broker)
+
+    def written() -> int:
+        return int(sum(consumer.end_offsets(tps).values()))
+
+    before, target = written(), stage.of_kind[0] + stage.of_kind[1]
+    command = ["java", "-Xmx1g", "-cp", f"{stage.kafka_streams}/*:{stage.kafka_libs}/*", "Peer"]
+    environment = {**os.environ, "STORE": "mem", "EOS": "1", "THREADS": "1", "SFX": "", "N": str(10 * target), "BS": stage.broker}
+    log_path = stage.folder / f"{tag}.log"
+    with log_path.open("wb") as log, subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=stage.folder) as process:
+        try:
+            return follow(lambda: written() - before, process, target, stage.limit_s)
+        except RuntimeError as error:
+            raise RuntimeError(f"{error}: {log_path.read_text()[-600:]}") from None
+        finally:
+            process.kill()
+            consumer.close()
+
+
+def run_headstart(stage: Stage, tag: str) -> tuple[float, float]:
+    """One round of one Headstart worker, scoring and learning, in a namespace of its own."""
+    make_topics(stage.broker, [f"{tag}-{name}" for name in ("scores", "rejected")], stage.partitions)
+    make_topics(stage.broker, [f"{tag}-{name}" for name in ("outcomes", "heads", "alerts")], 1)
+    log, settings = stage.folder / f"{tag}.log", settings_of(stage, tag)
+    asyncio.run(launch(settings, stage.launches))
+    worker = start_worker(settings, log)
+    store = redis.Redis.from_url(stage.redis)
+
+    def committed() -> int:
+        held = (store.hget(f"hs:{tag}:{{{p}}}:cursor", "cursor") for p in range(stage.partitions))
+        return sum(msgspec.msgpack.decode(cursor, type=Cursor).totals.applied for cursor in held if cursor)
+
+    try:
+        return follow(committed, worker, stage.events, stage.limit_s)
+    except RuntimeError as error:
+        raise RuntimeError(f"{error}: {log.read_text()[-600:]}") from None
+    finally:
+        stop_worker(worker)
+        store.close()
+
+
+async def launch(settings: Settings, number: int) -> None:
+    """Launch the line `coffee`, or as many products of it as `number` says, in a namespace that no worker has joined yet."""
+    store = open_store(settings)
+    window_s = load(settings.trunk).window_s
+    try:
+        for i in range(number):
+            products = [f"sku-{i}"] if number > 1 else []
+            await launches.change(store, f"launch-{i}", Launch(id=f"launch-{i}", line="coffee", products=products, window_s=window_s), must_exist=False)
+    finally:
+        await store.close()
+
+
+def settings_of(stage: Stage, tag: str) -> Settings:
+    """Return the settings of a worker that reads the stage's events in a namespace of its own; everything else as a user has it."""
+    return with_changes(
+        load_settings(None, needs=()), broker=stage.broker, redis=stage.redis, namespace=tag, trunk=stage.trunk, partitions=stage.partitions,
+        outcome_partitions=1, topic_prefix=f"{tag}-", topic_names={kind: kind for kind in KINDS}, session_timeout_s=6, log_level="WARNING",
+    )  # fmt: skip
+
+
+def report(found: dict[str, Rates]) -> tuple[str, dict[str, Any]]:
+    """Return a Markdown table and the results."""
+    ours = statistics.median(found["headstart"].events_per_s) if "headstart" in found else float("nan")
+    lines = ["| contender | what it does | events/s | CPU µs an event | headstart is |", "| --- | --- | --- | --- | --- |"]
+    results: dict[str, Any] = {}
+    for name, rates in sorted(found.items(), key=lambda item: -statistics.median(item[1].events_per_s)):
+        rate, cpu = statistics.median(rates.events_per_s), statistics.median(rates.cpu_us)
+        results[name] = {
+            "events_per_s": round(rate), "cpu_us_per_event": round(cpu, 1), "rounds": [round(r) for r in rates.events_per_s], "headstart_ratio": round(ours / rate, 3)
+        }  # fmt: skip
+        lines.append(f"| {name} | {WHAT[name]} | {rate:,.0f} | {cpu:.1f} | {f'{ours / rate:.2f} ×' if name != 'headstart' else ''} |")
+    return "\n".join(lines), results
+
+
+def machine() -> dict[str, Any]:
+    """Return what the figures depend on."""
+    model = next((line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
+    return {"processor": model, "processors": os.cpu_count(), "system": platform.platform(), "python": platform.python_version()}
+
+
+def parsed() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trunk", type=Path, default=HERE.parent / "var" / "bench" / "throughput-trunk", help="trained in passing if it is not there")
+    parser.add_argument("--events", type=int, default=400_000)
+    parser.add_argument("--users", type=int, default=50_000)
+    parser.add_argument("--partitions", type=int, default=4)
+    parser.add_argument("--launches", type=int, default=1, help="1: a whole line is being launched; more: so many of its products")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--limit", type=float, default=60.0, help="seconds that a round may take once it is warm")
+    parser.add_argument("--only", action="append", help="a contender; may be given again (default: all that can run here)")
+    parser.add_argument("--kafka", type=Path, help="the folder of an Apache Kafka (default: the embedded broker)")
+    parser.add_argument("--kafka-streams", type=Path, help="the folder with the jars of the Kafka Streams contender; needs --kafka")
+    parser.add_argument("--json", type=Path, default=HERE / "results.json")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run all rounds, print a table, write the results."""
+    given = parsed()
+    runners: dict[str, Callable[[Stage, str], tuple[float, float]]] = {"headstart": run_headstart}
+    if PEERS.exists():
+        runners |= {name: (lambda stage, tag, name=name: run_script(name, stage, tag)) for name in SCRIPTS}  # type: ignore[misc]
+    else:
+        print(f"no {PEERS}: only Headstart runs; `make peers` installs the others", file=sys.stderr)
+    if given.kafka_streams and given.kafka:
+        runners["kafka_streams"] = run_kafka_streams
+    chosen = [name for name in runners if not given.only or name in given.only]
+    if not (given.trunk / "manifest.json").exists():
+        train(given.trunk)
+    found: dict[str, Rates] = {}
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        if given.kafka:
+            from tests.kafka_server import KafkaServer
+
+            broker = stack.enter_context(KafkaServer(given.kafka, folder / "kafka")).address
+        else:
+            broker = stack.enter_context(EmbeddedBroker()).address
+        valkey = stack.enter_context(EmbeddedValkey()).url
+        make_topics(broker, [*KINDS, "scores"], given.partitions)
+        of_kind = [0] * len(KINDS)
+
+        def counted() -> Iterator[Outgoing]:
+            for record in events(given.events, given.users, given.partitions):
+                of_kind[KINDS.index(record.kind)] += 1
+                yield record
+
+        publish_records(broker, counted(), {kind: kind for kind in KINDS})
+        stage = Stage(
+            broker,
+            valkey,
+            given.partitions,
+            given.events,
+            tuple(of_kind),
+            given.trunk,
+            folder,
+            given.kafka and given.kafka / "libs",
+            given.kafka_streams,
+            given.limit,
+            given.launches,
+        )
+        for number in range(given.rounds):
+            for name in chosen:
+                try:
+                    rate, cpu = runners[name](stage, f"{name.replace('_', '-')}-{number}")
+                except RuntimeError as error:
+                    print(f"{name}, round {number + 1}: {error}", file=sys.stderr)
+                    continue
+                rates = found.setdefault(name, Rates())
+                rates.events_per_s.append(rate)
+                rates.cpu_us.append(cpu)
+                print(f"round {number + 1}, {name}: {rate:,.0f} events/s, {cpu:.1f} µs of CPU an event", file=sys.stderr, flush=True)
+                redis.Redis.from_url(valkey).flushall()
+    table, results = report(found)
+    print(table)
+    wire = "Apache Kafka" if given.kafka else "embedded broker"
+    given.json.write_text(json.dumps({"contenders": results, "broker": wire, "machine": machine(), "events": given.events, "rounds": given.rounds, "partitions": given.partitions, "command": " ".join(["python", "bench/throughput.py", *sys.argv[1:]])}, indent=1) + "\n")  # fmt: skip
+
+
+def train(folder: Path) -> None:
+    """Train a trunk on a simulated shop's past."""
+    log = folder.parent / "throughput-shop.parquet"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for arguments in (["simulate", "--out", str(log), "--launch-day", "-1"], ["pretrain", str(log), "--trunk", str(folder)]):
+        subprocess.run([sys.executable, "-m", "streams.cli", *arguments], check=True, stdout=subprocess.DEVNULL)
+
+
+if __name__ == "__main__":
+    main()
