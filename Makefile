@@ -15,7 +15,9 @@ TORCH_INDEX ?=
 PIP_OPTIONS ?=
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check $(PIP_OPTIONS) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt
 WORKERS ?= 2
-TESTS ?= tests/unit tests/contract tests/fuzz tests/integration tests/browser/test_smoke.py
+# The longest first. Many of them wait, so more than two run at a time also on two cores.
+TESTS ?= tests/integration tests/browser/test_smoke.py tests/fuzz tests/contract tests/unit
+TEST_WORKERS ?= 3
 SEEDS ?= 20
 FUZZ_S ?= 60
 RUNS ?= 1
@@ -30,7 +32,7 @@ BENCHES = $(sort $(filter-out bench/learning%.py bench/screenshots.py bench/thre
 help:  ## list the targets (default)
 	@echo "Headstart: make TARGET"
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)$$/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
-	@echo "Options: PYTHON=python3.12  TORCH_INDEX=https://download.pytorch.org/whl/cpu  PIP_OPTIONS=…  WORKERS=2  TESTS=tests/unit  SEEDS=20  FUZZ_S=60  RUNS=1  SEED=…  FAULTS=…  RATE=100  MINUTES=30"
+	@echo "Options: PYTHON=python3.12  TORCH_INDEX=https://download.pytorch.org/whl/cpu  PIP_OPTIONS=…  WORKERS=2  TEST_WORKERS=3  TESTS=tests/unit  SEEDS=20  FUZZ_S=60  RUNS=1  SEED=…  FAULTS=…  RATE=100  MINUTES=30"
 
 install: $(VENV)/.installed-dev  ## make .venv with everything, development tools included
 
@@ -38,7 +40,7 @@ demo: $(VENV)/.installed  ## install what it needs, then run the whole system on
 	$(BIN)/headstart demo
 
 test: $(VENV)/.installed-dev  ## run the tests (unit, contract, integration)
-	$(BIN)/pytest -n $(WORKERS) --dist loadgroup $(TESTS)
+	$(BIN)/pytest -n $(TEST_WORKERS) --dist loadgroup $(TESTS)
 
 browser-test: $(VENV)/.installed-dev  ## drive the dashboard of a real run in Chromium (CHROMIUM=/usr/bin/chromium), axe included; minutes
 	$(BIN)/pytest tests/browser
