@@ -315,24 +315,33 @@ def _saving(curve: Mapping[str, Any]) -> dict[str, Any]:
     conversions = [number(n) for n in curve.get("conversions") or ()]
     auc = {str(name): [number(v) for v in values] for name, values in _mapping(curve.get("auc")).items() if len(values) == len(conversions)}
     if not conversions or not auc or not all(map(math.isfinite, conversions)):
-        return {"sentences": ["There were too few orders for a learning curve."], "plot": None, "table": None, "reach": None, "lines": "", "full": ""}
+        return {
+            "sentences": ["There were too few orders for a learning curve."],
+            "plot": None,
+            "table": None,
+            "reach": None,
+            "lines": "",
+            "full": "",
+            "unlearned": "",
+        }
     full = number(curve.get("full_auc"))
     reach = {name: tuple(number(_mapping(_mapping(curve.get("reach")).get(name)).get(f"to_{share}pct")) for share in (95, 98)) for name in auc}
     sentences = []
     if HEADSTART in reach and "scratch" in reach:
-        sentences = [saved(reach[HEADSTART][k], reach["scratch"][k], conversions[-1], share) for k, share in enumerate(("95 %", "98 %"))]
-    heads = ("model", *(count(n) for n in conversions[:-1]), f"all ({count(conversions[-1])})")
+        sentences = [saved(reach[HEADSTART][k], reach["scratch"][k], conversions, share) for k, share in enumerate(("95 %", "98 %"))]
+    heads = ("model", *(count(n) for n in conversions[:-1]), f"all (mean {count(conversions[-1])})")
     return {
         "sentences": sentences,
         "plot": plots.learning_curves(conversions, auc, full),
         "table": Table("AUC on later exposures, by orders of the launch that had been learned", heads, [[Cell(n), *(Cell(fixed(v)) for v in auc[n])] for n in auc]),
         "reach": Table(
-            "Orders of the launch that it takes; a dash: not reached with all of them",
+            "Orders of the launch learned at the first measured point from which the level is held; a dash: not reached with all of them",
             ("model", "to 95 % of the best AUC", "to 98 % of the best AUC"),
             [[Cell(name), *(Cell(count(n)) for n in reach[name])] for name in auc],
         ),
         "lines": count(number(curve.get("lines"))),
         "full": fixed(full),
+        "unlearned": fixed(auc["scratch"][0]) if conversions[0] == 0 and auc.get("scratch", [0.0])[0] > 0.5 else "",
     }  # fmt: skip
 
 

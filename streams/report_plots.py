@@ -23,6 +23,8 @@ COLOURS = ("ink", "muted", "rule", "headstart", *EXPERTS)
 """The CSS variables of the page's style. matplotlib is given `_paint` of them, which `_svg` puts back."""
 MARKERS = {"headstart": "o", "frozen": "s", "scratch": "^"}
 DASHES = {"headstart": "-", "frozen": (0, (5, 2)), "scratch": (0, (1, 1.5))}
+JUMP = (0, (1, 3))
+"""Between the last count that all lines reached and all of their orders nothing was measured."""
 INSURED_NATS = 5.0
 WEIGHT_POINTS = 48
 MOST_NAME = 28
@@ -150,26 +152,30 @@ def learning_curves(conversions: Sequence[float], auc: Mapping[str, Sequence[flo
         axes.set_xscale("function", functions=(lambda x: np.sqrt(np.maximum(x, 0.0)), np.square))
         for name, values in auc.items():
             if name not in MARKERS:
-                axes.plot(conversions, values, color=_paint("muted"), linewidth=0.8, alpha=0.6, label="the other experts")
+                axes.plot(conversions[:-1], values[:-1], color=_paint("muted"), linewidth=0.8, alpha=0.6, label="the other experts")
+                axes.plot(conversions[-2:], values[-2:], color=_paint("muted"), linewidth=0.8, alpha=0.6, linestyle=JUMP)
         for name in (name for name in MARKERS if name in auc):
             axes.plot(
-                conversions, auc[name], color=_paint(name), linewidth=2, linestyle=DASHES[name], marker=MARKERS[name], markersize=4.5, label=name,
+                conversions[:-1], auc[name][:-1], color=_paint(name), linewidth=2, linestyle=DASHES[name], marker=MARKERS[name], markersize=4.5, label=name,
             )  # fmt: skip
+            axes.plot(conversions[-2:], auc[name][-2:], color=_paint(name), linewidth=0.9, linestyle=JUMP, marker=MARKERS[name], markersize=4.5)
         if np.isfinite(full):
             for share in (0.95, 0.98):
                 axes.axhline(share * full, color=_paint("ink"), linewidth=0.8, linestyle=(0, (2, 3)))
                 axes.annotate(
-                    f"{100 * share:.0f} % of the best", (1, share * full), xycoords=("axes fraction", "data"), xytext=(-2, 2), textcoords="offset points",
-                    ha="right", color=_paint("ink"), fontsize=8,
+                    f"{100 * share:.0f} % of the best", (1, share * full), xycoords=("axes fraction", "data"), xytext=(4, 0), textcoords="offset points",
+                    ha="left", va="center", color=_paint("ink"), fontsize=8,
                 )  # fmt: skip
+        every = conversions[-1]
         ticks: list[float] = []
-        for n in conversions:
-            if not ticks or np.sqrt(n) - np.sqrt(ticks[-1]) > 0.04 * np.sqrt(max(conversions)):
+        for n in conversions[:-1]:
+            room = 0.04 * np.sqrt(every)
+            if (not ticks or np.sqrt(n) - np.sqrt(ticks[-1]) > room) and np.sqrt(every) - np.sqrt(n) > 2 * room:
                 ticks.append(n)
-        axes.set_xticks(ticks, [f"{n:.0f}" for n in ticks])
+        axes.set_xticks([*ticks, every], [*(f"{n:.0f}" for n in ticks), f"all (mean {every:.0f})"])
         axes.set_xticks([], minor=True)
         axes.set_xlim(0, 1.02 * max(1.0, *conversions))
-        axes.set_xlabel("orders of the launch that had been learned (the last point: all)")
+        axes.set_xlabel("orders of the launch that had been learned")
         axes.set_ylabel("AUC on later exposures")
         _legend(axes, loc="lower right", ncols=4)
         return _svg(

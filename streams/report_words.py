@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from numbers import Real
 from typing import Any, Literal, NamedTuple
 
@@ -178,18 +179,34 @@ def calibrated(ratio: Interval) -> Verdict:
     return Verdict("Nearly" if near else "Too high" if ratio.value > 1 else "Too low", f"{said}: the interval does not hold 1.", "open" if near else "bad")
 
 
-def saved(ours: float, theirs: float, most: float, share: str) -> str:
-    """How many conversions it saves to reach a share of the best AUC: NaN where a model did not reach it with all, `most`."""
-    first = f"To reach {share} of the best AUC, headstart needs "
+def saved(ours: float, theirs: float, conversions: Sequence[float], share: str) -> str:
+    """How many conversions it saves to reach a share of the best AUC, given the counts that were measured; the last is all, as a mean over lines.
+
+    `ours` and `theirs` are among the counts, NaN if the level was not reached. A level was reached somewhere after the count before, so what is saved is a range.
+    """
+    most = conversions[-1]
     if math.isnan(ours):
-        reached = f"; scratch reaches it after {count(theirs)}" if not math.isnan(theirs) else "; nor does scratch reach it"
-        return f"{share} of the best AUC is not reached by headstart with the {count(most)} orders there were{reached}."
-    needs = "none of the launch's orders" if ours == 0 else f"{count(ours)} of the launch's orders"
+        reached = f"scratch reaches it {_within(theirs, conversions)}" if not math.isnan(theirs) else "nor does scratch reach it"
+        return f"Headstart does not rank at {share} of the best AUC with all {count(most)} orders there were on average; {reached}."
+    first = f"Headstart ranks at {share} of the best AUC {'from the first shopper on' if ours == 0 else _within(ours, conversions)}"
     if math.isnan(theirs):
-        return f"{first}{needs}; scratch does not reach it with all {count(most)}: more than {count(most - ours)} saved."
-    if theirs > ours:
-        return f"{first}{needs}, scratch {count(theirs)}: {count(theirs - ours)} saved."
-    return f"{first}{needs}, scratch {count(theirs)}: none saved."
+        return f"{first}; scratch never does with all {count(most)} orders there were on average: more than {count(most - ours)} saved (rough: no interval)."
+    if theirs <= ours:
+        return f"{first}; scratch {'too' if theirs == ours else _within(theirs, conversions)}: none saved."
+    least = max(0.0, _before(theirs, conversions) - ours)
+    return f"{first}; scratch reaches that for good only {_within(theirs, conversions)}: {count(least)} to {count(theirs - _before(ours, conversions))} saved (rough: no interval)."
+
+
+def _before(n: float, conversions: Sequence[float]) -> float:
+    """The greatest measured count below `n`; 0 if there is none."""
+    return max((c for c in conversions if c < n), default=0.0)
+
+
+def _within(n: float, conversions: Sequence[float]) -> str:
+    """Between which measured counts a level was reached."""
+    if n == 0:
+        return "from the first shopper on"
+    return f"between {count(_before(n, conversions))} and{', on average,' if n == conversions[-1] else ''} {count(n)} orders"
 
 
 def ratio_of_counts(predicted: float, observed: float, deff: float = 1.0) -> Interval:

@@ -24,6 +24,7 @@ from models.similarity import SourceSimilarity
 from streams.comparison import Insurance, LineRun, compare
 from streams.evaluation import Judged
 from streams.report import render, write_report
+from streams.report_plots import learning_curves
 from streams.report_words import DESCRIBED, calibrated, fixed, number, ratio_of_counts, saved, size, standing, verdict
 
 QUESTIONS = ("help", "sources", "saving", "calibration", "cost", "insurance", "models", "lines", "method")
@@ -195,7 +196,12 @@ def test_every_question_has_its_section() -> None:
             "left out",
             ".25",
         ),
-        "saving": ("headstart needs none of the launch's orders, scratch 10: 10 saved", "scratch does not reach it with all 52: more than 42 saved"),
+        "saving": (
+            "Headstart ranks at 95 % of the best AUC from the first shopper on; scratch reaches that for good only between 0 and 10 orders: 0 to 10 saved",
+            "scratch never does with all 52 orders there were on average: more than 42 saved",
+            "all (mean 52)",
+            "Scratch has .600 at 0 orders although it has learned nothing",
+        ),
         "calibration": ("1.02 [.95, 1.10]", ".0123", "day 2"),
         "cost": ("8.0 µs", "125,000 events a second", "51.2 kB", "120,345"),
         "insurance": ("−8.2 ✓", "+2.2 ✓"),
@@ -312,12 +318,29 @@ def test_a_broken_insurance_is_marked(less_scratch: float, slack: float, answer:
 
 
 def test_what_is_saved_in_words() -> None:
-    """Whether both, one or neither reach the level; nothing is claimed where nothing is saved."""
-    assert saved(5, 52, 100, "95 %").endswith("needs 5 of the launch's orders, scratch 52: 47 saved.")
-    assert saved(5, 5, 100, "95 %").endswith("scratch 5: none saved.")
-    assert saved(50, 5, 100, "95 %").endswith("scratch 5: none saved.")
-    assert saved(5, math.nan, 100, "95 %").endswith("scratch does not reach it with all 100: more than 95 saved.")
-    assert saved(math.nan, 5, 100, "95 %").endswith("not reached by headstart with the 100 orders there were; scratch reaches it after 5.")
+    """A range between the measured counts, "more than" where scratch never gets there, nothing where nothing is saved; and that it is rough."""
+    counts = [0, 5, 10, 20, 95.1]
+    assert saved(0, 95.1, counts, "95 %") == (
+        "Headstart ranks at 95 % of the best AUC from the first shopper on; "
+        "scratch reaches that for good only between 20 and, on average, 95 orders: 20 to 95 saved (rough: no interval)."
+    )
+    assert saved(10, 20, counts, "95 %").endswith(
+        "between 5 and 10 orders; scratch reaches that for good only between 10 and 20 orders: 0 to 15 saved (rough: no interval)."
+    )
+    assert saved(5, 5, counts, "95 %").endswith("between 0 and 5 orders; scratch too: none saved.")
+    assert saved(20, 5, counts, "95 %").endswith("scratch between 0 and 5 orders: none saved.")
+    assert saved(5, math.nan, counts, "95 %").endswith("scratch never does with all 95 orders there were on average: more than 90 saved (rough: no interval).")
+    assert saved(math.nan, 5, counts, "95 %").endswith("with all 95 orders there were on average; scratch reaches it between 0 and 5 orders.")
+    assert saved(math.nan, math.nan, counts, "95 %").endswith("nor does scratch reach it.")
+
+
+def test_the_curve_does_not_claim_what_lies_between() -> None:
+    """The last tick is all orders, as a mean, and has room; the jump to it is drawn apart."""
+    plot = learning_curves([0, 5, 10, 90, 95.1], {"headstart": [0.6, 0.62, 0.65, 0.66, 0.66]}, 0.66)
+    ticks = re.findall(r"<text[^>]*>([^<]*)</text>", plot)
+    assert "all (mean 95)" in ticks and "10" in ticks and "90" not in ticks
+    assert "95 % of the best" in ticks
+    assert len(learning_curves([52.5], {"scratch": [0.6]}, 0.6)) > 0
 
 
 def test_calibration_in_words() -> None:
