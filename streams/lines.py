@@ -42,6 +42,20 @@ def line_rule(text: str) -> Callable[[pa.Table], Any]:
     return lambda table: _mapped(table, mapping)
 
 
+def rule_in_words(text: str | None) -> str:
+    """What makes a line, for a reader, from a value of `--lines` that `line_rule` takes; None: what the log itself says."""
+    if text is None:
+        return "what the log says, or the category"
+    kind, _, rest = text.partition(":")
+    number, _, part = rest.partition(":")
+    if kind == "hash":
+        return f"a hash of the category, into {number} lines"
+    if kind == "behaviour":
+        first = f"first {part} of the log's time" if part else "first third of the log's time"
+        return f"how categories behave in the {first}, into {number} lines: those that behave alike are one; b0 has the least interest, b{int(number) - 1} the most"
+    return f"the mapping file {Path(text).name}"
+
+
 def hash_line(category: str, count: int, salt: str = DEFAULT_SALT) -> str:
     """Return the line of a category among `count` lines, "0" to str(count - 1)."""
     return str(int.from_bytes(sha256(f"{salt}:{category}".encode()).digest()[:8], "big") % count)

@@ -20,6 +20,7 @@ from markupsafe import Markup
 
 from features.errors import InputError
 from models.intervals import Interval
+from models.similarity import POOLED
 from streams import report_plots as plots
 from streams.report_words import (
     DESCRIBED,
@@ -51,6 +52,7 @@ MOST_PANELS = 24
 MOST_ROWS_OF_A_PLOT = 60
 MOST_SOURCES = 30
 MOST_SIMILARITY_ROWS = 600
+MOST_PAIRS = 3
 ROUNDING_NATS = 1e-6
 """What is left of a bound may be this far below 0 by rounding."""
 
@@ -264,11 +266,27 @@ def _taught_by(counts: Sequence[int]) -> str:
     if not any(counts):
         return ""
     least, most = min(counts), max(counts)
-    return (
-        f"Each launch learned from {least} other line{'' if most == 1 else 's'}."
-        if least == most
-        else f"The launches learned from {least} to {most} other lines."
-    )
+    number_of = f"{least}" if least == most else f"{least} to {most}"
+    who = f"Each launch learned from {number_of} other line{'' if most == 1 else 's'}"
+    return who + ("." if most == 1 else ", which fed one shared model; a single line's contribution is not measured here.")
+
+
+def _least_alike(weights: Mapping[str, Mapping[str, float]]) -> str:
+    """The pairs whose rows should count least, by name, and what all others have at least."""
+    pairs = sorted((w, source, launch) for launch, row in weights.items() for source, w in row.items() if math.isfinite(w))
+    named = [pair for pair in pairs if pair[0] < 1.0][:MOST_PAIRS]
+    if not pairs:
+        return ""
+    if not named:
+        return "No pair is so unlike that its rows should count for less than 1."
+    rest = pairs[len(named) :]
+    said = ", ".join(f"{source} for {launch} ({_share(w)})" for w, source, launch in named)
+    return f"Least alike: {said}{f'; all other pairs ≥ {_share(rest[0][0])}' if rest else ''}."
+
+
+def _share(weight: float) -> str:
+    """A weight that is not rounded up to 1."""
+    return f"{weight:.0f}" if weight in (0.0, 1.0) else fixed(math.floor(100 * weight) / 100, 2)
 
 
 def _similarity(found: Mapping[str, Any]) -> tuple[list[tuple[str, Table]], Table | None, str]:
@@ -287,15 +305,22 @@ def _similarity(found: Mapping[str, Any]) -> tuple[list[tuple[str, Table]], Tabl
         verdicts += [str(row["verdict"]) for row in rows if row.get("verdict")]
     counted = ", ".join(f"{verdicts.count(v)} {v}" for v in dict.fromkeys(verdicts))
     sentence = f"By similarity, measured afterwards, of {len(verdicts)} pairs of source and launch: {counted}." if verdicts else ""
+    sentence = " ".join(filter(None, (sentence, _least_alike(weights))))
     sources = sorted({source for row in weights.values() for source in row})
     if not any(math.isfinite(w) for row in weights.values() for w in row.values()) or len(sources) > MOST_SOURCES:
         return tables, None, sentence
-    rows = [[Cell(launch), *(Cell(fixed(row.get(source, math.nan), 2)) for source in sources)] for launch, row in weights.items()]
+    rows = [[Cell(launch), *(_weight_cell(row.get(source, math.nan)) for source in sources)] for launch, row in weights.items()]
     return (
         tables,
         Table("How much each source's rows should count for each launch, by similarity: 1 in full, 0 not at all", ("launch", *sources), rows),
         sentence,
     )
+
+
+def _weight_cell(weight: float) -> Cell:
+    if not weight < 1.0:
+        return Cell(fixed(weight, 2))
+    return Cell(_share(weight), mark=("*", "left out" if weight <= 0 else "counts in part"), kind="flagged")
 
 
 def _within(most: int, counts: Sequence[int]) -> int:
@@ -305,9 +330,11 @@ def _within(most: int, counts: Sequence[int]) -> int:
 
 def _similarity_cell(key: str, value: Any) -> Cell:
     if isinstance(value, str):
-        return Cell(value or "–")
+        return Cell(value or "–", kind="flagged" if key == "verdict" and value != POOLED else "")
+    if key == "weight":
+        return _weight_cell(number(value))
     whole = key in ("rows", "conversions")
-    return Cell(count(number(value)) if whole else fixed(number(value), 1 if key == "span_days" else 2 if key in ("weight", "pi", "score") else 3))
+    return Cell(count(number(value)) if whole else fixed(number(value), 1 if key == "span_days" else 2 if key in ("pi", "score") else 3))
 
 
 def _saving(curve: Mapping[str, Any]) -> dict[str, Any]:

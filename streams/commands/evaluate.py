@@ -47,6 +47,7 @@ from streams.commands.options import (
 from streams.comparison import LineRun, compare, run_lines
 from streams.evaluation import Figures, launch_time, launched, write_predictions
 from streams.importing import read_log
+from streams.lines import rule_in_words
 from streams.report import write_report
 from streams.settings import Settings, load_settings
 from streams.training import train
@@ -133,7 +134,7 @@ def evaluate(
         plain = {"lines": {line: {model: without_nan(f) for model, f in models.items()} for line, models in results.items()}}
         write_json(json, _null(plain | compared))
     if report is not None:
-        write_report({"lines": results} | compared, report, title=f"Does transfer help on {events.name}?", facts=_facts(log, events, at_ms, settings))
+        write_report({"lines": results} | compared, report, title=f"Does transfer help on {events.name}?", facts=_facts(log, events, lines, at_ms, settings))
         typer.echo(f"report: {report}")
 
 
@@ -206,12 +207,13 @@ def _heard(reports: Queue[tuple[tuple[str, ...], str, int, int] | None], show: d
         reports.close()
 
 
-def _facts(log: pa.Table, events: Path, at_ms: int, settings: Settings) -> dict[str, str]:
+def _facts(log: pa.Table, events: Path, lines: str | None, at_ms: int, settings: Settings) -> dict[str, str]:
     return {
         "log": events.name,
         "events": f"{log.num_rows:,}",
         "users": f"{pc.count_distinct(log['user_id']).as_py():,}",
         "lines": f"{pc.count_distinct(log['line']).as_py():,}",
+        "lines by": rule_in_words(lines),
         "launched at": datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="seconds"),
         "time zone of the features": settings.timezone,
         "machine": f"{cpu_model()}, {os.cpu_count()} processors",

@@ -14,6 +14,7 @@ from features.errors import InputError
 from features.events import KINDS
 from streams.behaviour_lines import behaviour_groups, behaviour_lines
 from streams.importing import read_log
+from streams.lines import rule_in_words
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 
@@ -131,3 +132,14 @@ def test_the_real_taobao_log_has_eight_lines_that_differ() -> None:
     rates = sorted(orders[line] / events[line] for line in events)
     assert rates[0] < 0.01
     assert rates[-1] > 0.03
+
+
+def test_a_rule_in_words() -> None:
+    """What a report says of `--lines`: the rule, its number of lines, and no path of the machine."""
+    assert rule_in_words(None) == "what the log says, or the category"
+    assert rule_in_words("hash:8:salt") == "a hash of the category, into 8 lines"
+    assert rule_in_words("behaviour:8").startswith("how categories behave in the first third of the log's time, into 8 lines")
+    assert rule_in_words("behaviour:8:0.5").startswith("how categories behave in the first 0.5 of the log's time") and "b7 the most" in rule_in_words(
+        "behaviour:8"
+    )
+    assert rule_in_words("folder/lines.csv") == "the mapping file lines.csv"

@@ -29,7 +29,7 @@ from streams.report_words import DESCRIBED, calibrated, fixed, number, ratio_of_
 
 QUESTIONS = ("help", "sources", "saving", "calibration", "cost", "insurance", "models", "lines", "method")
 EVIL = 'bags & <script>alert("$x$")</script>\n'
-FACTS = {"log": "events.parquet, 94,475 events", "command": "headstart evaluate --events DATA --each-line"}
+FACTS = {"lines by": "a hash of the category", "log": "events.parquet, 94,475 events", "command": "headstart evaluate --events DATA --each-line"}
 NOWHERE = {"value": math.nan, "low": math.nan, "high": math.nan}
 
 
@@ -194,7 +194,10 @@ def test_every_question_has_its_section() -> None:
             f"{BASE_PRIOR[0]:.2f}".removeprefix("0"),
             "hats",
             "left out",
-            ".25",
+            ".25 *",
+            "which fed one shared model; a single line's contribution is not measured here",
+            "Least alike: hats for",
+            "What makes a line here: a hash of the category",
         ),
         "saving": (
             "Headstart ranks at 95 % of the best AUC from the first shopper on; scratch reaches that for good only between 0 and 10 orders: 0 to 10 saved",
@@ -315,6 +318,18 @@ def test_a_broken_insurance_is_marked(less_scratch: float, slack: float, answer:
     seen = text_of(page(result), "insurance")
     assert f"{answer}." in seen and mark in seen
     assert ("bags" in seen.partition("Old lines may mislead")[0]) == (answer != "It is insured")
+
+
+def test_the_least_alike_are_named() -> None:
+    """At most three pairs below 1, the least first, and what all others have at least; a weight below 1 never reads as 1."""
+
+    def said(**weights: float) -> str:
+        similarity = {"shoes": [{"line": line, "weight": weight, "verdict": "weighted" if weight < 1 else "pooled"} for line, weight in weights.items()]}
+        return text_of(page({"similarity": similarity}), "sources")
+
+    assert "Least alike: a for shoes (.72), b for shoes (.99); all other pairs ≥ 1." in said(c=1.0, b=0.999, a=0.728, d=1.0)
+    assert "a for shoes (0), b for shoes (.20), c for shoes (.30); all other pairs ≥ .40." in said(d=0.4, a=0.0, b=0.2, c=0.3)
+    assert "No pair is so unlike" in said(a=1.0) and "Least alike" not in said(a=1.0)
 
 
 def test_what_is_saved_in_words() -> None:
