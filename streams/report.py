@@ -26,13 +26,15 @@ from streams.report_words import (
     DESCRIBED,
     GROUPS,
     HEADSTART,
+    MOST_NAMED,
     OTHER,
     Standing,
     Verdict,
+    advantage,
+    against,
     calibrated,
     count,
     described,
-    excludes_zero,
     fixed,
     interval,
     number,
@@ -75,12 +77,14 @@ COLUMNS = (
     Column("pcoc_pooled", "predicted / observed", 2, 2, None),
 )
 AUC, LOG_LOSS = COLUMNS[0], COLUMNS[3]
+ADVANTAGE = "headstart's advantage"
 MARKS: dict[Standing, tuple[str, str]] = {
     "better": ("▼", "worse than headstart"),
     "worse": ("▲", "better than headstart"),
     "even": ("", ""),
     "unknown": ("", ""),
 }
+NOT_ONE = ("≠", "its interval does not hold 1")
 
 SIMILARITY = {
     "line": "source", "verdict": "verdict", "weight": "weight", "pi": "trust", "score": "similarity", "rows": "exposures", "conversions": "orders",
@@ -139,7 +143,7 @@ def write_report(result: Mapping[str, Any], path: Path, *, title: str, facts: Ma
 def render(result: Mapping[str, Any], *, title: str, facts: Mapping[str, str]) -> str:
     """Return the page."""
     found = {key: value for key, value in result.items() if value is not None}
-    judged = _judged(_mapping(found.get("comparison")))
+    judged = _judged(_mapping(found.get("comparison")), _mapping(found.get("calibration")))
     launches = {str(line): _mapping(launch) for line, launch in _mapping(found.get("launches")).items()}
     sections = {
         "help": _help(judged),
@@ -178,6 +182,9 @@ def _help(judged: Sequence[Judged]) -> dict[str, Any]:
     by_name = {model.name: model for model in judged}
     scratch = by_name.get("scratch")
     answer = verdict(*_gaps(scratch), "scratch") if scratch else Verdict("Cannot be said", "No launched line had an order that could be judged.", "open")
+    rivals = {m.name: _gaps(m) for m in judged if m.name not in (HEADSTART, "scratch", "oracle_sgd")}
+    if scratch is not None and answer.kind != "bad":
+        answer = answer._replace(because=" ".join(filter(None, (answer.because, against(rivals)))))
     alone = _strongest(m for m in judged if not described(m.name).transfers)
     others = _strongest(m for m in judged if m.name not in (HEADSTART, "oracle_sgd") and described(m.name).transfers)
     asked: list[tuple[str, Judged]] = []
@@ -185,6 +192,7 @@ def _help(judged: Sequence[Judged]) -> dict[str, Any]:
         ("no transfer: the launch alone", scratch),
         ("the best ranking without transfer", alone),
         ("transfer without learning on: frozen", by_name.get("frozen")),
+        ("a plain logistic regression on all that is final, refitted daily", by_name.get("lr_pooled")),
         ("the best other ranking", others),
     ):
         if model is not None and all(model is not other for _, other in asked):
@@ -203,7 +211,7 @@ def _help(judged: Sequence[Judged]) -> dict[str, Any]:
         hardest = verdict(*_gaps(alone), alone.name)
         caution = f"Of the models without transfer, {alone.name} ranks best here. {hardest.because}"
         doubt = caution if hardest.answer != answer.answer else ""
-    head = ("headstart against", "model", "AUC gap", "log-loss gap", "is headstart better?")
+    head = ("headstart against", "model", "advantage in AUC", "advantage in log-loss", "is headstart better?")
     table = Table("Headstart against those that matter most", head, rows, frozenset({"model", "is headstart better?"}))
     return {"verdict": answer, "caution": caution, "doubt": doubt, "table": table if rows else None}
 
@@ -230,7 +238,7 @@ def _sources(found: Mapping[str, Any], judged: Sequence[Judged], launches: Mappi
         ]
         for name in experts
     ]
-    heads = ("way of transfer", "weight at the start", "weight at the end", "AUC", "gap", "log-loss", "gap")
+    heads = ("way of transfer", "weight at the start", "weight at the end", "AUC", ADVANTAGE, "log-loss", ADVANTAGE)
     by_launch = [
         [Cell(line), *(Cell(fixed(final.get(line, {}).get(name, math.nan), 2), f"from {fixed(prior[line][name], 2)}") for name in experts)] for line in launches
     ]
@@ -381,7 +389,7 @@ def _calibration(found: Mapping[str, Any]) -> dict[str, Any]:
     rows = {
         name: [
             Cell(name),
-            Cell(fixed(ratios[name].value, 2), span(ratios[name], 2), mark=("≠", "its interval does not hold 1") if _off(ratios[name]) else ("", "")),
+            Cell(fixed(ratios[name].value, 2), span(ratios[name], 2), mark=NOT_ONE if _off(ratios[name]) else ("", "")),
             Cell(fixed(number(c.get("ece")), 4)),
         ]
         for name, c in by_model.items()
@@ -397,9 +405,10 @@ def _calibration(found: Mapping[str, Any]) -> dict[str, Any]:
         for name in shown
         for k, b in enumerate(bins[name], start=1)
     ]
-    days, plot = _days(found)
+    days, plot, ours = _days(found)
+    answer = calibrated(ratios.get(HEADSTART, Interval(math.nan, math.nan, math.nan)))
     return {
-        "verdict": calibrated(ratios.get(HEADSTART, Interval(math.nan, math.nan, math.nan))),
+        "verdict": answer._replace(because=" ".join(filter(None, (answer.because, _off_days(ours))))),
         "table": Table("Predicted over observed orders, all lines together", heads, [rows[name] for name in shown]) if shown else None,
         "all": Table("Predicted over observed orders of all models, all lines together", heads, list(rows.values())) if rows else None,
         "widened": math.isfinite(number(found.get("deff"))),
@@ -410,12 +419,25 @@ def _calibration(found: Mapping[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _days(found: Mapping[str, Any]) -> tuple[Table | None, Markup | None]:
+def _off_days(ratios: Mapping[int, Interval]) -> str:
+    """Which days speak against it; nothing where no day has an interval."""
+    known = {day: ratio for day, ratio in ratios.items() if math.isfinite(ratio.low)}
+    off = [f"day {day + 1}: {fixed(ratio.value, 2)} {span(ratio, 2)}" for day, ratio in known.items() if _off(ratio)]
+    if not known:
+        return ""
+    if not off:
+        return f"Day by day, {'the' if len(known) == 1 else 'each'} interval holds 1."
+    more = f", and {len(off) - MOST_NAMED} more" if len(off) > MOST_NAMED else ""
+    return f"Day by day, {len(off)} of {len(known)} intervals do{'es' if len(off) == 1 else ''} not hold 1: {', '.join(off[:MOST_NAMED])}{more}."
+
+
+def _days(found: Mapping[str, Any]) -> tuple[Table | None, Markup | None, Mapping[int, Interval]]:
+    """The table, the plot, and headstart's ratios by day."""
     models = [str(name) for name in found.get("models", ())]
     shown = [name for name in SHOWN if name in models]
     days = [_mapping(day) for day in found.get("days", ())]
     if not shown or not days or any(len(day.get("predicted") or ()) != len(models) or not math.isfinite(number(day.get("day"))) for day in days):
-        return None, None
+        return None, None, {}
     deff = max([1.0, *(d for d in [number(found.get("deff"))] if math.isfinite(d))])
     ratios = {name: [ratio_of_counts(number(d["predicted"][models.index(name)]), number(d.get("observed")), deff) for d in days] for name in shown}
     rows = [
@@ -429,7 +451,8 @@ def _days(found: Mapping[str, Any]) -> tuple[Table | None, Markup | None]:
     ]
     table = Table("Predicted over observed orders by day since the launch", ("day", "exposures", "orders", *shown), rows)
     numbers = [int(number(d["day"])) for d in days]
-    return table, plots.ratios_by_day([plots.DayRatios(name, list(zip(numbers, ratios[name], strict=True))) for name in shown])
+    plot = plots.ratios_by_day([plots.DayRatios(name, list(zip(numbers, ratios[name], strict=True))) for name in shown])
+    return table, plot, dict(zip(numbers, ratios.get(HEADSTART, ()), strict=False))
 
 
 def _cost(cost: Mapping[str, Any]) -> dict[str, Any]:
@@ -464,53 +487,67 @@ def _insurance(launches: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     found = {line: [_mapping(launch.get(kind)) for kind in ("insurance", "flipped")] for line, launch in launches.items()}
     found = {line: kinds for line, kinds in found.items() if any(kinds) and number(launches[line].get("exposures")) != 0}
     if not found:
-        return {"verdict": Verdict("Cannot be said", "No launch was rehearsed.", "open"), "table": None, "plot": None}
+        return {"verdict": Verdict("Cannot be said", "No launch was rehearsed.", "open"), "table": None, "check": None, "plot": None}
     less = {line: [number(kind.get("less_scratch")) for kind in kinds] for line, kinds in found.items()}
     slack = {line: [number(kind.get("slack")) for kind in kinds] for line, kinds in found.items()}
-    rows = []
-    for line in found:
-        cells = [Cell(line), Cell(count(number(launches[line].get("exposures")))), Cell(count(number(launches[line].get("conversions"))))]
-        for k in range(2):
-            cells += [_insured_cell(less[line][k]), _slack_cell(slack[line][k])]
-        rows.append(cells)
-    heads = (
-        "launch",
-        "exposures",
-        "orders",
-        "mixture less scratch, nats",
-        "left of the bound",
-        "reversed: mixture less scratch, nats",
-        "reversed: left of the bound",
-    )
-    shown = [plots.Insured(line, *less[line]) for line in list(found)[:MOST_ROWS_OF_A_PLOT] if any(map(math.isfinite, less[line]))]
+    exposures = {line: number(launches[line].get("exposures")) for line in found}
+    rows = [
+        [Cell(line), Cell(count(exposures[line])), Cell(count(number(launches[line].get("conversions")))), *(_insured_cell(value) for value in less[line])]
+        for line in found
+    ]
+    heads = ("launch", "exposures", "orders", "as it was: advantage over scratch, nats", "reversed: advantage over scratch, nats")
+    checks = [[Cell(line), *(_slack_cell(value) for value in slack[line])] for line in found]
+    shown = [plots.Insured(line, *(-value for value in less[line])) for line in list(found)[:MOST_ROWS_OF_A_PLOT] if any(map(math.isfinite, less[line]))]
     return {
-        "verdict": _insured(less, slack),
-        "table": Table("What the mixture lost, less what scratch lost, over each whole launch", heads, rows),
+        "verdict": _insured(less, slack, exposures),
+        "table": Table("Headstart's advantage over scratch, over each whole launch (+ is better)", heads, rows),
+        "check": Table("What the proven limit would still have allowed the mixture to lose, in nats", ("launch", "as it was", "reversed"), checks),
         "plot": plots.insurance(shown) if shown else None,
     }  # fmt: skip
 
 
-def _insured(less: Mapping[str, Sequence[float]], slack: Mapping[str, Sequence[float]]) -> Verdict:
+def _insured(less: Mapping[str, Sequence[float]], slack: Mapping[str, Sequence[float]], exposures: Mapping[str, float]) -> Verdict:
     broken = [line for line, values in slack.items() if any(v < -ROUNDING_NATS for v in values)]
     if broken:
         return Verdict(
-            "The bound is broken", f"What is left of the bound is below 0 in {', '.join(broken)}: this is a defect of the program; please report it.", "bad"
+            "The bound is broken",
+            f"The mixture lost more than the proven limit allows in {', '.join(broken)}: this is a defect of the program; please report it.",
+            "bad",
         )
     worst = [max((values[k] for values in less.values() if math.isfinite(values[k])), default=math.nan) for k in range(2)]
     if all(map(math.isnan, worst)):
         return Verdict("Cannot be said", "No launch has a figure.", "open")
     over = [line for line, values in less.items() if any(v > plots.INSURED_NATS for v in values)]
-    said = f"The mixture's loss less scratch's was at most {fixed(worst[0], 1, sign=True)} nats on the launches as they were, and {fixed(worst[1], 1, sign=True)} with their preferences reversed"
+    kinds = [{line: values[k] for line, values in less.items() if math.isfinite(values[k])} for k in range(2)]
+    said = " ".join(f"{name}: {_against_scratch(kind, exposures)}." for name, kind in zip(("As it was", "Reversed"), kinds, strict=True) if kind)
     if over:
-        return Verdict("Costlier than 5 nats", f"{said}: more than 5 in {', '.join(over)}.", "bad")
-    return Verdict("It is insured", f"{said}: within the 5 that are meant to be the most (below 0, it was better than scratch).", "good")
+        return Verdict("Costlier than 5 nats", f"{said} More than 5 in {', '.join(over)}.", "bad")
+    return Verdict("It is insured", said, "good")
+
+
+def _against_scratch(less: Mapping[str, float], exposures: Mapping[str, float]) -> str:
+    """In how many launches the mixture was better and in how many worse than scratch, by how many nats, from what it lost less what scratch lost."""
+    gained = sorted(-value for value in less.values() if value < 0)
+    parts = []
+    if gained:
+        least, most = fixed(gained[0], 1), fixed(gained[-1], 1)
+        by = f"{least} to {most}" if least != most else most
+        parts.append(f"better than scratch in {len(gained)} of {len(less)}, by {by} nats")
+    lost = {line: value for line, value in less.items() if value > 0}
+    if lost:
+        line = max(lost, key=lambda name: lost[name])
+        each = f", = {fixed(lost[line] / exposures[line], 3)} of log-loss an exposure" if exposures[line] > 0 else ""
+        parts.append(
+            f"worse{'' if gained else ' than scratch'} in {len(lost)} of {len(less)}, by at most {fixed(lost[line], 1)} nats (limit {plots.INSURED_NATS:.0f}){each}"
+        )
+    return "; ".join(parts) or "equal to scratch"
 
 
 def _insured_cell(value: float) -> Cell:
     if math.isnan(value):
         return Cell("–")
     inside = value <= plots.INSURED_NATS
-    return Cell(fixed(value, 1, sign=True), mark=("✓", "at most 5 nats") if inside else ("✗", "more than 5 nats"), kind="good" if inside else "bad")
+    return Cell(fixed(-value, 1, sign=True), mark=("✓", "at most 5 nats lost") if inside else ("✗", "more than 5 nats lost"), kind="good" if inside else "bad")
 
 
 def _slack_cell(value: float) -> Cell:
@@ -526,12 +563,13 @@ def _models(judged: Sequence[Judged]) -> dict[str, Any]:
         inside = [m for m in ordered if described(m.name).group == group]
         if inside and group != HEADSTART:
             rows.append([Cell(group)])
-        rows += [
-            [Cell(m.name, kind="ours" if m.name == HEADSTART else ""), *(cell for c in COLUMNS for cell in (_figure_cell(m, c), _gap_cell(m, c)))]
-            for m in inside
-        ]
-    heads = ["model", *(heading for column in COLUMNS for heading in (column.heading, "gap"))]
-    gaps = [plots.GapRow(m.name, described(m.name).group, m.gaps["auc"], m.gaps["log_loss"]) for m in ordered if m.name != HEADSTART]
+        rows += [[Cell(m.name, kind="ours" if m.name == HEADSTART else ""), *(cell for c in COLUMNS for cell in _cells(m, c))] for m in inside]
+    heads = ["model", *(heading for c in COLUMNS for heading in ((c.heading,) if c.higher_is_better is None else (c.heading, ADVANTAGE)))]
+    gaps = [
+        plots.GapRow(m.name, described(m.name).group, advantage(m.gaps["auc"], higher_is_better=True), advantage(m.gaps["log_loss"], higher_is_better=False))
+        for m in ordered
+        if m.name != HEADSTART
+    ]
     counted = []
     for column in (AUC, LOG_LOSS):
         stands = {
@@ -544,7 +582,7 @@ def _models(judged: Sequence[Judged]) -> dict[str, Any]:
         )
     return {
         "sentences": counted if gaps else [],
-        "table": Table("All models: figures, and gaps to headstart", heads, rows) if rows else None,
+        "table": Table("All models: figures, and headstart's advantage over each (+ is better)", heads, rows) if rows else None,
         "plot": plots.forest(gaps) if gaps else None,
     }
 
@@ -584,12 +622,16 @@ def _value(figures: Mapping[str, Mapping[str, Mapping[str, Any]]], line: str, mo
     return interval(value).value if isinstance(value, dict) else number(value)
 
 
-def _judged(comparison: Mapping[str, Any]) -> list[Judged]:
+def _judged(comparison: Mapping[str, Any], calibration: Mapping[str, Any]) -> list[Judged]:
+    """The models; predicted / observed has the interval of the section on calibration, so that the page shows one."""
     names = [column.name for column in COLUMNS]
+    ratios = {
+        str(name): {"pcoc_pooled": interval(of["predicted_over_observed"])} for name, of in calibration.items() if "predicted_over_observed" in _mapping(of)
+    }
     return [
         Judged(
             str(name),
-            {f: interval(_mapping(_mapping(of).get("figures")).get(f)) for f in names},
+            {f: interval(_mapping(_mapping(of).get("figures")).get(f)) for f in names} | ratios.get(str(name), {}),
             {f: interval(_mapping(_mapping(of).get("gaps")).get(f)) for f in names},
         )
         for name, of in _mapping(comparison.get("methods")).items()
@@ -623,12 +665,18 @@ def _figure_cell(model: Judged | None, column: Column) -> Cell:
 def _gap_cell(model: Judged | None, column: Column) -> Cell:
     if model is None or model.name == HEADSTART:
         return Cell("–" if model is None else "")
-    gap = model.gaps[column.name]
-    if column.higher_is_better is None:
-        mark = ("≠", "differs from headstart") if excludes_zero(gap) else ("", "")
-        return Cell(fixed(gap.value, column.gap_digits, sign=True), span(gap, column.gap_digits, sign=True), mark)
-    stands = standing(gap, higher_is_better=column.higher_is_better)
-    return Cell(fixed(gap.value, column.gap_digits, sign=True), span(gap, column.gap_digits, sign=True), MARKS[stands], "bad" if stands == "worse" else "")
+    gap, higher_is_better = model.gaps[column.name], bool(column.higher_is_better)
+    stands = standing(gap, higher_is_better=higher_is_better)
+    ours = advantage(gap, higher_is_better=higher_is_better)
+    return Cell(fixed(ours.value, column.gap_digits, sign=True), span(ours, column.gap_digits, sign=True), MARKS[stands], "bad" if stands == "worse" else "")
+
+
+def _cells(model: Judged, column: Column) -> tuple[Cell, ...]:
+    """A figure and headstart's advantage; where neither more nor less is better, the figure, marked if its interval does not hold 1."""
+    if column.higher_is_better is not None:
+        return _figure_cell(model, column), _gap_cell(model, column)
+    mark = NOT_ONE if _off(model.figures[column.name]) else ("", "")
+    return (_figure_cell(model, column)._replace(mark=mark),)
 
 
 def _bin(of: Mapping[str, Any]) -> tuple[float, float, float, float]:

@@ -52,7 +52,7 @@ STYLE: dict[Any, Any] = {
 
 
 class GapRow(NamedTuple):
-    """One model in the forest plot: its gaps to headstart (model less headstart), NaN where undefined."""
+    """One model in the forest plot: headstart's advantage over it (above 0: headstart is better), NaN where undefined."""
 
     name: str
     group: str
@@ -83,7 +83,7 @@ class Course(NamedTuple):
 
 
 class Insured(NamedTuple):
-    """A launch's loss of the mixture less scratch in nats, as it was and with its preferences reversed."""
+    """A launch's advantage of the mixture over scratch in nats, as it was and with its preferences reversed."""
 
     line: str
     real: float
@@ -91,13 +91,12 @@ class Insured(NamedTuple):
 
 
 def forest(rows: Sequence[GapRow]) -> Markup:
-    """Two panels of gaps to headstart, a row a model: AUC and log-loss."""
+    """Two panels of headstart's advantage, a row a model: AUC and log-loss."""
     with _drawing():
         figure = Figure(figsize=(8.6, 0.9 + 0.235 * len(rows)), layout="constrained")
         left, right = figure.subplots(1, 2, sharey=True)
         places = np.arange(len(rows))[::-1]
         for axes, figure_name in ((left, "auc"), (right, "log_loss")):
-            higher_is_better = figure_name == "auc"
             axes.axvline(0.0, color=_paint("headstart"), linewidth=1.2)
             gaps: list[Interval] = [getattr(row, figure_name) for row in rows]
             for decided, colour in ((True, _paint("ink")), (False, _paint("muted"))):
@@ -111,13 +110,15 @@ def forest(rows: Sequence[GapRow]) -> Markup:
             for place, above, below in zip(places[1:].tolist(), rows, rows[1:], strict=False):
                 if above.group != below.group:
                     axes.axhline(place + 0.5, color=_paint("muted"), linewidth=0.9)
-            axes.set_title("AUC less headstart's" if higher_is_better else "log-loss less headstart's")
-            axes.set_xlabel("← headstart better · model better →" if higher_is_better else "← model better · headstart better →")
+            axes.set_title(f"headstart's advantage in {'AUC' if figure_name == 'auc' else 'log-loss'}")
+            axes.set_xlabel("← model better · headstart better →")
             axes.locator_params(axis="x", nbins=6)
         left.set_yticks(places, [_short(row.name) for row in rows])
         left.set_ylim(-0.7, len(rows) - 0.3)
         return _svg(
-            figure, "forest", "Forest plot: every model's AUC and log-loss less headstart's, with 95 % intervals. The table of all models has the same figures."
+            figure,
+            "forest",
+            "Forest plot: headstart's advantage over every model in AUC and log-loss, with 95 % intervals. The table of all models has the same figures.",
         )
 
 
@@ -240,7 +241,7 @@ def ratios_by_day(models: Sequence[DayRatios]) -> Markup:
 
 
 def insurance(launches: Sequence[Insured]) -> Markup:
-    """A row a launch: what the mixture lost in nats less what scratch lost; the shaded side is beyond what is insured."""
+    """A row a launch: the mixture's advantage over scratch in nats; the shaded side is beyond what is insured."""
     with _drawing():
         figure = Figure(figsize=(8.6, 1.0 + 0.22 * len(launches)), layout="constrained")
         axes = figure.subplots()
@@ -249,17 +250,17 @@ def insurance(launches: Sequence[Insured]) -> Markup:
         axes.plot([i.flipped for i in launches], places, linestyle="none", marker="X", markersize=6, color=_paint("instance"), label="preferences reversed")
         axes.axvline(0.0, color=_paint("ink"), linewidth=0.9)
         low, high = axes.get_xlim()
-        high = max(high, 2 * INSURED_NATS)
-        axes.axvspan(INSURED_NATS, high, color=_paint("muted"), alpha=0.18, linewidth=0)
+        low = min(low, -2 * INSURED_NATS)
+        axes.axvspan(low, -INSURED_NATS, color=_paint("muted"), alpha=0.18, linewidth=0)
         axes.set_xlim(low, high)
         axes.set_yticks(places, [_short(i.line) for i in launches])
         axes.set_ylim(-0.7, len(launches) - 0.3)
-        axes.set_xlabel("← mixture better · nats of the mixture less scratch's · mixture worse →")
+        axes.set_xlabel("← scratch better · nats of the mixture's advantage over scratch · mixture better →")
         figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=2)
         return _svg(
             figure,
             "insurance",
-            "Dots for each launch: nats the mixture lost less what scratch lost, as it was and with preferences reversed. Up to 5 is insured.",
+            "Dots for each launch: the mixture's advantage over scratch in nats, as it was and with preferences reversed. At most 5 may be lost.",
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any, Literal, NamedTuple
 
@@ -13,6 +13,7 @@ Standing = Literal["better", "worse", "even", "unknown"]
 """How headstart stands against another model: outside the interval of the gap, within it, or the gap is undefined."""
 UNDEFINED = Interval(math.nan, math.nan, math.nan)
 Z = 1.959963984540054
+MOST_NAMED = 4
 NEARLY = 0.1
 """Predicted over observed this close to 1 is nearly calibrated, even where the interval excludes 1."""
 
@@ -124,6 +125,11 @@ def standing(gap: Interval, *, higher_is_better: bool) -> Standing:
     return "worse" if (gap.low > 0) == higher_is_better else "better"
 
 
+def advantage(gap: Interval, *, higher_is_better: bool) -> Interval:
+    """Headstart's advantage, above 0 where it is better, from the gap of another model to it (the model less headstart)."""
+    return _negative(gap) if higher_is_better else gap
+
+
 class Verdict(NamedTuple):
     """An answer in a word or two, what stands behind it, and how it is coloured: good, bad or open."""
 
@@ -145,16 +151,49 @@ def verdict(auc: Interval, log_loss: Interval, other: str) -> Verdict:
     if kinds == {"unknown"}:
         return Verdict("Cannot be said", f"There is no figure of headstart against {other} with an interval.", "open")
     decided = [phrase.format(stand, *_size(gap)) for stand, gap, phrase in stands.values() if stand in ("better", "worse")]
-    even = [f"{name} {fixed(-gap.value, 4, sign=True)} {span(_negative(gap), 4, sign=True)}" for name, (stand, gap, _) in stands.items() if stand == "even"]
+    even = [
+        f"{name} {fixed(ours.value, 4, sign=True)} {span(ours, 4, sign=True)}"
+        for name, (stand, gap, _) in stands.items()
+        if stand == "even"
+        for ours in [advantage(gap, higher_is_better=name == "AUC")]
+    ]
     because = [f"Against {other}, headstart {' and '.join(decided)}."] if decided else []
     if even:
         because.append(
-            f"{'Otherwise' if decided else f'Headstart and {other}'} {'they ' if decided else ''}cannot be told apart (headstart less {other}: {'; '.join(even)})."
+            f"{'Otherwise' if decided else f'Headstart and {other}'} {'they ' if decided else ''}cannot be told apart (headstart's advantage: {'; '.join(even)})."
         )
     text = " ".join(because)
     if "better" in kinds:
         return Verdict("In part", text, "open") if "worse" in kinds else Verdict("Yes", text, "good")
     return Verdict("No", text, "bad") if "worse" in kinds else Verdict("Cannot be told apart", text, "open")
+
+
+def against(rivals: Mapping[str, tuple[Interval, Interval]]) -> str:
+    """What speaks against a yes: models that are better outside the interval, in what and by how much, and those that cannot be told apart.
+
+    `rivals`: for each name its gaps (the model less headstart) in AUC and log-loss. Empty if headstart is better than all of them.
+    """
+    better: list[str] = []
+    tied: list[str] = []
+    for name, (auc, log_loss) in rivals.items():
+        alone = f"{name} alone" if described(name).group == EXPERT else name
+        found = []
+        if standing(auc, higher_is_better=True) == "worse":
+            found.append(f"ranks better (by {fixed(auc.value, 4)} AUC)")
+        if standing(log_loss, higher_is_better=False) == "worse":
+            found.append(f"gives better probabilities (by {fixed(-log_loss.value, 4)} of log-loss)")
+        if found:
+            better.append(f"{alone} {' and '.join(found)}")
+        elif verdict(auc, log_loss, name).answer == "Cannot be told apart":
+            tied.append(name)
+    said = [f"But {'; '.join(better[:MOST_NAMED])}{_more(better)}."] if better else []
+    if tied:
+        said.append(f"{', '.join(tied[:MOST_NAMED])}{_more(tied)} cannot be told apart from headstart.")
+    return " ".join(said)
+
+
+def _more(names: Sequence[str]) -> str:
+    return f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
 
 
 def _negative(gap: Interval) -> Interval:

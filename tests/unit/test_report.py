@@ -25,7 +25,7 @@ from streams.comparison import Insurance, LineRun, compare
 from streams.evaluation import Judged
 from streams.report import render, write_report
 from streams.report_plots import learning_curves
-from streams.report_words import DESCRIBED, calibrated, fixed, number, ratio_of_counts, saved, size, standing, verdict
+from streams.report_words import DESCRIBED, against, calibrated, fixed, number, ratio_of_counts, saved, size, standing, verdict
 
 QUESTIONS = ("help", "sources", "saving", "calibration", "cost", "insurance", "models", "lines", "method")
 EVIL = 'bags & <script>alert("$x$")</script>\n'
@@ -162,7 +162,7 @@ def test_a_verdict_says_by_how_much() -> None:
     half = verdict(Interval(0.03, 0.01, 0.05), Interval(0.0, -0.001, 0.002), "scratch").because
     assert half == (
         "Against scratch, headstart ranks shoppers worse by .0300 AUC [.0100, .0500]. "
-        "Otherwise they cannot be told apart (headstart less scratch: log-loss .0000 [−.0020, +.0010])."
+        "Otherwise they cannot be told apart (headstart's advantage: log-loss .0000 [−.0010, +.0020])."
     )
 
 
@@ -179,6 +179,33 @@ def test_a_stronger_model_without_transfer_is_not_hidden() -> None:
     assert "Headstart and base_rate cannot be told apart" in text_of(whole(), "answers")
     alone = page({"comparison": made("shoes", models=MODELS)["comparison"]})
     assert "of the models without transfer" not in text_of(alone, "answers").lower()
+
+
+def test_what_speaks_against_a_verdict_stands_in_it() -> None:
+    """Models that are better outside the interval, by how much, and those that tie; nothing where headstart is better than all."""
+    sure, even = Interval(0.0, -0.001, 0.001), Interval(0.0, -0.01, 0.01)
+    shared = (Interval(0.0074, 0.0035, 0.0116), sure)
+    rivals = {"shared": shared, "lr_pooled": (even, sure), "ftrl": (Interval(-0.1, -0.2, -0.05), sure)}
+    assert against(rivals) == "But shared alone ranks better (by .0074 AUC). lr_pooled cannot be told apart from headstart."
+    assert against({"ftrl": rivals["ftrl"]}) == ""
+    assert against({"fnw_sgd": (even, Interval(-0.002, -0.003, -0.001))}) == "But fnw_sgd gives better probabilities (by .0020 of log-loss)."
+    assert against({f"m{k}": (even, sure) for k in range(6)}) == "m0, m1, m2, m3 and 2 more cannot be told apart from headstart."
+    assert "and 14 more cannot be told apart from headstart" in text_of(whole(), "answers")
+
+
+def test_days_that_speak_against_calibration_stand_in_its_verdict() -> None:
+    """By name, with their intervals."""
+    result = made("shoes")
+    result["days"][1] |= {"observed": 400, "predicted": tuple(200.0 for _ in result["models"])}
+    assert "Yes. For 100 orders that came" in text_of(page(result), "answers")
+    assert "Day by day, 1 of 2 intervals does not hold 1: day 2: .50 [" in text_of(page(result), "answers")
+
+
+def test_one_figure_has_one_interval() -> None:
+    """Predicted over observed is that of the section on calibration wherever it stands."""
+    result = made("shoes")
+    result["comparison"]["methods"]["headstart"]["figures"]["pcoc_pooled"] = ends(1.02, 0.5)
+    assert "1.02 [.95, 1.10]" in text_of(page(result), "models") and "[.52, 1.52]" not in text_of(page(result))
 
 
 def test_every_question_has_its_section() -> None:
@@ -205,10 +232,14 @@ def test_every_question_has_its_section() -> None:
             "all (mean 52)",
             "Scratch has .600 at 0 orders although it has learned nothing",
         ),
-        "calibration": ("1.02 [.95, 1.10]", ".0123", "day 2"),
+        "calibration": ("1.02 [.95, 1.10]", ".0123", "day 2", "Day by day, the interval holds 1"),
         "cost": ("8.0 µs", "125,000 events a second", "51.2 kB", "120,345"),
-        "insurance": ("−8.2 ✓", "+2.2 ✓"),
-        "models": ("−.0700 ▼ [−.0800, −.0600]", "better than 1, cannot be told apart from 18, and is worse than none", "its ways of transfer", "Precision@5 %"),
+        "insurance": (
+            "As it was: better than scratch in 2 of 2, by 8.2 nats. Reversed: worse than scratch in 2 of 2, by at most 2.2 nats (limit 5), = .003 of log-loss",
+            "+8.2 ✓",
+            "−2.2 ✓",
+        ),
+        "models": ("+.0700 ▼ [+.0600, +.0800]", "better than 1, cannot be told apart from 18, and is worse than none", "its ways of transfer", "Precision@5 %"),
         "lines": ("2023-11-14 22:13", "6.0 %", ".650", "better than scratch in 2 of 2 lines"),
         "method": ("deleted history", "exposure", "500 times", "ES-DFM", "headstart evaluate --events DATA --each-line"),
     }.items():
@@ -309,7 +340,7 @@ def test_an_undefined_figure_is_a_dash() -> None:
 
 @pytest.mark.parametrize(
     ("less_scratch", "slack", "answer", "mark"),
-    [(5.0, 0.1, "It is insured", "+5.0 ✓"), (5.1, 0.1, "Costlier than 5 nats", "+5.1 ✗"), (1.0, -0.1, "The bound is broken", "−.1 ✗")],
+    [(5.0, 0.1, "It is insured", "−5.0 ✓"), (5.1, 0.1, "Costlier than 5 nats", "−5.1 ✗"), (1.0, -0.1, "The bound is broken", "−.1 ✗")],
 )
 def test_a_broken_insurance_is_marked(less_scratch: float, slack: float, answer: str, mark: str) -> None:
     """Up to 5 nats are insured, on reversed launches too; a bound that is broken goes before all else."""
