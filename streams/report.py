@@ -95,6 +95,7 @@ PARTS = {
     "everything": "all that is predicted for one event: network, trees, heads, eight experts, mixture",
     "trunk": "neural network (trunk)",
     "trees": "boosted trees",
+    "shared heads": "shared heads (the memory also holds their covariances and the delay curve)",
 }
 COSTS = {
     "us_in_batch_of_64": "an event, in batches of 64",
@@ -289,12 +290,12 @@ def _least_alike(weights: Mapping[str, Mapping[str, float]]) -> str:
         return "No pair is so unlike that its rows should count for less than 1."
     rest = pairs[len(named) :]
     said = ", ".join(f"{source} for {launch} ({_share(w)})" for w, source, launch in named)
-    return f"Least alike: {said}{f'; all other pairs ≥ {_share(rest[0][0])}' if rest else ''}."
+    return f"Least alike: {said}{f'; all other pairs ≥ {_share(math.floor(100 * rest[0][0]) / 100)}' if rest else ''}."
 
 
 def _share(weight: float) -> str:
     """A weight that is not rounded up to 1."""
-    return f"{weight:.0f}" if weight in (0.0, 1.0) else fixed(math.floor(100 * weight) / 100, 2)
+    return f"{weight:.0f}" if weight in (0.0, 1.0) else fixed(min(weight, 0.99), 2)
 
 
 def _similarity(found: Mapping[str, Any]) -> tuple[list[tuple[str, Table]], Table | None, str]:

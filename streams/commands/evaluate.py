@@ -52,6 +52,8 @@ from streams.report import write_report
 from streams.settings import Settings, load_settings
 from streams.training import train
 
+DAY_MS = 86_400_000
+
 
 @dataclass(frozen=True)
 class Job:
@@ -134,7 +136,12 @@ def evaluate(
         plain = {"lines": {line: {model: without_nan(f) for model, f in models.items()} for line, models in results.items()}}
         write_json(json, _null(plain | compared))
     if report is not None:
-        write_report({"lines": results} | compared, report, title=f"Does transfer help on {events.name}?", facts=_facts(log, events, lines, at_ms, settings))
+        write_report(
+            {"lines": results} | compared,
+            report,
+            title=f"Does transfer help on {events.name}?",
+            facts=_facts(log, events, lines, at_ms, found[0][0].window_s, trunk, settings),
+        )
         typer.echo(f"report: {report}")
 
 
@@ -207,7 +214,8 @@ def _heard(reports: Queue[tuple[tuple[str, ...], str, int, int] | None], show: d
         reports.close()
 
 
-def _facts(log: pa.Table, events: Path, lines: str | None, at_ms: int, settings: Settings) -> dict[str, str]:
+def _facts(log: pa.Table, events: Path, lines: str | None, at_ms: int, window_s: float, trunk: Path | None, settings: Settings) -> dict[str, str]:
+    days = (at_ms - int(pc.min(log["ts"]).as_py())) / DAY_MS
     return {
         "log": events.name,
         "events": f"{log.num_rows:,}",
@@ -215,6 +223,8 @@ def _facts(log: pa.Table, events: Path, lines: str | None, at_ms: int, settings:
         "lines": f"{pc.count_distinct(log['line']).as_py():,}",
         "lines by": rule_in_words(lines),
         "launched at": datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="seconds"),
+        "label window": f"{window_s / 3600:g} hours",
+        "trained on": f"a log of its own: the trunk {trunk.name}" if trunk else f"the {days:.1f} days of log before the launch",
         "time zone of the features": settings.timezone,
         "machine": f"{cpu_model()}, {os.cpu_count()} processors",
         "versions": ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("headstart", "numpy", "numba", "torch", "lightgbm", "river")),

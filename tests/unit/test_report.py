@@ -29,7 +29,13 @@ from streams.report_words import DESCRIBED, against, calibrated, fixed, number, 
 
 QUESTIONS = ("help", "sources", "saving", "calibration", "cost", "insurance", "models", "lines", "method")
 EVIL = 'bags & <script>alert("$x$")</script>\n'
-FACTS = {"lines by": "a hash of the category", "log": "events.parquet, 94,475 events", "command": "headstart evaluate --events DATA --each-line"}
+FACTS = {
+    "lines by": "a hash of the category",
+    "label window": "24 hours",
+    "trained on": "the 5.0 days of log before the launch",
+    "log": "events.parquet, 94,475 events",
+    "command": "headstart evaluate --events DATA --each-line",
+}
 NOWHERE = {"value": math.nan, "low": math.nan, "high": math.nan}
 
 
@@ -201,6 +207,13 @@ def test_days_that_speak_against_calibration_stand_in_its_verdict() -> None:
     assert "Day by day, 1 of 2 intervals does not hold 1: day 2: .50 [" in text_of(page(result), "answers")
 
 
+def test_the_window_and_the_days_of_training_are_said_first() -> None:
+    """Before any answer; a page without these facts does without the sentences."""
+    said = text_of(whole())
+    assert "within 24 hours. The shared model was trained on the 5.0 days of log before the launch." in said.partition("The answers in short")[0]
+    assert "counts for an exposure if" not in text_of(render(made("shoes"), title="t", facts={}))
+
+
 def test_one_figure_has_one_interval() -> None:
     """Predicted over observed is that of the section on calibration wherever it stands."""
     result = made("shoes")
@@ -358,7 +371,7 @@ def test_the_least_alike_are_named() -> None:
         similarity = {"shoes": [{"line": line, "weight": weight, "verdict": "weighted" if weight < 1 else "pooled"} for line, weight in weights.items()]}
         return text_of(page({"similarity": similarity}), "sources")
 
-    assert "Least alike: a for shoes (.72), b for shoes (.99); all other pairs ≥ 1." in said(c=1.0, b=0.999, a=0.728, d=1.0)
+    assert "Least alike: a for shoes (.73), b for shoes (.99); all other pairs ≥ 1." in said(c=1.0, b=0.999, a=0.728, d=1.0)
     assert "a for shoes (0), b for shoes (.20), c for shoes (.30); all other pairs ≥ .40." in said(d=0.4, a=0.0, b=0.2, c=0.3)
     assert "No pair is so unlike" in said(a=1.0) and "Least alike" not in said(a=1.0)
 
