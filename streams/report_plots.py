@@ -25,6 +25,8 @@ MARKERS = {"headstart": "o", "frozen": "s", "scratch": "^"}
 DASHES = {"headstart": "-", "frozen": (0, (5, 2)), "scratch": (0, (1, 1.5))}
 JUMP = (0, (1, 3))
 """Between the last count that all lines reached and all of their orders nothing was measured."""
+MOST_ROWS = 60
+"""A plot with a row for each launch shows so many."""
 INSURED_NATS = 5.0
 WEIGHT_POINTS = 48
 MOST_NAME = 28

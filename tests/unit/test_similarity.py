@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from features.errors import InputError
+from models.distances import delay_distance, log_odds_difference, median_scale, mmd2, proxy_a_distance, psi
 from models.rows import Rows
 from models.similarity import (
     LEFT_OUT,
@@ -19,12 +20,6 @@ from models.similarity import (
     Limits,
     Similarity,
     SourceSimilarity,
-    delay_distance,
-    log_odds_difference,
-    median_scale,
-    mmd2,
-    proxy_a_distance,
-    psi,
     similarity,
     weigh,
 )
