@@ -104,6 +104,11 @@ class FaustWire:
         """Whether the worker is a member of its group, with partitions or without."""
         return bool(self._app.rebalancing_count)
 
+    def answered_ms(self, topic: int, partition: int) -> int | None:
+        """Return when the broker last answered for the partition, by the wall clock; None before the first answer."""
+        reading = self.reading(topic, partition)
+        return None if reading is None else reading.as_of_ms
+
     def end(self, topic: int, partition: int) -> End | None:
         """Return where the partition ends, or None before the first answer.
 

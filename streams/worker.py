@@ -37,7 +37,6 @@ logger = logging.getLogger(__name__)
 STAMP_POLL_S = 0.01
 ALERTS_KEPT = 100
 ALERT_AGAIN_S = 30.0
-JITTER_MS = 250  # of the clock in which the broker's last word is told
 LOOK_S = 0.25  # at the broker's silence, and how often the alive file is touched at most
 OUTCOMES = len(KINDS)  # the index of `outcomes` beside the four kinds
 
@@ -53,6 +52,9 @@ class Wire(Protocol):
 
     def end(self, topic: int, partition: int) -> End | None:
         """Return where one ends."""
+
+    def answered_ms(self, topic: int, partition: int) -> int | None:
+        """Return when the broker last answered for one, by this machine's clock, which may jump: only that it changes means something."""
 
 
 class Worker:
@@ -84,7 +86,7 @@ class Worker:
         self._refreshing = asyncio.Lock()
         self._stamp_news = asyncio.Event()
         self._parked: set[tuple[int, int]] = set()
-        self._broker_said_ms = 0
+        self._answers: dict[tuple[int, int], int | None] = {}
         self._heard_s = time.monotonic()
         self.lost_records = 0
         self._pulse = Pulse(store, clock_ms=clock_ms)
@@ -203,9 +205,9 @@ class Worker:
     def _listen_to_broker(self) -> None:
         """Raise DependencyDown when no fetch was answered for as long as the setting allows, though some partition is being read."""
         reading = {(kind, p) for p in self.desks for kind in range(len(KINDS))} | {(OUTCOMES, q) for q in self.learners}
-        said_ms = max((end.as_of_ms for topic, p in reading - self._parked if (end := self._wire.end(topic, p)) is not None), default=0)
-        if said_ms > self._broker_said_ms + JITTER_MS or reading <= self._parked:
-            self._broker_said_ms, self._heard_s = said_ms, time.monotonic()
+        answers = {one: self._wire.answered_ms(*one) for one in reading - self._parked}
+        if answers != self._answers or not answers:
+            self._answers, self._heard_s = answers, time.monotonic()
         elif time.monotonic() - self._heard_s > self._patience_s:
             raise DependencyDown(f"the broker has not answered for {self._patience_s:g} s")
 

@@ -133,6 +133,10 @@ class NoWire:
         """Browse has one record."""
         return End(1 if topic == 0 else 0, START_MS)
 
+    def answered_ms(self, topic: int, partition: int) -> int | None:
+        """Always the same."""
+        return START_MS
+
 
 def test_a_rebalance_during_a_slow_delivery_goes_on_afterwards(model: Model) -> None:
     """The wait for the batch in hand may be given up: the batch is finished all the same, and the next assignment opens the desks."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import pytest
 
+from features.errors import DependencyDown
 from features.memory_store import MemoryStore
 from features.store import Changes
 from models.model import Model
@@ -28,6 +30,7 @@ class Everything:
 
     def __init__(self) -> None:
         self.sent: list[Outgoing] = []
+        self.answered: int | None = None
 
     async def deliver(self, records: Sequence[Outgoing]) -> None:
         """Keep them."""
@@ -42,6 +45,10 @@ class Everything:
     def end(self, topic: int, partition: int) -> End | None:
         """Nothing is known."""
         return None
+
+    def answered_ms(self, topic: int, partition: int) -> int | None:
+        """As the test says, of one partition."""
+        return self.answered if topic == 0 else None
 
 
 @pytest.fixture(scope="module")
@@ -117,5 +124,28 @@ def test_of_one_kind_one_alert_is_told_in_a_while(model: Model) -> None:
         assert [record.topic for record in broker.sent] == ["alerts", "alerts"]
         assert worker.alerts == []
         assert {kind: number for kind, number in worker.incidents.items() if number} == {"store_went_back": 2, "records_lost": 1}
+
+    asyncio.run(work())
+
+
+def test_a_silent_broker_is_noticed_whatever_the_clocks_do(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any new answer counts, also one that a clock which was set back has stamped; none for as long as the setting allows ends the worker."""
+
+    async def work() -> None:
+        broker, now_s = Everything(), 1_000.0
+        worker = make_worker(MemoryStore(), model, broker)
+        await worker.assigned([0], [0])
+        monkeypatch.setattr("streams.worker.time", SimpleNamespace(monotonic=lambda: now_s))
+        for answered in (START_MS + 3_600_000, START_MS, START_MS + 1, START_MS + 2):
+            broker.answered = answered
+            now_s += 9
+            worker._listen_to_broker()
+        now_s += 9
+        worker._listen_to_broker()
+        now_s += 2
+        with pytest.raises(DependencyDown, match="the broker has not answered for 10 s"):
+            worker._listen_to_broker()
+        monkeypatch.undo()
+        await worker.settle()
 
     asyncio.run(work())
