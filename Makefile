@@ -79,7 +79,6 @@ bench: $(VENV)/.installed  ## measure throughput beside every peer (`make peers`
 
 bench-parts: $(VENV)/.installed  ## run the other measurements in bench/, which take long
 	@set -e; for script in $(BENCHES); do echo "== $$script"; $(BIN)/python $$script; done
-	@$(if $(BENCHES),:,echo "there is nothing to measure yet: bench/ holds no script")
 
 bench-sight: $(VENV)/.installed  ## measure what figures and detectors cost the workers, in pairs (makes its log and trunk the first time)
 	test -e var/three/about.json || $(BIN)/python bench/three_launches.py var/three

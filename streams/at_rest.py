@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-import msgspec
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
 from features.errors import DependencyDown, Mismatch
 from features.events import KINDS
-from features.store import Store
+from features.store import Store, decoded
 from streams import topics
 from streams.kafka_access import client_config, consumer_config
 from streams.knowledge import outcome_slot
@@ -22,16 +21,11 @@ from streams.settings import Settings
 
 def require_stopped(settings: Settings) -> None:
     """Raise Mismatch when a worker of the settings' namespace is in its consumer group; one that was killed counts until its session is over."""
-    members = topics.group_members(settings.broker, group_of(settings), client_config=client_config(settings))
+    members = topics.group_members(settings.broker, topics.worker_group(settings.namespace), client_config=client_config(settings))
     if members:
         raise Mismatch(
             f"{members} worker(s) of namespace {settings.namespace!r} run (or ended less than {settings.session_timeout_s} s ago): stop them first, and try again"
         )
-
-
-def group_of(settings: Settings) -> str:
-    """Return the consumer group of a namespace's workers."""
-    return f"headstart-{settings.namespace}"
 
 
 def bounds(settings: Settings, names: Iterable[str]) -> dict[tuple[str, int], tuple[int, int]]:
@@ -60,7 +54,7 @@ async def cursors_of(store: Store, partitions: int, outcome_partitions: int) -> 
     for p in range(partitions):
         slot = await store.load(str(p), ())
         none = Cursor(epoch=0, offsets=[0] * len(KINDS), numbers=[0] * outcome_partitions, totals=Totals(), told=Told())
-        found[p] = msgspec.msgpack.decode(slot.cursor, type=Cursor) if slot.version else none
+        found[p] = decoded(slot.cursor, Cursor, "a partition's cursor") if slot.version else none
     return found
 
 
@@ -69,7 +63,7 @@ async def unlearned(store: Store, cursors: Mapping[int, Cursor], outcome_partiti
     missing = 0
     for q in range(outcome_partitions):
         slot = await store.load(outcome_slot(q), ())
-        expected = msgspec.msgpack.decode(slot.cursor, type=LearnerCursor).expected if slot.version else {}
+        expected = decoded(slot.cursor, LearnerCursor, "a learner's cursor").expected if slot.version else {}
         for p, cursor in cursors.items():
             told = [(past.epoch, past.ends[q]) for past in cursor.told.before if past.ends[q]]
             told += [(cursor.epoch, cursor.numbers[q])] if cursor.numbers[q] else []

@@ -20,6 +20,7 @@ from features.exposures import Exposure
 from features.hashing import partition_for
 from features.layout import USER
 from features.redis_store import Entry
+from features.store import decoded
 from streams.backup import read_entries
 from streams.knowledge import CONTROL_SLOT
 from streams.learner import LearnerCursor
@@ -58,14 +59,14 @@ class Divided:
         for entry in read_entries(self.file):
             if entry.slot.isdigit():
                 if entry.name == CURSOR and entry.fields is not None:
-                    old.append(msgspec.msgpack.decode(entry.fields[CURSOR], type=Cursor))
+                    old.append(decoded(entry.fields[CURSOR], Cursor, "a partition's cursor"))
                     highest = max(highest, int(entry.fields[VERSION]))
                 else:
                     yield from self._divide(entry, held)
             elif entry.slot == CONTROL_SLOT and entry.name == BASE:
                 continue  # the account begins anew
             elif entry.name == CURSOR and entry.fields is not None and entry.slot != CONTROL_SLOT:
-                learner = msgspec.msgpack.decode(entry.fields[CURSOR], type=LearnerCursor)
+                learner = decoded(entry.fields[CURSOR], LearnerCursor, "a learner's cursor")
                 learner.expected = {}  # lives that are over
                 base[entry.slot] = self._learner_base(learner, base.get(entry.slot))
                 yield Entry(entry.slot, entry.name, fields={**entry.fields, CURSOR: msgspec.msgpack.encode(learner)})
@@ -93,7 +94,7 @@ class Divided:
         elif entry.name == "pending" and entry.fields is not None:
             shares: dict[int, dict[str, bytes]] = {}
             for name, value in entry.fields.items():
-                p = self._home(msgspec.msgpack.decode(value, type=Exposure).user)
+                p = self._home(decoded(value, Exposure, "an open exposure").user)
                 shares.setdefault(p, {})[name] = value
             for p, fields in shares.items():
                 held[p].exposures += len(fields)

@@ -10,11 +10,9 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import msgspec
-
 from features.errors import InputError
 from features.hashing import partition_for
-from features.store import Store
+from features.store import Store, decoded
 from models.chronicle import Blocks, Rows
 from models.launch_head import LaunchHead
 from streams import namespace
@@ -98,7 +96,7 @@ class Reader:
         for p in range(partitions):
             slot = await self._store.load(str(p), ())
             if slot.version:
-                cursors[p] = msgspec.msgpack.decode(slot.cursor, type=Cursor)
+                cursors[p] = decoded(slot.cursor, Cursor, "a partition's cursor")
         held = [await self._slot(outcome_slot(q)) for q in range(outcome_partitions)]
         beats = sorted((decode_beat(raw) for raw in (await self._store.beats()).values()), key=lambda beat: beat.worker)
         alerts = sorted((decode_alert(raw) for one in held for raw in one.hashes[ALERTS].values()), key=lambda a: a.alert_id, reverse=True)

@@ -14,7 +14,7 @@ from rich.table import Table
 from features.errors import InputError, Mismatch
 from features.events import KINDS
 from features.redis_store import RedisStore
-from features.store import Changes, first_version
+from features.store import Changes, decoded, first_version
 from streams import namespace
 from streams.at_rest import bounds, cursors_of, require_stopped
 from streams.commands.options import Broker, Config, Json, Namespace, Redis, Set, write_json
@@ -46,7 +46,7 @@ def show(
             learners = {}
             for q in range(outcome_partitions):
                 slot = await store.load(outcome_slot(q), ())
-                learners[q] = msgspec.msgpack.decode(slot.cursor, type=LearnerCursor) if slot.version else LearnerCursor()
+                learners[q] = decoded(slot.cursor, LearnerCursor, "a learner's cursor") if slot.version else LearnerCursor()
             return await cursors_of(store, partitions, outcome_partitions), learners
         finally:
             await store.close()
@@ -115,7 +115,7 @@ def move(
                 if not slot.version:
                     lines.append(f"partition {p}: nobody has worked it yet; it is left as it is")
                     continue
-                cursor = msgspec.msgpack.decode(slot.cursor, type=Cursor)
+                cursor = decoded(slot.cursor, Cursor, "a partition's cursor")
                 for kind, name in enumerate(KINDS):
                     if topic not in ("all", name):
                         continue

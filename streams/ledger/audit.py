@@ -12,14 +12,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-import msgspec
 import numpy as np
 
 from features.errors import InputError, Mismatch
 from features.events import KINDS, REASONS
 from features.exposures import Exposure
 from features.redis_store import RedisStore
-from features.store import Slot
+from features.store import Slot, decoded
 from streams import namespace
 from streams.knowledge import HEADS, outcome_slot
 from streams.learner import LearnerCursor
@@ -73,7 +72,7 @@ class _Audit:
         self.bases, self.learner_bases = await read_base(self.store)
         self.learned = {q: Learned() for q in range(self.outcome_partitions)}
         learners = [await self.store.load(outcome_slot(q), (HEADS,)) for q in range(self.outcome_partitions)]
-        self.learners = [msgspec.msgpack.decode(slot.cursor, type=LearnerCursor) if slot.version else LearnerCursor() for slot in learners]
+        self.learners = [decoded(slot.cursor, LearnerCursor, "a learner's cursor") if slot.version else LearnerCursor() for slot in learners]
         self.progress("rejected", 0, 1)
         rejected = await self._read_rejected()
         self.progress("rejected", 1, 1)
@@ -120,7 +119,7 @@ class _Audit:
 
     async def _check_partition(self, p: int, rejected: Spill, users_held: int) -> None:
         slot = await self.store.load(str(p), ("pending",))
-        cursor = msgspec.msgpack.decode(slot.cursor, type=Cursor) if slot.version else _untouched(self.outcome_partitions)
+        cursor = decoded(slot.cursor, Cursor, "a partition's cursor") if slot.version else _untouched(self.outcome_partitions)
         base = self.bases.get(p, PartitionBase(offsets=[0] * len(KINDS), totals=Totals()))
         account, sums = self.account, self.account.sums
 
@@ -142,7 +141,7 @@ class _Audit:
         self._totals(p, cursor.totals, base, published, wanted, applied)
         if not before and not published.before_log:
             account.expect("unknown_user", f"partition {p}: users in Redis", users_held, 0, len(published.users))
-        pending = {int(name, 16): msgspec.msgpack.decode(value, type=Exposure) for name, value in slot.hashes["pending"].items()}
+        pending = {int(name, 16): decoded(value, Exposure, "an open exposure") for name, value in slot.hashes["pending"].items()}
         complete = self._is_complete() and not base.exposures and not base.epoch
         opened = cursor.totals.exposures - base.totals.exposures + base.exposures
         known = check_exposures(account, p, counted, pending, bins=self.bins, opened=opened, complete=complete)
@@ -228,7 +227,7 @@ class _Audit:
 
 def _learned(cursor: bytes) -> tuple[object, ...]:
     """What a learner's cursor says that it has learned; where it reads may move at rest, past what was sent again."""
-    held = msgspec.msgpack.decode(cursor, type=LearnerCursor)
+    held = decoded(cursor, LearnerCursor, "a learner's cursor")
     return held.tried, held.hit, held.expected
 
 

@@ -13,7 +13,7 @@ import msgspec
 from features.catalogue import SHOP
 from features.errors import Mismatch
 from features.events import KINDS
-from features.store import Changes, Store
+from features.store import Changes, Store, decoded
 from models.launch_head import LaunchHead
 from streams.knowledge import CONTROL_SLOT, HEADS, outcome_slot
 from streams.learner import LearnerCursor
@@ -58,7 +58,7 @@ async def begin_account(store: Store, *, partitions: int, outcome_partitions: in
     for p in range(partitions):
         slot = await store.load(str(p), ("pending",))
         if slot.version:
-            cursor = msgspec.msgpack.decode(slot.cursor, type=Cursor)
+            cursor = decoded(slot.cursor, Cursor, "a partition's cursor")
             put[str(p)] = msgspec.json.encode(
                 PartitionBase(
                     offsets=cursor.offsets,
@@ -73,7 +73,7 @@ async def begin_account(store: Store, *, partitions: int, outcome_partitions: in
     for q in range(outcome_partitions):
         slot = await store.load(outcome_slot(q), (HEADS,))
         if slot.version:
-            learner = msgspec.msgpack.decode(slot.cursor, type=LearnerCursor)
+            learner = decoded(slot.cursor, LearnerCursor, "a learner's cursor")
             put[outcome_slot(q)] = msgspec.json.encode(LearnerBase(tried=learner.tried, hit=learner.hit, launches=bins_of(slot.hashes[HEADS])))
     await write_base(store, put)
 
