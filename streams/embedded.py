@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from random import SystemRandom
@@ -52,7 +53,7 @@ def free_port() -> int:
     raise DependencyDown(f"found no free port on {HOST} between {PORTS.start} and {PORTS.stop}")
 
 
-class EmbeddedServer:
+class EmbeddedServer(ABC):
     """One server process on a port of this machine; a context manager. `folder` holds its log; without one, a temporary one is used and removed.
 
     After `stop` or `kill`, `start` brings it back on the same port and folder.
@@ -72,13 +73,13 @@ class EmbeddedServer:
 
     # What a kind of server has to say of itself.
 
+    @abstractmethod
     def command(self) -> list[str]:
         """The program and its arguments, for `self.port` and `self.folder`. Raises DependencyDown if it is not installed."""
-        raise NotImplementedError
 
+    @abstractmethod
     def answers(self, timeout_s: float) -> bool:
         """Whether our own process (not another one on the same port) serves requests. Raises DependencyDown or OSError if nothing does yet."""
-        raise NotImplementedError
 
     # What they share.
 
