@@ -32,9 +32,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.filterwarnings("ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """The browser; tests are skipped where there is none."""
+    """The browser; tests are skipped where there is none. It ends with its module: Playwright's event loop would hinder every later test of the process."""
     if not CHROMIUM.exists():
         pytest.skip(f"no Chromium: {CHROMIUM} does not exist; `apt-get install chromium`, or set CHROMIUM")
     from playwright.sync_api import sync_playwright
