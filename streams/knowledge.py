@@ -33,7 +33,8 @@ CONTROL_SLOT = trunks.CONTROL_SLOT
 HEADS = "heads"
 HEADS_BEFORE = "heads_before"  # of the trunk before the one that the slot's stamp names
 LOOKS, LOOK_AGAIN_S = 100, 0.01  # at slots that move on while they are read
-CHANGED_KEPT = 64  # how many commits of the catalogue's writer say which names they changed
+HEADS_CHANGED = "heads_changed"  # by version: the names of the heads that the commit wrote
+CHANGED_KEPT = 64  # how many commits say what they changed
 
 encode_names = msgspec.msgpack.Encoder().encode
 decode_names = msgspec.msgpack.Decoder(list[str]).decode
@@ -121,7 +122,11 @@ class Knowledge:
             if found[slot].version == seen and not swapped:
                 continue
             name = HEADS if stamps[slot].number == pair.number else HEADS_BEFORE
-            now = await self._store.load(slot, (*stamp, name))
+            # A thousand launches have 70 MB of heads: those that changed are read, where the store says which they are.
+            changed = None
+            if name == HEADS and not swapped:
+                changed = await self._changed(slot, HEADS_CHANGED, HEADS, seen, found[slot].version)
+            now = await self._store.load(slot, (*stamp, name) if changed is None else stamp)
             if now.version < seen:
                 self._forget()
                 self.went_back = True
@@ -130,7 +135,8 @@ class Knowledge:
                 found_stamp = trunks.stamp_in(now)
                 if pair.number != (found_stamp.number if name == HEADS else found_stamp.before):
                     return False
-            taken[slot] = now.version, now.hashes[name]
+            # What was read one by one may be newer than the version that it is noted under: then it is read once more.
+            taken[slot] = (now.version, now.hashes[name]) if changed is None else (found[slot].version, changed)
         if (first := taken.get(self._slots[0])) is not None and first[0] != self._versions[self._slots[0]]:
             await self._refresh_catalogue(self._slots[0], self._versions[self._slots[0]], first[0])
         # From here on nothing waits: whoever scores sees the old pair or the new one.
@@ -149,20 +155,24 @@ class Knowledge:
             self._versions[slot] = version
         return True
 
-    async def _refresh_catalogue(self, slot: str, seen: int, version: int) -> None:
-        lists: list[bytes | None] = [None]
-        if seen >= 0 and version - seen <= CHANGED_KEPT:
-            lists = await self._store.read_hash(slot, "changed", [str(v) for v in range(seen + 1, version + 1)])
+    async def _changed(self, slot: str, changed: str, of: str, seen: int, version: int) -> dict[str, bytes] | None:
+        """Return the fields of a hash that a slot's commits changed after version `seen`; None if the store does not say."""
+        if seen < 0 or version - seen > CHANGED_KEPT:
+            return None
+        lists = await self._store.read_hash(slot, changed, [str(v) for v in range(seen + 1, version + 1)])
         if any(names is None for names in lists):
-            held = (await self._store.load(slot, ("catalogue",))).hashes["catalogue"]
-            found: list[tuple[str, bytes | None]] = list(held.items())
-        else:
-            names = sorted({name for changed in lists if changed for name in decode_names(changed)})
-            found = list(zip(names, await self._store.read_hash(slot, "catalogue", names), strict=True))
-        for name, value in found:
-            if value is not None:
-                row = self._row(name)  # may put a longer array into the place of this one
-                self.catalogue[row] = np.frombuffer(value, CATALOGUE)[0]
+            return None
+        names = sorted({name for listed in lists if listed for name in decode_names(listed)})
+        values = await self._store.read_hash(slot, of, names) if names else []
+        return {name: value for name, value in zip(names, values, strict=True) if value is not None}
+
+    async def _refresh_catalogue(self, slot: str, seen: int, version: int) -> None:
+        found: Mapping[str, bytes] | None = await self._changed(slot, "changed", "catalogue", seen, version)
+        if found is None:
+            found = (await self._store.load(slot, ("catalogue",))).hashes["catalogue"]
+        for name, value in found.items():
+            row = self._row(name)  # may put a longer array into the place of this one
+            self.catalogue[row] = np.frombuffer(value, CATALOGUE)[0]
 
     def _row(self, name: str) -> int:
         row = self._rows.get(name)

@@ -39,7 +39,7 @@ from streams import trunks
 from streams.alerts import Alert
 from streams.inbox import Expected, Inbox, Passed
 from streams.incidents import incident
-from streams.knowledge import CHANGED_KEPT, HEADS, HEADS_BEFORE, encode_names, outcome_slot
+from streams.knowledge import CHANGED_KEPT, HEADS, HEADS_BEFORE, HEADS_CHANGED, encode_names, outcome_slot
 from streams.outbox import OUTBOX, held_for
 from streams.partition import Cursor, LostCommit
 from streams.records import SHARED, SHARED_BEFORE, Counted, Message, Outcome, Outgoing, TickDone, encode_json
@@ -115,7 +115,7 @@ class Learner:
         With a `shelf` (live) the trunk is the one that the stored heads belong to, and new ones are followed; else it is `model` for good.
         """
         learner = cls(q, store, model, partitions=partitions, outcome_partitions=outcome_partitions, replay=replay, shelf=shelf, reacts=reacts)
-        slot = await store.load(learner._slot, (HEADS, "catalogue", "changed", "snapshots", trunks.STAMP, *HASHES))
+        slot = await store.load(learner._slot, (HEADS, "catalogue", "changed", HEADS_CHANGED, "snapshots", trunks.STAMP, *HASHES))
         learner._version, learner._next_version = slot.version, first_version(slot.version, secrets.randbits(32))
         learner.sight = Sight(slot.hashes, reacts=reacts)
         if shelf is not None:
@@ -131,7 +131,7 @@ class Learner:
         if learner._shared is None and q == learner._shared_q and model is not None:
             learner._shared = SharedHeads.of(model)
         learner._catalogue = dict(slot.hashes["catalogue"])
-        learner._changed = list(slot.hashes["changed"])
+        learner._changed = sorted({*slot.hashes["changed"], *slot.hashes[HEADS_CHANGED]})
         learner._snapshots = dict(slot.hashes["snapshots"])
         learner._next = {p: Expected(e.epoch, e.number) for p, e in learner.cursor.expected.items()}
         learner._inbox = Inbox(q, learner.cursor.expected)
@@ -210,7 +210,7 @@ class Learner:
         if self._replay:
             outcomes.sort(key=lambda m: (m.closed.close_ms, m.closed.exposure.id, m.closed.bin))
         heads = await self._learn(outcomes)
-        put: dict[str, dict[str, bytes]] = {HEADS: heads}
+        put = self._heads_put(heads)
         self.sight.count(counted)
         if counted:
             at_ms = tick_ms if tick_ms is not None else max(m.tick_ms for m in counted)
@@ -286,13 +286,16 @@ class Learner:
         stamp = trunks.Stamp(number=following.number, sha256=following.sha256, before=self._stamp.number, since_ms=since_ms)
         before = {name: state.to_bytes() for name, state in self._states().items()}
         after = {name: head.to_bytes() for name, head in heads.items()} | ({SHARED: shared.to_bytes()} if shared is not None else {})
-        put = {HEADS: after, HEADS_BEFORE: before, **trunks.stamp_entry(stamp)}
+        put = {**self._heads_put(after), HEADS_BEFORE: before, **trunks.stamp_entry(stamp)}
         if self.q == 0:
             put["changed"] = {str(self._next_version): encode_names([])}
         await self._write(put, {})
         self._model, self._stamp, self._shared, self._heads = new, stamp, shared, heads
         logger.info("outcomes[%d]: the heads are carried over to trunk %s", self.q, following.sha256[:16])
         return True
+
+    def _heads_put(self, heads: dict[str, bytes]) -> dict[str, dict[str, bytes]]:
+        return {HEADS: heads, HEADS_CHANGED: {str(self._next_version): encode_names(list(heads))}}
 
     def _since_ms(self, model: Model) -> int:
         return model.artifact.trained_until_ms if self._stamp.since_ms is None else self._stamp.since_ms
@@ -315,7 +318,8 @@ class Learner:
         await self._write(put, drop)
 
     async def _write(self, put: dict[str, dict[str, bytes]], drop: dict[str, list[str]]) -> None:
-        drop = {**drop, "changed": [*self._changed, str(self._next_version - CHANGED_KEPT)]}
+        past = [*self._changed, str(self._next_version - CHANGED_KEPT)]
+        drop = {**drop, "changed": past, HEADS_CHANGED: past}
         changes = Changes(cursor=msgspec.msgpack.encode(self.cursor), put=put, drop=drop, version=self._next_version)
         if not await self._store.commit(self._slot, self._version, changes):
             raise LostCommit(f"outcomes[{self.q}]: version {self._version} is no longer the store's")

@@ -22,7 +22,7 @@ from models.launch_head import LaunchHead
 from models.model import Model
 from models.shared_heads import SharedHeads
 from streams import trunks
-from streams.knowledge import HEADS, HEADS_BEFORE, Knowledge, outcome_slot
+from streams.knowledge import CHANGED_KEPT, HEADS, HEADS_BEFORE, HEADS_CHANGED, Knowledge, outcome_slot
 from streams.learner import Learner
 from streams.partition import Cursor, LostCommit, Totals
 from streams.records import SHARED, Message
@@ -64,6 +64,8 @@ class Told(MemoryStore):
         super().__init__()
         self._base, self._draw = base, draw
         self.trunk_of: dict[bytes, str] = {}
+        self.heads_read: list[str] = []
+        """The heads that were read, and `*` where a whole slot's were."""
 
     async def _wait(self) -> None:
         for _ in range(self._draw.randrange(4) if self._draw else 0):
@@ -71,7 +73,13 @@ class Told(MemoryStore):
 
     async def load(self, slot: str, hashes: Any) -> Slot:
         await self._wait()
+        self.heads_read += ["*"] if HEADS in hashes else []
         return await super().load(slot, hashes)
+
+    async def read_hash(self, slot: str, name: str, fields: Any) -> list[bytes | None]:
+        await self._wait()
+        self.heads_read += fields if name == HEADS else []
+        return await super().read_hash(slot, name, fields)
 
     async def commit(self, slot: str, expected: int, changes: Changes) -> bool:
         await self._wait()
@@ -410,6 +418,46 @@ def test_a_store_that_went_back_takes_trunk_and_heads_back(made: list[Trunk]) ->
         await stage.settle()
         await knowledge.refresh()
         assert knowledge.trunk == made[2].sha256[:16]
+
+    go(work())
+
+
+def test_only_the_heads_that_changed_are_read_again(made: list[Trunk]) -> None:
+    """A worker that follows closely reads the heads that were written; one that comes late, or after a learner was made anew, reads all. They agree."""
+
+    async def work() -> None:
+        stage = Stage(Told(made[0].sha256), made[0])
+        await stage.begin()
+        q = (SHARED_Q + 1) % PARTITIONS
+        close, late = stage.new_knowledge(), stage.new_knowledge()
+        await stage.send(q, 0)
+        await stage.settle()
+        await close.refresh()
+        await late.refresh()
+        for commits, expected in ((1, [KEYS[q]]), (2, [KEYS[q]]), (0, [])):
+            for _ in range(commits):
+                await stage.send(q, 1)
+                await stage.settle()
+            stage.store.heads_read.clear()
+            await close.refresh()
+            assert stage.store.heads_read == expected
+            assert close.head(KEYS[q]).to_bytes() == (await final_state(stage))[KEYS[q]]
+        for _ in range(CHANGED_KEPT):
+            await stage.send(q, 1)
+            await stage.settle()
+        for follower in (late, close):
+            stage.store.heads_read.clear()
+            await follower.refresh()
+            assert stage.store.heads_read == (["*"] if follower is late else [KEYS[q]])
+        await stage.restart(q)
+        await stage.send(q, 0)
+        await stage.settle()
+        stage.store.heads_read.clear()
+        await close.refresh()
+        assert stage.store.heads_read == ["*"]
+        assert close.head(KEYS[q]).to_bytes() == (await final_state(stage))[KEYS[q]]
+        kept = (await stage.store.load(outcome_slot(q), (HEADS_CHANGED,))).hashes[HEADS_CHANGED]
+        assert len(kept) <= CHANGED_KEPT
 
     go(work())
 
