@@ -118,17 +118,17 @@ def print_figures(lines: Mapping[str, Mapping[str, Mapping[str, float]]], *, tit
 
 
 def print_comparison(compared: Mapping[str, Any], *, title: str) -> None:
-    """Print what `streams.comparison.compare` found: each model's figures with intervals, and its gap to headstart (* if the interval excludes 0)."""
+    """Print what `streams.comparison.compare` found: each model's figures, and headstart's advantage over it: + is better, * if the interval excludes 0."""
     if "comparison" not in compared:
         return
     table = Table(title=title, title_justify="left")
-    for name in ("model", "AUC", "less headstart", "log-loss", "less headstart", "Precision@5%", "pred./observed"):
+    for name in ("model", "AUC", "headstart better by", "log-loss", "headstart better by", "Precision@5%", "pred./observed"):
         table.add_column(name, justify="left" if name == "model" else "right")
     for model, told in compared["comparison"]["methods"].items():
         figures, gaps = told["figures"], told["gaps"]
         table.add_row(
-            model, f"{figures['auc']['value']:.4f}", _gap(gaps["auc"]) if model != "headstart" else "",
-            f"{figures['log_loss']['value']:.4f}", _gap(gaps["log_loss"]) if model != "headstart" else "",
+            model, f"{figures['auc']['value']:.4f}", _advantage(gaps["auc"], higher_is_better=True) if model != "headstart" else "",
+            f"{figures['log_loss']['value']:.4f}", _advantage(gaps["log_loss"], higher_is_better=False) if model != "headstart" else "",
             f"{figures['precision_at_5pct']['value']:.3f}", f"{figures['pcoc_pooled']['value']:.2f}",
         )  # fmt: skip
         if model in (compared["experts"][-1], "headstart"):
@@ -136,6 +136,10 @@ def print_comparison(compared: Mapping[str, Any], *, title: str) -> None:
     Console(width=124).print(table)
 
 
-def _gap(gap: Mapping[str, float]) -> str:
-    sure = "*" if gap["low"] > 0 or gap["high"] < 0 else " "
-    return f"{gap['value']:+.4f} [{gap['low']:+.4f}, {gap['high']:+.4f}]{sure}"
+def _advantage(gap: Mapping[str, float], *, higher_is_better: bool) -> str:
+    from models.intervals import Interval
+    from streams.report_words import advantage
+
+    ours = advantage(Interval(gap["value"], gap["low"], gap["high"]), higher_is_better=higher_is_better)
+    sure = "*" if ours.low > 0 or ours.high < 0 else " "
+    return f"{ours.value:+.4f} [{ours.low:+.4f}, {ours.high:+.4f}]{sure}"

@@ -24,24 +24,23 @@ def address() -> Iterator[str]:
     """A dashboard over a memory store, in a thread of this process."""
     with ThreadPoolExecutor(1) as apart:  # Playwright keeps an event loop running in this thread
         port, store = free_port(), apart.submit(make_run).result().store
-    loop, ready = asyncio.new_event_loop(), threading.Event()
+    ready, ended = threading.Event(), threading.Event()
 
-    async def serve() -> web.AppRunner:
+    async def serve() -> None:
         runner = web.AppRunner(create_app(Feed(Reader(store, "test"), lag=None, uplift=None), Access()), shutdown_timeout=0.5)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", port).start()
         ready.set()
-        return runner
+        await asyncio.to_thread(ended.wait)
+        await runner.cleanup()
 
-    thread = threading.Thread(target=loop.run_forever)
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
     thread.start()
-    runner = asyncio.run_coroutine_threadsafe(serve(), loop).result(30)
-    ready.wait(30)
+    assert ready.wait(30)
     yield f"http://127.0.0.1:{port}"
-    asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(30)
-    loop.call_soon_threadsafe(loop.stop)
+    ended.set()
     thread.join(30)
-    loop.close()
+    assert not thread.is_alive()
 
 
 @pytest.mark.parametrize(("path", "scheme", "width"), [("/", "light", 1280), ("/launches/line1", "dark", 390), ("/launches/quiet", "light", 1280)])
