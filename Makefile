@@ -25,9 +25,9 @@ SEED ?=
 FAULTS ?=
 RATE ?= 100
 MINUTES ?= 30
-BENCHES = $(sort $(filter-out bench/learning%.py bench/screenshots.py bench/three_launches.py bench/sight_cost.py bench/throughput.py bench/skew.py,$(wildcard bench/*.py)))
+BENCHES = $(sort $(filter-out bench/learning%.py bench/screenshots.py bench/three_launches.py bench/sight_cost.py bench/throughput.py bench/latency.py bench/skew.py,$(wildcard bench/*.py)))
 
-.PHONY: help install demo test browser-test screenshots chaos durability soak lint format ci peers bench bench-parts bench-learning bench-sight compose-check fuzz audit licences clean
+.PHONY: help install demo test browser-test screenshots chaos durability soak lint format ci peers bench bench-latency bench-parts bench-learning bench-sight compose-check fuzz audit licences clean
 
 help:  ## list the targets (default)
 	@echo "Headstart: make TARGET"
@@ -76,6 +76,9 @@ peers: $(VENV)/.installed  ## install what `make bench` runs beside Headstart, i
 
 bench: $(VENV)/.installed  ## measure throughput beside every peer (`make peers`; a real Kafka too: KAFKA_HOME=…, KAFKA_STREAMS=…)
 	$(BIN)/python bench/throughput.py $(if $(KAFKA_HOME),--kafka $(KAFKA_HOME)) $(if $(KAFKA_STREAMS),--kafka-streams $(KAFKA_STREAMS))
+
+bench-latency: $(VENV)/.installed  ## measure publish-to-score latency at 10, 50 and 80 % of what a worker can do (needs `make peers`)
+	$(BIN)/python bench/latency.py $(if $(KAFKA_HOME),--kafka $(KAFKA_HOME))
 
 bench-parts: $(VENV)/.installed  ## run the other measurements in bench/, which take long
 	@set -e; for script in $(BENCHES); do echo "== $$script"; $(BIN)/python $$script; done

@@ -103,7 +103,13 @@ def main() -> None:
         found = asyncio.run(measured(server.url, given.trunk, given.users))
     line, both, followed = (found[what]["bytes_each"] for what in ("lines", "users and lines", "lines and open exposures"))
     print(f"| {given.users:,} users | bytes in Redis |\n| --- | --: |")
-    for name, value in (("a user", both - line), ("a user in a line", line), ("an open exposure", followed - line)):
+    parts = (
+        ("a user", both - line),
+        ("a user in a line", line),
+        ("either, on average: growing tables double now and then", (both + line) / 3),
+        ("an open exposure", followed - line),
+    )
+    for name, value in parts:
         print(f"| {name} | {value:.0f} |")
     print(f"\nworker: {found['worker_mb_before']:.0f} MB before, {found['lines']['worker_mb']:.0f} MB with {given.users:,} users gone by, "
           f"{found['lines and open exposures']['worker_mb']:.0f} MB with {found['lines and open exposures']['open']:,} open exposures")  # fmt: skip
