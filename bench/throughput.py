@@ -214,13 +214,23 @@ def run_headstart(stage: Stage, tag: str) -> tuple[float, float]:
         held = (store.hget(f"hs:{tag}:{{{p}}}:cursor", "cursor") for p in range(stage.partitions))
         return sum(msgspec.msgpack.decode(cursor, type=Cursor).totals.applied for cursor in held if cursor)
 
+    before = served(store)
     try:
-        return follow(committed, worker, stage.events, stage.limit_s)
+        rate = follow(committed, worker, stage.events, stage.limit_s)
+        cpu, received, sent = ((now - then) / committed() for now, then in zip(served(store), before, strict=True))
+        print(f"  Redis: {1e6 * cpu:.1f} µs of CPU, {received:.0f} bytes in and {sent:.0f} out an event", file=sys.stderr, flush=True)
+        return rate
     except RuntimeError as error:
         raise RuntimeError(f"{error}: {log.read_text()[-600:]}") from None
     finally:
         stop_worker(worker)
         store.close()
+
+
+def served(store: redis.Redis) -> tuple[float, float, float]:
+    """Return the CPU seconds that a Redis server has spent, and the bytes that it has received and sent."""
+    told: dict[str, Any] = store.info()
+    return float(told["used_cpu_user"] + told["used_cpu_sys"]), float(told["total_net_input_bytes"]), float(told["total_net_output_bytes"])
 
 
 async def launch(settings: Settings, number: int) -> None:

@@ -8,6 +8,7 @@ import typer
 
 from features.errors import Mismatch
 from streams.commands.options import Broker, Config, Set
+from streams.commands.waiting import patiently
 from streams.kafka_access import client_config
 from streams.settings import Settings, load_settings
 from streams.topics import create_topics, inspect_topics
@@ -25,20 +26,25 @@ def create(
     partitions: Partitions = None,
     outcome_partitions: OutcomePartitions = None,
     replication: Replication = None,
+    wait_s: Annotated[float, typer.Option("--wait", metavar="SECONDS", min=0.0, help="How long to wait for a broker that does not answer yet.")] = 0.0,
     config: Config = None,
     assignments: Set = None,
 ) -> None:
     """Create the topics that are missing. Those that exist are left as they are."""
     settings = _settings(config, assignments, broker, partitions, outcome_partitions, replication)
-    for line in create_topics(
-        settings.broker,
-        prefix=settings.topic_prefix,
-        names=settings.topic_names,
-        partitions=settings.partitions,
-        outcome_partitions=settings.outcome_partitions,
-        replication=settings.replication,
-        client_config=client_config(settings),
-    ):
+    made = patiently(
+        lambda: create_topics(
+            settings.broker,
+            prefix=settings.topic_prefix,
+            names=settings.topic_names,
+            partitions=settings.partitions,
+            outcome_partitions=settings.outcome_partitions,
+            replication=settings.replication,
+            client_config=client_config(settings),
+        ),
+        patience_s=wait_s,
+    )
+    for line in made:
         typer.echo(line)
 
 

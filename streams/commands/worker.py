@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Final, TypeVar
 
 import typer
 
@@ -15,6 +13,7 @@ from models.model import Model
 from streams import faults, namespace, tracing, trunks
 from streams.app import WorkerApp, create_app
 from streams.commands.options import Broker, Config, Namespace, Redis, Set, Trunk
+from streams.commands.waiting import patiently
 from streams.faust_worker import EXIT_DOWN, configure_logging, hard_exit, run_worker
 from streams.http_access import Access
 from streams.http_door import Door
@@ -22,9 +21,6 @@ from streams.masking import hidden
 from streams.settings import Settings, load_settings
 from streams.warm_up import spare_the_collector, warm_up
 from streams.watchdog import Stalls, Watchdog
-
-TELL_S: Final = 5.0
-T = TypeVar("T")
 
 
 def worker(
@@ -48,7 +44,7 @@ def run(settings: Settings) -> None:
     """Join the namespace and run one worker in this process."""
     faults.install()
     artifact = namespace.load_trunk(settings)
-    found = _patiently(settings, lambda: namespace.check_partitions(settings))
+    found = patiently(lambda: namespace.check_partitions(settings), patience_s=settings.dependency_timeout_s)
 
     async def joined() -> tuple[str, dict[str, str]]:
         store = namespace.open_store(settings)
@@ -76,22 +72,6 @@ def run(settings: Settings) -> None:
         typer.echo(f"worker of namespace {settings.namespace!r} ({clock}), trunk {artifact.sha256[:16]}", err=True)
         with watched(settings, made):
             run_worker(made.app, loglevel=settings.log_level)
-
-
-def _patiently(settings: Settings, ask: Callable[[], T]) -> T:
-    """Ask until the broker answers, for as long as it may be away: whatever starts all parts at once need not start them in order."""
-    give_up_s, told = time.monotonic() + settings.dependency_timeout_s, False
-    while True:
-        try:
-            return ask()
-        except DependencyDown as down:
-            left_s = give_up_s - time.monotonic()
-            if left_s <= 0:
-                raise
-            if not told and left_s > TELL_S:
-                told = True
-                typer.echo(f"{down}; waiting for up to {left_s:.0f} s", err=True)
-            time.sleep(min(1.0, left_s))
 
 
 @contextmanager
