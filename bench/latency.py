@@ -32,10 +32,10 @@ SKIP_S = 5.0
 JOIN_S = 60.0
 
 
-def paced(stage: Stage, tag: str, rate: float, seconds: float, users: int) -> dict[str, Any]:
+def paced(stage: Stage, tag: str, number: int, rate: float, seconds: float, users: int) -> dict[str, Any]:
     """Let events come at a rate; returns what `speed/paced.py` has found."""
     command = [
-        str(PEERS), str(HERE / "speed" / "paced.py"), "--broker", stage.broker, "--scores", f"{tag}-scores", "--tag", f"r{round(rate)}", "--rate", str(rate),
+        str(PEERS), str(HERE / "speed" / "paced.py"), "--broker", stage.broker, "--scores", f"{tag}-scores", "--tag", f"round{number}", "--rate", str(rate),
         "--seconds", str(seconds), "--skip", str(SKIP_S), "--users", str(users), "--partitions", str(stage.partitions),
     ]  # fmt: skip
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=seconds + 120)
@@ -54,7 +54,7 @@ def at_rates(stage: Stage, rates: list[float], seconds: float, users: int) -> li
     try:
         found = []
         for at, rate in enumerate([rates[0], *rates]):  # the first time, the worker joins its group and catches up
-            told = paced(stage, tag, rate, seconds if at else JOIN_S, users)
+            told = paced(stage, tag, at, rate, seconds if at else JOIN_S, users)
             if worker.poll() is not None:
                 raise RuntimeError(f"the worker ended: {log.read_text()[-600:]}")
             if told["read"] != told["sent"]:

@@ -56,7 +56,7 @@ def main() -> None:
     reader = threading.Thread(target=read, args=(o.broker, o.scores, o.partitions, o.tag, ready, wanted, found))
     reader.start()
     ready.wait(30)
-    producer = Producer({"bootstrap.servers": o.broker, "acks": "all", "linger.ms": 1, "partitioner": "murmur2_random"})
+    producer = Producer({"bootstrap.servers": o.broker, "acks": "all", "linger.ms": 5, "partitioner": "murmur2_random"})
     began, sent = time.monotonic(), 0
     while (passed := time.monotonic() - began) < o.seconds:
         for _ in range(int(passed * o.rate) - sent):
