@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections.abc import Iterator, Mapping, Sequence
+from sys import intern
 
 import msgspec
 
@@ -19,8 +20,8 @@ from features.events import CLICK, ORDER
 NONE = -1
 
 
-class Exposure(msgspec.Struct, array_like=True, kw_only=True):
-    """One open exposure. Delays are milliseconds to the first click, cart and order after it, -1 if none yet."""
+class Exposure(msgspec.Struct, array_like=True, kw_only=True, gc=False):
+    """One open exposure, of which a worker holds up to a million. Delays are milliseconds to the first click, cart and order after it, -1 if none yet."""
 
     id: str
     domain: str
@@ -81,6 +82,7 @@ class Pending:
         return exposure.ts_ms + self.edges_ms[min(exposure.bin, len(self.edges_ms)) - 1]
 
     def _insert(self, exposure: Exposure) -> None:
+        exposure.domain, exposure.line, exposure.category = intern(exposure.domain), intern(exposure.line), intern(exposure.category)  # few names, kept once
         self.open[exposure.id] = exposure
         self.users.setdefault(exposure.user, []).append(exposure)
         heapq.heappush(self._queue, (self._close_ms(exposure), exposure.id))
