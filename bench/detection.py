@@ -1,4 +1,4 @@
-"""How soon drift is found, and how often wrongly: `python bench/detection.py [--seeds N] [--json FILE]`. SYNTHETIC data, figure 7.
+"""How soon drift is found, and how often wrongly: `python bench/detection.py [--seeds N] [--without-river] [--json FILE]`. SYNTHETIC data, figure 7.
 
 A stream is 2 000 exposures a day, 3.7 % of which order within 7 days, with a day's tide and a shop's delays; scores are right until the drift. A user has
 several exposures, and one order often counts for all of them: so rows depend, as on real logs (design effect 2.3); `independent` streams have none of that.
@@ -306,11 +306,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=40)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--json", type=Path, default=Path("var/bench/detection.json"))
+    parser.add_argument("--without-river", action="store_true", help="the e-detector alone")
     options = parser.parse_args()
     began, seeds = time.perf_counter(), range(options.seeds)
     told: dict[str, dict[str, list[list[float]]]] = {}
     with ProcessPoolExecutor(options.processes) as pool:
-        chosen = choose(pool, range(10_000, 10_012))
+        chosen = [] if options.without_river else choose(pool, range(10_000, 10_012))
         labels = [f"{name}, 7-day {stream}" for name, stream, _ in chosen]
         for scenario in (QUIET, QUIET_INDEPENDENT, *DRIFTS, *OTHERS):
             e = list(pool.map(run_e, [(scenario, seed) for seed in seeds]))

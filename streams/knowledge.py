@@ -33,7 +33,8 @@ CONTROL_SLOT = trunks.CONTROL_SLOT
 HEADS = "heads"
 HEADS_BEFORE = "heads_before"  # of the trunk before the one that the slot's stamp names
 LOOKS, LOOK_AGAIN_S = 100, 0.01  # at slots that move on while they are read
-HEADS_CHANGED = "heads_changed"  # by version: the names of the heads that the commit wrote
+CHANGED = {HEADS: "heads_changed", "catalogue": "changed"}
+"""Beside a hash, by version: the names of its fields that the commit wrote."""
 CHANGED_KEPT = 64  # how many commits say what they changed
 
 encode_names = msgspec.msgpack.Encoder().encode
@@ -125,7 +126,7 @@ class Knowledge:
             # A thousand launches have 70 MB of heads: those that changed are read, where the store says which they are.
             changed = None
             if name == HEADS and not swapped:
-                changed = await self._changed(slot, HEADS_CHANGED, HEADS, seen, found[slot].version)
+                changed = await self._changed(slot, HEADS, seen, found[slot].version)
             now = await self._store.load(slot, (*stamp, name) if changed is None else stamp)
             if now.version < seen:
                 self._forget()
@@ -155,11 +156,11 @@ class Knowledge:
             self._versions[slot] = version
         return True
 
-    async def _changed(self, slot: str, changed: str, of: str, seen: int, version: int) -> dict[str, bytes] | None:
+    async def _changed(self, slot: str, of: str, seen: int, version: int) -> dict[str, bytes] | None:
         """Return the fields of a hash that a slot's commits changed after version `seen`; None if the store does not say."""
         if seen < 0 or version - seen > CHANGED_KEPT:
             return None
-        lists = await self._store.read_hash(slot, changed, [str(v) for v in range(seen + 1, version + 1)])
+        lists = await self._store.read_hash(slot, CHANGED[of], [str(v) for v in range(seen + 1, version + 1)])
         if any(names is None for names in lists):
             return None
         names = sorted({name for listed in lists if listed for name in decode_names(listed)})
@@ -167,7 +168,7 @@ class Knowledge:
         return {name: value for name, value in zip(names, values, strict=True) if value is not None}
 
     async def _refresh_catalogue(self, slot: str, seen: int, version: int) -> None:
-        found: Mapping[str, bytes] | None = await self._changed(slot, "changed", "catalogue", seen, version)
+        found: Mapping[str, bytes] | None = await self._changed(slot, "catalogue", seen, version)
         if found is None:
             found = (await self._store.load(slot, ("catalogue",))).hashes["catalogue"]
         for name, value in found.items():

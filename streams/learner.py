@@ -11,8 +11,6 @@ to, so what is on its way at the switch is learned once, with the old trunk or t
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
 import logging
 import math
 import secrets
@@ -39,11 +37,12 @@ from streams import trunks
 from streams.alerts import Alert
 from streams.inbox import Expected, Inbox, Passed
 from streams.incidents import incident
-from streams.knowledge import CHANGED_KEPT, HEADS, HEADS_BEFORE, HEADS_CHANGED, encode_names, outcome_slot
+from streams.knowledge import CHANGED, CHANGED_KEPT, HEADS, HEADS_BEFORE, encode_names, outcome_slot
 from streams.outbox import OUTBOX, held_for
 from streams.partition import Cursor, LostCommit
 from streams.records import SHARED, SHARED_BEFORE, Counted, Message, Outcome, Outgoing, TickDone, encode_json
 from streams.sight import HASHES, Sight
+from streams.snapshots import snapshot
 
 logger = logging.getLogger(__name__)
 
@@ -61,17 +60,6 @@ class LearnerCursor(msgspec.Struct, array_like=True, kw_only=True):
     duplicates: int = 0
     refilled: int = 0  # messages that the broker had lost, taken from the partitions' outboxes
     lost: int = 0  # those that were not there any more
-
-
-class Snapshot(msgspec.Struct, kw_only=True):
-    """The audit record of a head: its means and its offset's weights, and the sha256 of the whole state, which is in the store."""
-
-    launch_id: str
-    tick_ms: int
-    trunk: str  # the first 16 hex digits of its sha256: means on its outputs are to be read with it
-    n_learned: int
-    sha256: str
-    means: dict[str, str]  # base64 of little-endian float64
 
 
 class Learner:
@@ -115,7 +103,7 @@ class Learner:
         With a `shelf` (live) the trunk is the one that the stored heads belong to, and new ones are followed; else it is `model` for good.
         """
         learner = cls(q, store, model, partitions=partitions, outcome_partitions=outcome_partitions, replay=replay, shelf=shelf, reacts=reacts)
-        slot = await store.load(learner._slot, (HEADS, "catalogue", "changed", HEADS_CHANGED, "snapshots", trunks.STAMP, *HASHES))
+        slot = await store.load(learner._slot, (HEADS, "catalogue", *CHANGED.values(), "snapshots", trunks.STAMP, *HASHES))
         learner._version, learner._next_version = slot.version, first_version(slot.version, secrets.randbits(32))
         learner.sight = Sight(slot.hashes, reacts=reacts)
         if shelf is not None:
@@ -131,7 +119,7 @@ class Learner:
         if learner._shared is None and q == learner._shared_q and model is not None:
             learner._shared = SharedHeads.of(model)
         learner._catalogue = dict(slot.hashes["catalogue"])
-        learner._changed = sorted({*slot.hashes["changed"], *slot.hashes[HEADS_CHANGED]})
+        learner._changed = sorted({version for name in CHANGED.values() for version in slot.hashes[name]})
         learner._snapshots = dict(slot.hashes["snapshots"])
         learner._next = {p: Expected(e.epoch, e.number) for p, e in learner.cursor.expected.items()}
         learner._inbox = Inbox(q, learner.cursor.expected)
@@ -210,15 +198,11 @@ class Learner:
         if self._replay:
             outcomes.sort(key=lambda m: (m.closed.close_ms, m.closed.exposure.id, m.closed.bin))
         heads = await self._learn(outcomes)
-        put = self._heads_put(heads)
+        put: dict[str, dict[str, bytes]] = {HEADS: heads}
         self.sight.count(counted)
         if counted:
             at_ms = tick_ms if tick_ms is not None else max(m.tick_ms for m in counted)
-            changed = self._count(counted, at_ms)
-            put["catalogue"] = changed
-            put["changed"] = {str(self._next_version): encode_names(list(changed))}
-        elif self.q == 0:
-            put["changed"] = {str(self._next_version): encode_names([])}
+            put["catalogue"] = self._count(counted, at_ms)
         stamp_ms = tick_ms if tick_ms is not None else max((m.closed.close_ms for m in outcomes), default=self.cursor.stamp_ms)
         fresh = {
             f"{stamp_ms:015d}:{name}": encode_json(snapshot(name, state, stamp_ms, self._model.artifact.sha256[:16] if self._model else ""))
@@ -286,16 +270,11 @@ class Learner:
         stamp = trunks.Stamp(number=following.number, sha256=following.sha256, before=self._stamp.number, since_ms=since_ms)
         before = {name: state.to_bytes() for name, state in self._states().items()}
         after = {name: head.to_bytes() for name, head in heads.items()} | ({SHARED: shared.to_bytes()} if shared is not None else {})
-        put = {**self._heads_put(after), HEADS_BEFORE: before, **trunks.stamp_entry(stamp)}
-        if self.q == 0:
-            put["changed"] = {str(self._next_version): encode_names([])}
+        put = {HEADS: after, HEADS_BEFORE: before, **trunks.stamp_entry(stamp)}
         await self._write(put, {})
         self._model, self._stamp, self._shared, self._heads = new, stamp, shared, heads
         logger.info("outcomes[%d]: the heads are carried over to trunk %s", self.q, following.sha256[:16])
         return True
-
-    def _heads_put(self, heads: dict[str, bytes]) -> dict[str, dict[str, bytes]]:
-        return {HEADS: heads, HEADS_CHANGED: {str(self._next_version): encode_names(list(heads))}}
 
     def _since_ms(self, model: Model) -> int:
         return model.artifact.trained_until_ms if self._stamp.since_ms is None else self._stamp.since_ms
@@ -319,8 +298,9 @@ class Learner:
 
     async def _write(self, put: dict[str, dict[str, bytes]], drop: dict[str, list[str]]) -> None:
         past = [*self._changed, str(self._next_version - CHANGED_KEPT)]
-        drop = {**drop, "changed": past, HEADS_CHANGED: past}
-        changes = Changes(cursor=msgspec.msgpack.encode(self.cursor), put=put, drop=drop, version=self._next_version)
+        told = {changed: {str(self._next_version): encode_names(list(put.get(of, ())))} for of, changed in CHANGED.items()}
+        drop = {**drop, **dict.fromkeys(CHANGED.values(), past)}
+        changes = Changes(cursor=msgspec.msgpack.encode(self.cursor), put={**put, **told}, drop=drop, version=self._next_version)
         if not await self._store.commit(self._slot, self._version, changes):
             raise LostCommit(f"outcomes[{self.q}]: version {self._version} is no longer the store's")
         self._version, self._next_version, self._changed = self._next_version, self._next_version + 1, []
@@ -459,22 +439,6 @@ def _said(rows: Sequence[Closed]) -> NDArray[np.float64]:
     unknown = (math.nan,) * len(EXPERTS)
     told = [c.exposure.predictions[3::2] for c in rows]
     return np.array([p if len(p) == len(EXPERTS) else unknown for p in told], np.float64).reshape(len(rows), len(EXPERTS))
-
-
-def snapshot(name: str, state: SharedHeads | LaunchHead, tick_ms: int, trunk: str) -> Snapshot:
-    """Return the audit record of a head's state."""
-    if isinstance(state, SharedHeads):
-        means = {name: head.m for name, head in state.heads.items()} | {"delay_curve": state.delay.in_use}
-    else:
-        means = {"weights": state.mixture.w, "losses": state.mixture.losses, "delay_curve": state.delay.in_use} | state.means()
-    return Snapshot(
-        launch_id=name,
-        tick_ms=tick_ms,
-        trunk=trunk,
-        n_learned=state.n_learned,
-        sha256=hashlib.sha256(state.to_bytes()).hexdigest(),
-        means={part: base64.b64encode(np.ascontiguousarray(m, "<f8").tobytes()).decode() for part, m in means.items()},
-    )
 
 
 def stamp_of(cursor: bytes) -> int:

@@ -137,9 +137,7 @@ def print_comparison(compared: Mapping[str, Any], *, title: str) -> None:
 
 
 def _advantage(gap: Mapping[str, float], *, higher_is_better: bool) -> str:
-    from models.intervals import Interval
-    from streams.report_words import advantage
+    from streams.report_words import advantage, excludes_zero, interval
 
-    ours = advantage(Interval(gap["value"], gap["low"], gap["high"]), higher_is_better=higher_is_better)
-    sure = "*" if ours.low > 0 or ours.high < 0 else " "
-    return f"{ours.value:+.4f} [{ours.low:+.4f}, {ours.high:+.4f}]{sure}"
+    ours = advantage(interval(gap), higher_is_better=higher_is_better)
+    return f"{ours.value:+.4f} [{ours.low:+.4f}, {ours.high:+.4f}]{'*' if excludes_zero(ours) else ' '}"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, TypeVar
 
 import typer
 
@@ -12,6 +13,8 @@ from streams.commands.waiting import patiently
 from streams.kafka_access import client_config
 from streams.settings import Settings, load_settings
 from streams.topics import create_topics, inspect_topics
+
+T = TypeVar("T")
 
 topics_app = typer.Typer(no_args_is_help=True, help="Create the topics, or check that they are as they must be.")
 
@@ -32,18 +35,7 @@ def create(
 ) -> None:
     """Create the topics that are missing. Those that exist are left as they are."""
     settings = _settings(config, assignments, broker, partitions, outcome_partitions, replication)
-    made = patiently(
-        lambda: create_topics(
-            settings.broker,
-            prefix=settings.topic_prefix,
-            names=settings.topic_names,
-            partitions=settings.partitions,
-            outcome_partitions=settings.outcome_partitions,
-            replication=settings.replication,
-            client_config=client_config(settings),
-        ),
-        patience_s=wait_s,
-    )
+    made = patiently(lambda: _ask(create_topics, settings), patience_s=wait_s)
     for line in made:
         typer.echo(line)
 
@@ -59,7 +51,19 @@ def check(
 ) -> None:
     """Compare the topics with what Headstart needs: partitions, replication, retention, cleanup policy. Exits with 1 if anything differs."""
     settings = _settings(config, assignments, broker, partitions, outcome_partitions, replication)
-    differences, notes = inspect_topics(
+    differences, notes = _ask(inspect_topics, settings)
+    for line in differences:
+        typer.echo(line)
+    for line in notes:
+        typer.echo(f"note: {line}", err=True)
+    if differences:
+        raise Mismatch(f"{len(differences)} differences between the topics at {settings.broker} and what Headstart needs")
+    typer.echo(f"the topics at {settings.broker} are as they must be")
+
+
+def _ask(broker: Callable[..., T], settings: Settings) -> T:
+    """Let a function that knows no settings see, or make, the topics that they ask for."""
+    return broker(
         settings.broker,
         prefix=settings.topic_prefix,
         names=settings.topic_names,
@@ -68,13 +72,6 @@ def check(
         replication=settings.replication,
         client_config=client_config(settings),
     )
-    for line in differences:
-        typer.echo(line)
-    for line in notes:
-        typer.echo(f"note: {line}", err=True)
-    if differences:
-        raise Mismatch(f"{len(differences)} differences between the topics at {settings.broker} and what Headstart needs")
-    typer.echo(f"the topics at {settings.broker} are as they must be")
 
 
 def _settings(

@@ -22,7 +22,7 @@ from models.launch_head import LaunchHead
 from models.model import Model
 from models.shared_heads import SharedHeads
 from streams import trunks
-from streams.knowledge import CHANGED_KEPT, HEADS, HEADS_BEFORE, HEADS_CHANGED, Knowledge, outcome_slot
+from streams.knowledge import CHANGED, CHANGED_KEPT, HEADS, HEADS_BEFORE, Knowledge, outcome_slot
 from streams.learner import Learner
 from streams.partition import Cursor, LostCommit, Totals
 from streams.records import SHARED, Message
@@ -456,7 +456,7 @@ def test_only_the_heads_that_changed_are_read_again(made: list[Trunk]) -> None:
         await close.refresh()
         assert stage.store.heads_read == ["*"]
         assert close.head(KEYS[q]).to_bytes() == (await final_state(stage))[KEYS[q]]
-        kept = (await stage.store.load(outcome_slot(q), (HEADS_CHANGED,))).hashes[HEADS_CHANGED]
+        kept = (await stage.store.load(outcome_slot(q), (CHANGED[HEADS],))).hashes[CHANGED[HEADS]]
         assert len(kept) <= CHANGED_KEPT
 
     go(work())
