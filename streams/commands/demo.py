@@ -44,7 +44,7 @@ def demo(
 ) -> None:
     """Run the whole system on a simulated shop: history, training, a launch, live scores and a final table. Needs nothing installed.
 
-    The data is SYNTHETIC. An embedded Kafka broker and Valkey start on free ports and are stopped at the end. It takes about a minute.
+    The data is SYNTHETIC. An embedded Kafka broker and Valkey start on free ports and are stopped at the end. It takes a few minutes, most of them training.
     """
     began_s = time.monotonic()
     shop = Shop(users=users, seed=seed)
