@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30.0, help="at each rate, of which the first five do not count")
     parser.add_argument("--users", type=int, default=50_000)
     parser.add_argument("--partitions", type=int, default=4)
-    parser.add_argument("--kafka", type=Path, help="the folder of an Apache Kafka (default: the embedded broker)")
+    parser.add_argument("--kafka", type=lambda folder: Path(folder).resolve(), help="the folder of an Apache Kafka (default: the embedded broker)")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     if not PEERS.exists():

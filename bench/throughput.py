@@ -71,6 +71,7 @@ SLOW = {"faust": 0.15, "faust_take": 0.3, "quix": 0.15}
 LINES = ("coffee", "garden", "bags", "audio", "lamps", "kitchen", "books")
 SHARES = (75, 19, 4, 2)
 WARM = 0.2
+VISIT, LEAVES_LINE = 5, 0.2
 SPAN_MS = 600_000
 POLL_S = 0.05
 
@@ -100,18 +101,27 @@ class Rates:
     cpu_us: list[float] = field(default_factory=list)
 
 
-def events(n: int, users: int, partitions: int, seed: int = 1) -> Iterator[Outgoing]:
-    """Yield real-shaped events, n over the last ten minutes, of users who come at random."""
+def events(n: int, users: int, partitions: int, visit: int = VISIT, seed: int = 1) -> Iterator[Outgoing]:
+    """Yield n events over the last ten minutes, of users who come at random and stay for `visit` events in the mean, three in a line or so.
+
+    A fifth of the users are there at a time, so two events after each other hardly ever are of the same one.
+    """
     rng = random.Random(seed)
     begin_ms = time.time_ns() // 1_000_000 - SPAN_MS
+    there = [(rng.randrange(users), rng.choice(LINES)) for _ in range(users // 5)]
     for i in range(n):
-        kind = rng.choices(range(4), SHARES)[0]
-        user, line, product = f"user-{rng.randrange(users)}", rng.choice(LINES), rng.randrange(2000)
+        at = rng.randrange(len(there))
+        number, line = there[at]
+        user, kind, product = f"user-{number}", rng.choices(range(4), SHARES)[0], rng.randrange(2000)
         value = {
             "event_id": f"e{i}", "user_id": user, "product_id": f"sku-{product}", "line": line, "category": f"{line}-{product % 20}",
             "ts": begin_ms + i * SPAN_MS // n, "price": round(rng.lognormvariate(3, 1), 2), "type": KINDS[kind],
         }  # fmt: skip
         yield Outgoing(KINDS[kind], user.encode(), json.dumps(value, separators=(",", ":")).encode(), partition_for(user.encode(), partitions))
+        if rng.random() < 1 / visit:
+            there[at] = rng.randrange(users), rng.choice(LINES)
+        elif rng.random() < LEAVES_LINE:
+            there[at] = number, rng.choice(LINES)
 
 
 def make_topics(broker: str, names: Sequence[str], partitions: int) -> None:
@@ -273,19 +283,27 @@ def machine() -> dict[str, Any]:
     return {"processor": model, "processors": os.cpu_count(), "system": platform.platform(), "python": platform.python_version()}
 
 
+def whole(folder: str) -> Path:
+    """Return a folder's absolute path, since other programs are started elsewhere."""
+    return Path(folder).resolve()
+
+
 def parsed() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trunk", type=Path, default=HERE.parent / "var" / "bench" / "throughput-trunk", help="trained in passing if it is not there")
     parser.add_argument("--events", type=int, default=400_000)
     parser.add_argument("--users", type=int, default=50_000)
+    parser.add_argument(
+        "--visit", type=int, default=VISIT, help="events of a visit, in the mean; real logs have 4 to 6, three of them in a line (1: the worst case)"
+    )
     parser.add_argument("--partitions", type=int, default=4)
     parser.add_argument("--launches", type=int, default=1, help="1: a whole line is being launched; more: so many of its products")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--limit", type=float, default=60.0, help="seconds that a round may take once it is warm")
     parser.add_argument("--only", action="append", help="a contender; may be given again (default: all that can run here)")
-    parser.add_argument("--kafka", type=Path, help="the folder of an Apache Kafka (default: the embedded broker)")
-    parser.add_argument("--kafka-streams", type=Path, help="the folder with the jars of the Kafka Streams contender; needs --kafka")
+    parser.add_argument("--kafka", type=whole, help="the folder of an Apache Kafka (default: the embedded broker)")
+    parser.add_argument("--kafka-streams", type=whole, help="the folder with the jars of the Kafka Streams contender; needs --kafka")
     parser.add_argument("--json", type=Path, default=HERE / "results.json")
     return parser.parse_args()
 
@@ -317,7 +335,7 @@ def main() -> None:
         of_kind = [0] * len(KINDS)
 
         def counted() -> Iterator[Outgoing]:
-            for record in events(given.events, given.users, given.partitions):
+            for record in events(given.events, given.users, given.partitions, given.visit):
                 of_kind[KINDS.index(record.kind)] += 1
                 yield record
 
@@ -350,7 +368,7 @@ def main() -> None:
     table, results = report(found)
     print(table)
     wire = "Apache Kafka" if given.kafka else "embedded broker"
-    given.json.write_text(json.dumps({"contenders": results, "broker": wire, "machine": machine(), "events": given.events, "rounds": given.rounds, "partitions": given.partitions, "command": " ".join(["python", "bench/throughput.py", *sys.argv[1:]])}, indent=1) + "\n")  # fmt: skip
+    given.json.write_text(json.dumps({"contenders": results, "broker": wire, "machine": machine(), "events": given.events, "rounds": given.rounds, "visit": given.visit, "partitions": given.partitions, "command": " ".join(["python", "bench/throughput.py", *("…" if "/" in word else word for word in sys.argv[1:])])}, indent=1) + "\n")  # fmt: skip
 
 
 def train(folder: Path) -> None:
