@@ -7,28 +7,34 @@ from collections.abc import Sequence
 from features.events import Event
 from streams.records import Launch
 
+_NONE: Sequence[Launch] = ()
+
 
 class Launches:
     """The launches of a namespace, in the order given. Immutable."""
 
     def __init__(self, launches: Sequence[Launch] = ()) -> None:
         self.all = tuple(launches)
-        self._by_line: dict[str, list[int]] = {}
-        self._by_product: dict[str, list[int]] = {}
-        for i, launch in enumerate(self.all):
+        self._place = {launch.id: i for i, launch in enumerate(self.all)}
+        self._by_line: dict[str, list[Launch]] = {}
+        self._by_product: dict[str, list[Launch]] = {}
+        for launch in self.all:
             for product in set(launch.products):
-                self._by_product.setdefault(product, []).append(i)
+                self._by_product.setdefault(product, []).append(launch)
             if not launch.products:
-                self._by_line.setdefault(launch.line, []).append(i)
+                self._by_line.setdefault(launch.line, []).append(launch)
 
-    def holding(self, event: Event) -> list[Launch]:
+    def holding(self, event: Event) -> Sequence[Launch]:
         """Return those that the event belongs to, open or not."""
-        found = [*self._by_line.get(event.line, ()), *self._by_product.get(event.product_id, ())]
-        return [self.all[i] for i in (sorted(found) if len(found) > 1 else found)]
+        of_line, of_product = self._by_line.get(event.line, _NONE), self._by_product.get(event.product_id, _NONE)
+        if of_line and of_product:
+            return sorted([*of_line, *of_product], key=lambda launch: self._place[launch.id])
+        return of_line or of_product
 
     def open_for(self, event: Event, at_ms: int) -> list[Launch]:
         """Return those that the event belongs to and that are open at a time."""
-        return [launch for launch in self.holding(event) if launch.is_open(at_ms)]
+        holding = self.holding(event)
+        return [launch for launch in holding if launch.is_open(at_ms)] if holding else []
 
     def followed(self, event: Event, at_ms: int) -> list[str]:
         """Return the domains whose open exposures an order of this event counts for, whether new ones still open there or not.
@@ -41,4 +47,4 @@ class Launches:
 
     def launches_line(self, line: str, at_ms: int) -> bool:
         """Whether the whole line is being launched at a time."""
-        return any(self.all[i].is_open(at_ms) for i in self._by_line.get(line, ()))
+        return any(launch.is_open(at_ms) for launch in self._by_line.get(line, _NONE))

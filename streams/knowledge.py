@@ -20,7 +20,7 @@ from features.events import Event
 from features.layout import CATALOGUE
 from features.store import Store
 from models.experts import View
-from models.launch_head import LaunchHead, view_of
+from models.launch_head import LaunchHead
 from models.model import Model, probability_of_source
 from models.shared_heads import SharedHeads
 from streams import trunks
@@ -200,14 +200,14 @@ class Knowledge:
             return False
         return not self.launches.launches_line(line, at_ms)
 
-    def view(self, x: NDArray[np.float32], *, launches: bool) -> View:
-        """Return vectors (N, F) as the heads see them; without launches nobody asks what the shared heads said before, and `s0` is `s`."""
+    def view(self, x: NDArray[np.float32], launched: Sequence[int]) -> View:
+        """Return vectors (N, F) as the heads see them; what the shared heads said before, `s0`, is asked of the `launched` rows alone, and NaN elsewhere."""
         assert self.model and self.shared
-        maps = self.model.maps(x)
-        if launches:
-            return view_of(self.model, self.shared, maps)
-        s = self.shared.logit(maps)
-        return View(maps.raw, maps.z, s, s)
+        maps, s0 = self.model.maps(x), np.full(len(x), np.nan)
+        if launched:
+            rows = np.array(launched, np.int64)
+            s0[rows] = self.model.frozen_logit(maps.rows(rows))
+        return View(maps.raw, maps.z, self.shared.logit(maps), s0)
 
     def of_lines(self, view: View) -> list[float]:
         """Return what the shared heads believe of N rows: score and probability in one."""

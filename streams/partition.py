@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import msgspec
 import numpy as np
@@ -118,19 +119,24 @@ class Partition:
 
     async def place_users(self, names: Sequence[str]) -> NDArray[np.int64]:
         """Return where in `users.rows` the records of users (N,) are; who is unknown has an empty one."""
-        return await self._place(self.users, "u:", names)
+        return (await self.place(names, ()))[0]
 
     async def place_lines(self, names: Sequence[str]) -> NDArray[np.int64]:
         """Return where in `lines.rows` the records of `line_key`s (N,) are."""
-        return await self._place(self.lines, "ul:", names)
+        return (await self.place((), names))[1]
 
-    async def _place(self, residents: Residents, prefix: str, names: Sequence[str]) -> NDArray[np.int64]:
-        places, missing = residents.find(names)
-        if missing:
+    async def place(self, users: Sequence[str], lines: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The same for both at once: what is not at hand of either comes in one answer."""
+        wanted = ((self.users, "u:", users), (self.lines, "ul:", lines))
+        found = [residents.find(names) for residents, _, names in wanted]
+        if keys := [prefix + name for (_, prefix, _), (_, missing) in zip(wanted, found, strict=True) for name in missing]:
             self.has_read = True
-            residents.take_in(missing, await self._store.read(str(self.number), [prefix + name for name in missing]))
-            places, _ = residents.find(names)
-        return places
+            values = iter(await self._store.read(str(self.number), keys))
+            for (residents, _, _), (_, missing) in zip(wanted, found, strict=True):
+                if missing:
+                    residents.take_in(missing, list(islice(values, len(missing))))
+            found = [residents.find(names) for residents, _, names in wanted]
+        return found[0][0], found[1][0]
 
     def tell(self, key: str, closed: Closed) -> None:
         """Put an outcome into the outbox, under the next number for its key's outcome partition."""

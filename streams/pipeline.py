@@ -151,8 +151,7 @@ async def _apply(partition: Partition, arrived: list[Arrived], knowledge: Knowle
 
     # What we know: each event in turn changes its shopper's records, and the vector is read right after it.
     names, starts = _line_records(events, launched)
-    users = await partition.place_users([event.user_id for event in events])
-    lines = await partition.place_lines(names)
+    users, lines = await partition.place([event.user_id for event in events], names)
     facts = rows(arrived, partition.local)
     facts["user"] = users
     facts["line_stats"], facts["category_stats"] = of_line, of_category = knowledge.catalogue_rows(events)
@@ -218,7 +217,7 @@ def _believe(
     """Return for each event what is believed of it in each of its launches, or in its line if it belongs to none."""
     if knowledge.model is None:
         return [[()] * len(launched.get(i, _NONE)) or [()] for i in range(len(x))]
-    view = knowledge.view(x, launches=bool(launched))
+    view = knowledge.view(x, list(launched))
     beliefs: list[list[Belief]] = [[(p, p)] for p in knowledge.of_lines(view)]
     for i, there in launched.items():
         beliefs[i] = [()] * len(there)
