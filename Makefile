@@ -25,9 +25,9 @@ SEED ?=
 FAULTS ?=
 RATE ?= 100
 MINUTES ?= 30
-BENCHES = $(sort $(filter-out bench/learning%.py bench/screenshots.py bench/three_launches.py bench/sight_cost.py bench/throughput.py bench/latency.py bench/skew.py,$(wildcard bench/*.py)))
+BENCHES = $(sort $(filter-out bench/learning%.py bench/screenshots.py bench/three_launches.py bench/sight_cost.py bench/throughput.py bench/latency.py bench/stages.py bench/skew.py,$(wildcard bench/*.py)))
 
-.PHONY: help install demo test browser-test screenshots chaos durability soak lint format ci peers bench bench-latency bench-parts bench-learning bench-sight compose-check fuzz audit licences clean
+.PHONY: help install demo test browser-test screenshots chaos durability soak lint format ci peers bench bench-latency bench-stages bench-parts bench-learning bench-sight compose-check fuzz audit licences clean
 
 help:  ## list the targets (default)
 	@echo "Headstart: make TARGET"
@@ -79,6 +79,9 @@ bench: $(VENV)/.installed  ## measure throughput beside every peer (`make peers`
 
 bench-latency: $(VENV)/.installed  ## measure publish-to-score latency at 10, 50 and 80 % of what a worker can do (needs `make peers`)
 	$(BIN)/python bench/latency.py $(if $(KAFKA_HOME),--kafka $(KAFKA_HOME))
+
+bench-stages: $(VENV)/.installed  ## show where a microsecond of a worker goes: a table, and a flame graph in var/bench (needs `make peers`)
+	$(BIN)/python bench/stages.py $(if $(KAFKA_HOME),--kafka $(KAFKA_HOME))
 
 bench-parts: $(VENV)/.installed  ## run the other measurements in bench/, which take long
 	@set -e; for script in $(BENCHES); do echo "== $$script"; $(BIN)/python $$script; done

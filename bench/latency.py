@@ -12,18 +12,14 @@ import asyncio
 import json
 import subprocess
 import sys
-import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from throughput import HERE, PEERS, Stage, events, launch, machine, make_topics, run_headstart, settings_of, train
+from throughput import HERE, PEERS, VISIT, Stage, launch, machine, make_topics, run_headstart, settings_of, staged, train
 
-from features.events import KINDS
-from streams.embedded import EmbeddedBroker, EmbeddedValkey
-from streams.publisher import publish_records
 from streams.replay import start_worker, stop_worker
 
 SHARES = (0.1, 0.5, 0.8)
@@ -75,33 +71,20 @@ def main() -> None:
     parser.add_argument("--partitions", type=int, default=4)
     parser.add_argument("--kafka", type=lambda folder: Path(folder).resolve(), help="the folder of an Apache Kafka (default: the embedded broker)")
     parser.add_argument("--json", type=Path)
+    parser.set_defaults(visit=VISIT, kafka_streams=None, limit=60.0, launches=1)
     given = parser.parse_args()
     if not PEERS.exists():
         sys.exit(f"no {PEERS}: `make peers` makes it")
     if not (given.trunk / "manifest.json").exists():
         train(given.trunk)
 
-    def stage(stack: ExitStack, n: int) -> Stage:
-        """A broker and a Redis of their own, with n events."""
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        if given.kafka:
-            from tests.kafka_server import KafkaServer
-
-            broker = stack.enter_context(KafkaServer(given.kafka, folder / "kafka")).address
-        else:
-            broker = stack.enter_context(EmbeddedBroker()).address
-        make_topics(broker, list(KINDS), given.partitions)
-        publish_records(broker, events(n, given.users, given.partitions), {kind: kind for kind in KINDS})
-        redis_url = stack.enter_context(EmbeddedValkey()).url
-        return Stage(broker, redis_url, given.partitions, n, (), given.trunk, folder, None, None, 60.0, 1)
-
     capacity = given.capacity
     if capacity is None:
         with ExitStack() as stack:
-            capacity, _ = run_headstart(stage(stack, 300_000), "capacity")
+            capacity, _ = run_headstart(staged(stack, given, 300_000), "capacity")
         print(f"capacity: {capacity:,.0f} events/s", file=sys.stderr, flush=True)
     with ExitStack() as stack:
-        found = at_rates(stage(stack, 0), [share * capacity for share in SHARES], given.seconds, given.users)
+        found = at_rates(staged(stack, given, 0), [share * capacity for share in SHARES], given.seconds, given.users)
     print("| load | events/s | " + " | ".join(f"p{p:g} ms" for p in PERCENTILES) + " | most |\n| --- | --: |" + " --: |" * (len(PERCENTILES) + 1))
     for share, told in zip(SHARES, found, strict=True):
         ms = np.array(told["ms"])

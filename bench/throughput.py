@@ -308,6 +308,29 @@ def parsed() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def staged(stack: ExitStack, given: argparse.Namespace, n: int) -> Stage:
+    """Return a broker and a Redis of their own, with n events; they end with the stack."""
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    if given.kafka:
+        from tests.kafka_server import KafkaServer
+
+        broker = stack.enter_context(KafkaServer(given.kafka, folder / "kafka")).address
+    else:
+        broker = stack.enter_context(EmbeddedBroker()).address
+    valkey = stack.enter_context(EmbeddedValkey()).url
+    make_topics(broker, [*KINDS, "scores"], given.partitions)
+    of_kind = [0] * len(KINDS)
+
+    def counted() -> Iterator[Outgoing]:
+        for record in events(n, given.users, given.partitions, given.visit):
+            of_kind[KINDS.index(record.kind)] += 1
+            yield record
+
+    publish_records(broker, counted(), {kind: kind for kind in KINDS})
+    libs, jars = given.kafka and given.kafka / "libs", given.kafka_streams
+    return Stage(broker, valkey, given.partitions, n, tuple(of_kind), given.trunk, folder, libs, jars, given.limit, given.launches)
+
+
 def main() -> None:
     """Run all rounds, print a table, write the results."""
     given = parsed()
@@ -323,36 +346,7 @@ def main() -> None:
         train(given.trunk)
     found: dict[str, Rates] = {}
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        if given.kafka:
-            from tests.kafka_server import KafkaServer
-
-            broker = stack.enter_context(KafkaServer(given.kafka, folder / "kafka")).address
-        else:
-            broker = stack.enter_context(EmbeddedBroker()).address
-        valkey = stack.enter_context(EmbeddedValkey()).url
-        make_topics(broker, [*KINDS, "scores"], given.partitions)
-        of_kind = [0] * len(KINDS)
-
-        def counted() -> Iterator[Outgoing]:
-            for record in events(given.events, given.users, given.partitions, given.visit):
-                of_kind[KINDS.index(record.kind)] += 1
-                yield record
-
-        publish_records(broker, counted(), {kind: kind for kind in KINDS})
-        stage = Stage(
-            broker,
-            valkey,
-            given.partitions,
-            given.events,
-            tuple(of_kind),
-            given.trunk,
-            folder,
-            given.kafka and given.kafka / "libs",
-            given.kafka_streams,
-            given.limit,
-            given.launches,
-        )
+        stage = staged(stack, given, given.events)
         for number in range(given.rounds):
             for name in chosen:
                 try:
@@ -364,7 +358,7 @@ def main() -> None:
                 rates.events_per_s.append(rate)
                 rates.cpu_us.append(cpu)
                 print(f"round {number + 1}, {name}: {rate:,.0f} events/s, {cpu:.1f} µs of CPU an event", file=sys.stderr, flush=True)
-                redis.Redis.from_url(valkey).flushall()
+                redis.Redis.from_url(stage.redis).flushall()
     table, results = report(found)
     print(table)
     wire = "Apache Kafka" if given.kafka else "embedded broker"

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 from tests.integration.worlds import Left, World, in_process, make_live_trunk, make_world
 
 HERE = Path(__file__).parent
+T = TypeVar("T")
+
+
+def one_at_a_time(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], T]) -> T:
+    """Call `make` with a folder that all processes of this run share, one of them at a time: it makes what is not there yet."""
+    root = factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    with (root / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return make(root / name)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -21,7 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """A small SYNTHETIC log and a trunk that was trained on its first day."""
-    return make_world(tmp_path_factory.mktemp("world") / "trunk")
+    return one_at_a_time(tmp_path_factory, "world-trunk", make_world)
 
 
 @pytest.fixture(scope="session")
@@ -33,4 +47,4 @@ def evaluated(world: World) -> Left:
 @pytest.fixture(scope="session")
 def quick_trunk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trunk with a window of four seconds, so that outcomes become final while a test waits."""
-    return make_live_trunk(tmp_path_factory.mktemp("live") / "trunk")
+    return one_at_a_time(tmp_path_factory, "live-trunk", make_live_trunk)

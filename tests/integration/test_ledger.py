@@ -32,6 +32,8 @@ from streams.ticks import Tick
 from tests.integration.harness import Live, Replay, connected
 from tests.integration.worlds import World
 
+pytestmark = pytest.mark.xdist_group("ledger")  # what they share takes long to make
+
 PARTITIONS = 3
 USERS = 150
 EVENTS = 900

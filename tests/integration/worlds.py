@@ -58,13 +58,14 @@ class World:
 
 
 def make_world(folder: Path) -> World:
-    """Simulate 2 days of a shop of four lines, about 3 000 events, and train for the first."""
+    """Simulate 2 days of a shop of four lines, about 3 000 events, and train for the first, unless the folder holds that already."""
     shop = Shop(users=150, lines=4, days=2.0, launch_day=1.0, visits_per_day=1.4, conversion=0.16, window_s=WINDOW_S,
                 categories_per_line=2, products_per_category=3, seed=5)  # fmt: skip
     at_ms = shop.start_ms + DAY_MS
     log = launched(simulate(shop).log, ["launch", "bags"], at_ms)
     rules = Rules(edges_ms=edges_ms(WINDOW_S))
-    save(train(log, rules, tick_ms=TICK_MS, until_ms=at_ms, seed=1, pseudo=False, settings=TINY), folder)
+    if not (folder / "manifest.json").exists():
+        save(train(log, rules, tick_ms=TICK_MS, until_ms=at_ms, seed=1, pseudo=False, settings=TINY), folder)
     lines = [as_launch(line, at_ms, WINDOW_S) for line in ("launch", "bags")]
     some = [f"books-{category}-{number:03d}" for category in (1, 2) for number in (1, 2, 3)][:5]
     products = Launch(id="products", line="books", products=some, window_s=WINDOW_S, from_ms=at_ms + 2 * TICK_MS, holdout=0.3)
@@ -72,7 +73,9 @@ def make_world(folder: Path) -> World:
 
 
 def make_live_trunk(folder: Path) -> Path:
-    """Train a trunk with a window of four seconds, on two days that were pressed into half a minute; returns its folder."""
+    """Train a trunk with a window of four seconds, on two days that were pressed into half a minute, unless it is there; returns its folder."""
+    if (folder / "manifest.json").exists():
+        return folder
     shop = Shop(users=250, lines=4, days=2.0, launch_day=1.9, visits_per_day=1.4, conversion=0.2, window_s=WINDOW_S, seed=6)
     log = simulate(shop).log
     ts = [shop.start_ms + (ms - shop.start_ms) * LIVE_WINDOW_MS // round(1000 * WINDOW_S) for ms in log["ts"].to_pylist()]

@@ -17,6 +17,8 @@ from models.shared_heads import SharedHeads
 from models.trunk import TrunkSettings
 from tests.unit.synthetic_rows import make_rows
 
+pytestmark = pytest.mark.xdist_group("checkpoint")  # what they share takes long to make
+
 QUICK = PretrainSettings(TrunkSettings(most_steps=40), c_grid=(0.03,))
 
 

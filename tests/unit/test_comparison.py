@@ -23,6 +23,8 @@ from streams.partition import Rules
 from streams.shop import Shop, simulate
 from streams.training import edges_ms, train
 
+pytestmark = pytest.mark.xdist_group("comparison")  # what they share takes long to make
+
 DAY_MS = 86_400_000
 TICK_MS = 3_600_000
 SHOP = Shop(users=500, lines=4, days=9.0, launch_day=4.0, conversion=0.12, window_s=43_200.0, seed=3)
