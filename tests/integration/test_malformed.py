@@ -196,6 +196,7 @@ def test_malformed_inputs_crash_nothing(quick_trunk: Path, broker: str, redis_ur
                 found[told["headstart-topic"].decode(), int(told["headstart-partition"]), int(told["headstart-offset"])] = record
             return len(found) >= len(sent)
 
+        job.wait(lambda: job.totals().get("rejected", 0) >= len(sent), f"{len(sent)} refused records")
         job.wait(arrived, f"{len(sent)} rejected records")
         assert found.keys() == sent.keys()
         for place, record in found.items():
