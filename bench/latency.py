@@ -8,7 +8,6 @@ publisher, broker, worker (state, model, commit), broker, reader; the clock star
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import subprocess
 import sys
@@ -18,9 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from throughput import HERE, PEERS, VISIT, Stage, launch, machine, make_topics, run_headstart, settings_of, staged, train
-
-from streams.replay import start_worker, stop_worker
+from throughput import HERE, PEERS, VISIT, Stage, machine, run_headstart, staged, train, whole, working
 
 SHARES = (0.1, 0.5, 0.8)
 PERCENTILES = (50.0, 90.0, 99.0, 99.9)
@@ -42,23 +39,16 @@ def paced(stage: Stage, tag: str, number: int, rate: float, seconds: float, user
 def at_rates(stage: Stage, rates: list[float], seconds: float, users: int) -> list[dict[str, Any]]:
     """Start a worker that sees only new events, and measure rate after rate."""
     tag = "latency"
-    make_topics(stage.broker, [f"{tag}-{name}" for name in ("scores", "rejected")], stage.partitions)
-    make_topics(stage.broker, [f"{tag}-{name}" for name in ("outcomes", "heads", "alerts")], 1)
-    settings, log = settings_of(stage, tag), stage.folder / "latency.log"
-    asyncio.run(launch(settings, stage.launches))
-    worker = start_worker(settings, log)
-    try:
+    with working(stage, tag) as worker:
         found = []
         for at, rate in enumerate([rates[0], *rates]):  # the first time, the worker joins its group and catches up
             told = paced(stage, tag, at, rate, seconds if at else JOIN_S, users)
             if worker.poll() is not None:
-                raise RuntimeError(f"the worker ended: {log.read_text()[-600:]}")
+                raise RuntimeError("the worker ended")
             if told["read"] != told["sent"]:
                 raise RuntimeError(f"{told['sent']} events were published and {told['read']} scores read")
             found.append(told)
         return found[1:]
-    finally:
-        stop_worker(worker)
 
 
 def main() -> None:
@@ -69,7 +59,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30.0, help="at each rate, of which the first five do not count")
     parser.add_argument("--users", type=int, default=50_000)
     parser.add_argument("--partitions", type=int, default=4)
-    parser.add_argument("--kafka", type=lambda folder: Path(folder).resolve(), help="the folder of an Apache Kafka (default: the embedded broker)")
+    parser.add_argument("--kafka", type=whole, help="the folder of an Apache Kafka (default: the embedded broker)")
     parser.add_argument("--json", type=Path)
     parser.set_defaults(visit=VISIT, kafka_streams=None, limit=60.0, launches=1)
     given = parser.parse_args()

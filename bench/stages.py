@@ -7,23 +7,21 @@ frame that a stage names, of the learner's stacks to the learner; the table tell
 from __future__ import annotations
 
 import argparse
-import asyncio
+import re
 import subprocess
 import sys
 import time
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Final
 
-import msgspec
 import redis
-from throughput import HERE, PEERS, VISIT, Stage, cpu_s, launch, make_topics, settings_of, staged, train
-
-from streams.partition import Cursor
-from streams.replay import start_worker, stop_worker
+from throughput import HERE, PEERS, VISIT, Stage, applied, cpu_s, staged, train, whole, working
 
 SPY: Final = PEERS.parent / "py-spy"
+TAG: Final = "stages"
+GRAPH_S: Final = 4
 BEGIN: Final = 0.25  # of the events, before the first sample
 WAITS: Final = ("select (selectors.py", "wait (threading.py")
 
@@ -72,35 +70,30 @@ def shares(raw: str) -> dict[str, float]:
 
 def look(stage: Stage, seconds: int, out: Path) -> tuple[float, dict[str, float]]:
     """Let a worker work, and look at it; returns its CPU microseconds an event, and the share of each stage. Leaves the flame graph."""
-    tag = "stages"
-    make_topics(stage.broker, [f"{tag}-{name}" for name in ("scores", "rejected")], stage.partitions)
-    make_topics(stage.broker, [f"{tag}-{name}" for name in ("outcomes", "heads", "alerts")], 1)
-    settings = settings_of(stage, tag)
-    asyncio.run(launch(settings, stage.launches))
-    store = redis.Redis.from_url(stage.redis)
-
-    def applied() -> int:
-        held = (store.hget(f"hs:{tag}:{{{p}}}:cursor", "cursor") for p in range(stage.partitions))
-        return sum(msgspec.msgpack.decode(cursor, type=Cursor).totals.applied for cursor in held if cursor)
-
-    worker = start_worker(settings, stage.folder / "stages.log")
-    try:
+    with working(stage, TAG) as worker, closing(redis.Redis.from_url(stage.redis)) as store:
         until_s = time.monotonic() + stage.limit_s
-        while applied() < BEGIN * stage.events:
+        while applied(store, stage, TAG) < BEGIN * stage.events:
             if worker.poll() is not None or time.monotonic() > until_s:
-                raise RuntimeError((stage.folder / "stages.log").read_text()[-600:])
+                raise RuntimeError("the worker does not get on")
             time.sleep(0.1)
-        folded = stage.folder / "folded"
-        before, spent = applied(), cpu_s(worker.pid)
-        subprocess.run([str(SPY), "record", "-d", str(seconds), "-r", "200", "-f", "raw", "-F", "-o", str(folded), "-p", str(worker.pid)], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
-        after, spent = applied(), cpu_s(worker.pid) - spent
-        if after >= stage.events:
+        before, spent = applied(store, stage, TAG), cpu_s(worker.pid)
+        folded = spied(worker.pid, seconds, "raw", stage.folder / "folded")
+        after, spent = applied(store, stage, TAG), cpu_s(worker.pid) - spent
+        graph = spied(worker.pid, GRAPH_S, "flamegraph", stage.folder / "flame.svg")
+        if applied(store, stage, TAG) >= stage.events:
             raise RuntimeError("the backlog did not last: give more --events, or fewer --seconds")
-        subprocess.run([str(SPY), "record", "-d", "4", "-r", "200", "-f", "flamegraph", "-F", "-o", str(out), "-p", str(worker.pid)], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
-        return 1e6 * spent / (after - before), shares(folded.read_text())
-    finally:
-        stop_worker(worker)
-        store.close()
+        out.write_text(
+            re.sub(r'(<text id="title"[^>]*>)[^<]*', r"\1python bench/stages.py", re.sub(r"py-spy record [^<]*", "py-spy", graph))
+        )  # both name folders
+        return 1e6 * spent / (after - before), shares(folded)
+
+
+def spied(pid: int, seconds: int, form: str, file: Path) -> str:
+    """Return what py-spy has seen of a process, in one of its formats, by function."""
+    subprocess.run(
+        [str(SPY), "record", "-d", str(seconds), "-r", "200", "-f", form, "-F", "-o", str(file), "-p", str(pid)], check=True, stdout=subprocess.DEVNULL
+    )
+    return file.read_text()
 
 
 def main() -> None:
@@ -112,7 +105,7 @@ def main() -> None:
     parser.add_argument("--partitions", type=int, default=4)
     parser.add_argument("--launches", type=int, default=1)
     parser.add_argument("--seconds", type=int, default=10, help="for which the worker is looked at")
-    parser.add_argument("--kafka", type=lambda folder: Path(folder).resolve(), help="the folder of an Apache Kafka (default: the embedded broker)")
+    parser.add_argument("--kafka", type=whole, help="the folder of an Apache Kafka (default: the embedded broker)")
     parser.add_argument("--out", type=Path, default=HERE.parent / "var" / "bench" / "flame.svg", help="the flame graph")
     parser.set_defaults(visit=VISIT, kafka_streams=None, limit=120.0)
     given = parser.parse_args()

@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -213,28 +213,34 @@ def run_kafka_streams(stage: Stage, tag: str) -> tuple[float, float]:
 
 def run_headstart(stage: Stage, tag: str) -> tuple[float, float]:
     """One round of one Headstart worker, scoring and learning, in a namespace of its own."""
+    with working(stage, tag) as worker, closing(redis.Redis.from_url(stage.redis)) as store:
+        before = served(store)
+        rate = follow(lambda: applied(store, stage, tag), worker, stage.events, stage.limit_s)
+        cpu, received, sent = ((now - then) / applied(store, stage, tag) for now, then in zip(served(store), before, strict=True))
+        print(f"  Redis: {1e6 * cpu:.1f} µs of CPU, {received:.0f} bytes in and {sent:.0f} out an event", file=sys.stderr, flush=True)
+        return rate
+
+
+@contextmanager
+def working(stage: Stage, tag: str) -> Iterator[subprocess.Popen[bytes]]:
+    """One worker, in a namespace of its own; a RuntimeError in the block is told with the end of its log."""
     make_topics(stage.broker, [f"{tag}-{name}" for name in ("scores", "rejected")], stage.partitions)
     make_topics(stage.broker, [f"{tag}-{name}" for name in ("outcomes", "heads", "alerts")], 1)
     log, settings = stage.folder / f"{tag}.log", settings_of(stage, tag)
     asyncio.run(launch(settings, stage.launches))
     worker = start_worker(settings, log)
-    store = redis.Redis.from_url(stage.redis)
-
-    def committed() -> int:
-        held = (store.hget(f"hs:{tag}:{{{p}}}:cursor", "cursor") for p in range(stage.partitions))
-        return sum(msgspec.msgpack.decode(cursor, type=Cursor).totals.applied for cursor in held if cursor)
-
-    before = served(store)
     try:
-        rate = follow(committed, worker, stage.events, stage.limit_s)
-        cpu, received, sent = ((now - then) / committed() for now, then in zip(served(store), before, strict=True))
-        print(f"  Redis: {1e6 * cpu:.1f} µs of CPU, {received:.0f} bytes in and {sent:.0f} out an event", file=sys.stderr, flush=True)
-        return rate
+        yield worker
     except RuntimeError as error:
         raise RuntimeError(f"{error}: {log.read_text()[-600:]}") from None
     finally:
         stop_worker(worker)
-        store.close()
+
+
+def applied(store: redis.Redis, stage: Stage, tag: str) -> int:
+    """Return how many events a worker has committed."""
+    held = (store.hget(f"hs:{tag}:{{{p}}}:cursor", "cursor") for p in range(stage.partitions))
+    return sum(msgspec.msgpack.decode(cursor, type=Cursor).totals.applied for cursor in held if cursor)
 
 
 def served(store: redis.Redis) -> tuple[float, float, float]:

@@ -8,6 +8,7 @@ Everything is filed under the time at which a bin closed: that is when it became
 
 from __future__ import annotations
 
+import zlib
 from bisect import insort
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -156,15 +157,15 @@ class Block:
         upper = wire.triangle(self.moments.zz)
         arrays: dict[str, NDArray[np.generic]] = {
             "trunk": np.frombuffer(self.trunk.encode().ljust(-(-len(self.trunk) // 8) * 8), np.int64) if self.trunk else np.zeros(0, np.int64),
-            **{name: wire.narrow(getattr(self, name)) for name in ("scored", "scored_p", "matured", "ordered", "told", "spread", "losses")},
+            **{name: getattr(self, name) for name in ("scored", "scored_p", "matured", "ordered", "told", "spread", "losses")},
             "moments.n": np.array([self.moments.n]), "moments.z": self.moments.z, "moments.zz": upper,
         }  # fmt: skip
-        return wire.pack(KIND, arrays)
+        return zlib.compress(wire.pack(KIND, arrays), 1)
 
     @classmethod
     def from_bytes(cls, raw: bytes) -> Block:
         """Exactly what was stored."""
-        a = wire.unpack(KIND, raw)
+        a = wire.unpack(KIND, zlib.decompress(raw))
         z = a["moments.z"].astype(np.float64)
         moments = Moments(int(a["moments.n"][0]), z, wire.square(a["moments.zz"].astype(np.float64), len(z)))
         held = {name: a[name].astype(np.int64) for name in ("scored", "scored_p", "matured", "ordered", "told", "spread", "losses")}

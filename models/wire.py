@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -24,7 +24,7 @@ class _Packed(msgspec.Struct, array_like=True):
 
 
 def pack(kind: str, arrays: dict[str, NDArray[np.generic]]) -> bytes:
-    """Arrays of numbers, in the given order, under the name of what they are."""
+    """Float64 and int64 arrays, in the given order, under the name of what they are."""
     rows = [
         (name, a.dtype.newbyteorder("<").str, list(a.shape), np.ascontiguousarray(a, dtype=a.dtype.newbyteorder("<")).tobytes()) for name, a in arrays.items()
     ]
@@ -56,11 +56,6 @@ def restoring(kind: str) -> Iterator[None]:
 def _upper(d: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     rows, columns = np.triu_indices(d)
     return rows, columns
-
-
-def narrow(counts: NDArray[np.int64]) -> NDArray[np.unsignedinteger[Any]]:
-    """The same whole numbers, none of them negative, in the narrowest type that holds them all."""
-    return counts.astype(np.min_scalar_type(counts.max(initial=0)))
 
 
 def triangle(p: NDArray[np.float64]) -> NDArray[np.float64]:

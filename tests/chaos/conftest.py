@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 
+from tests.chaos.outcomes import Outcome, out, said
 from tests.chaos.proxy import Proxy
-from tests.chaos.stage import Outcome, Stage, out, said
+from tests.chaos.stage import Stage
 from tests.integration.worlds import make_live_trunk
 from tests.kafka_server import KafkaCluster, kafka_home
 

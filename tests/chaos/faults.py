@@ -11,7 +11,8 @@ from typing import Final
 from kafka import KafkaAdminClient, TopicPartition
 
 from tests.chaos.proxy import Mode
-from tests.chaos.stage import SESSION_S, WORKERS, Seat, Stage
+from tests.chaos.seat import Seat
+from tests.chaos.stage import SESSION_S, WORKERS, Stage
 from tests.integration.harness import connected
 
 Fault = Callable[[Stage, random.Random], None]

@@ -51,9 +51,7 @@ def main() -> int:
         signal.signal(number, signal.default_int_handler)
     folder: Path = options.folder
     folder.mkdir(parents=True, exist_ok=True)
-    trunk = folder / "trunk"
-    if not trunk.exists():
-        make_live_trunk(trunk)
+    trunk = make_live_trunk(folder / "trunk")
     run = folder / f"run-{time.time_ns()}"
     draw = random.Random(options.seed)
     print(f"millions: --seed {options.seed}, {options.events} events, {options.workers} workers", flush=True)  # noqa: T201

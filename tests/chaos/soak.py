@@ -21,8 +21,9 @@ from typing import Any
 import matplotlib as mpl
 
 from tests.chaos import faults
+from tests.chaos.outcomes import Sample
 from tests.chaos.proxy import Proxy
-from tests.chaos.stage import REST_S, Sample, Stage
+from tests.chaos.stage import REST_S, Stage
 from tests.integration.worlds import make_live_trunk
 from tests.kafka_server import KafkaCluster, kafka_home
 
@@ -51,9 +52,7 @@ def main() -> int:
         signal.signal(number, signal.default_int_handler)
     folder: Path = options.folder
     folder.mkdir(parents=True, exist_ok=True)
-    trunk = folder / "trunk"
-    if not trunk.exists():
-        make_live_trunk(trunk)
+    trunk = make_live_trunk(folder / "trunk")
     run = folder / f"run-{time.time_ns()}"
     print(f"soak: --seed {options.seed}, {options.minutes:g} minutes at {options.rate:g} events/s", flush=True)  # noqa: T201
     with Proxy() as entrance, KafkaCluster(home, run / "kafka", nodes=1, advertised_ports=[entrance.port]) as cluster:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import random
 import re
 import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from subprocess import Popen
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -27,17 +23,17 @@ from kafka.errors import KafkaError
 from features.events import KINDS
 from streams import namespace
 from streams.embedded import HOST
-from streams.faults import VARIABLE
 from streams.learner import LearnerCursor
 from streams.ledger.audit import audit
 from streams.ledger.findings import Account
 from streams.offline import put_launches
 from streams.partition import Cursor
 from streams.records import Launch
-from streams.replay import start_worker
 from streams.settings import Settings
 from streams.topics import broker_names, create_topics
+from tests.chaos.outcomes import Outcome, Sample
 from tests.chaos.proxy import Proxy
+from tests.chaos.seat import Seat
 from tests.chaos.servers import RedisServer, used_bytes
 from tests.chaos.traffic import Traffic
 from tests.integration.harness import connected, fresh_name
@@ -52,85 +48,6 @@ START_S = 6.0  # and so long may a worker's start take in that; what it takes lo
 REST_S = 240.0  # and so soon all must be worked off
 SESSION_S = 6
 MOST_RSS_BYTES = 900_000_000
-_WORKS = re.compile(r"works partitions \[([^\]]*)\], learns outcomes \[([^\]]*)\]")
-
-
-class Seat:
-    """One worker under supervision: started again a second after it ends, as long as it is wanted. It reaches Redis by a wire of its own."""
-
-    def __init__(self, number: int, settings: Settings, folder: Path, wire: Proxy) -> None:
-        self.number, self.wire = number, wire
-        self.settings = settings
-        self.log = folder / f"worker-{number}.log"
-        self.clock = folder / f"clock-{number}"
-        self.process: Popen[bytes] | None = None
-        self.wanted = False
-        self.ends: list[int] = []
-        self.starts: list[float] = []  # seconds that each start took, until it had partitions
-        self._ended_s = self._started_s = 0.0
-        self._log_from = 0
-
-    @property
-    def pid(self) -> int:
-        """The process, 0 if there is none."""
-        return self.process.pid if self.process is not None and self.process.poll() is None else 0
-
-    def look(self) -> None:
-        """Do what a supervisor does: note how it ended, and start it again."""
-        if self._started_s and self.works()[0]:
-            self.starts.append(time.monotonic() - self._started_s)
-            self._started_s = 0.0
-        if self.process is not None and self.process.poll() is not None:
-            self.ends.append(self.process.returncode)
-            self.process, self._ended_s = None, time.monotonic()
-        if self.wanted and self.process is None and time.monotonic() - self._ended_s > 1:
-            self._started_s = time.monotonic()
-            self._log_from = self.log.stat().st_size if self.log.exists() else 0
-            os.environ[VARIABLE] = f"clock:{self.clock}"
-            try:
-                self.process = start_worker(self.settings, self.log)
-            finally:
-                del os.environ[VARIABLE]
-
-    def works(self) -> tuple[set[int], set[int]]:
-        """Return the partitions and outcome partitions that this process was given last, as it says."""
-        found = _WORKS.findall(self.log.read_bytes()[self._log_from :].decode(errors="replace")) if self.log.exists() else []
-        if not found or not self.pid:
-            return set(), set()
-        partitions, outcomes = ({int(n) for n in text.split(",") if n.strip()} for text in found[-1])
-        return partitions, outcomes
-
-
-@dataclass
-class Sample:
-    """What was seen in one moment; bytes, seconds since the start, records."""
-
-    at_s: float
-    read: int = 0
-    lag: int = 0
-    redis_bytes: int = 0
-    rss_bytes: dict[int, int] = field(default_factory=dict)  # by seat
-    descriptors: dict[int, int] = field(default_factory=dict)
-
-
-@dataclass
-class Outcome:
-    """What became of one fault."""
-
-    fault: str
-    seed: int
-    progress_s: float = -1.0  # from the repair until every partition that lagged had moved
-    level_s: float = -1.0  # from the repair until nothing lagged
-    start_s: float = 0.0  # the longest start of a worker in this time
-    lost: int = -1
-    twice: int = -1
-    events: int = 0
-    scored_again: int = 0  # scores that Kafka has more than once, of this time
-    told_again: int = 0  # messages to learners that were sent again, or told by a life that the store has forgotten
-    exits: list[int] = field(default_factory=list)
-    alerts: dict[str, int] = field(default_factory=dict)
-    rss_bytes: int = 0
-    notes: list[str] = field(default_factory=list)
 
 
 class Brokers(Protocol):
@@ -462,24 +379,3 @@ class Stage:
                 now.update(re.findall(r"alert (\w+):", seat.log.read_text(errors="replace")))
         fresh, self._alerts_seen = now - self._alerts_seen, now
         return dict(fresh)
-
-
-def out() -> Path:
-    """Return the file to which outcomes are appended."""
-    return Path(os.environ.get("CHAOS_OUT", "var/chaos/outcomes.jsonl"))
-
-
-def note(outcome: Outcome) -> None:
-    """Append what became of a fault to the file that CHAOS_OUT names."""
-    file = out()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a") as told:
-        told.write(json.dumps(asdict(outcome)) + "\n")
-
-
-def said(outcomes: list[Outcome]) -> Iterator[str]:
-    """Yield a table of outcomes, a line each."""
-    yield f"{'fault':26} {'events':>8} {'lost':>5} {'twice':>6} {'progress':>9} {'level':>7} {'start':>6} {'RSS':>7}  exits, alerts"
-    for o in outcomes:
-        alerts = ", ".join(f"{n} {kind}" for kind, n in o.alerts.items())
-        yield f"{o.fault:26} {o.events:8} {o.lost:5} {o.twice:6} {o.progress_s:8.1f}s {o.level_s:6.1f}s {o.start_s:5.1f}s {o.rss_bytes / 1e6:5.0f}MB  {o.exits} {alerts}"

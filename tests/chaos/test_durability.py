@@ -10,7 +10,8 @@ import pytest
 
 from tests.chaos.conftest import OUTCOMES, Stages
 from tests.chaos.faults import Fault, redis_failed_over, redis_killed, redis_put_back
-from tests.chaos.stage import Stage, note
+from tests.chaos.outcomes import note
+from tests.chaos.stage import Stage
 from tests.integration.harness import connected
 
 pytestmark = [pytest.mark.java, pytest.mark.timeout(900)]

@@ -6,7 +6,7 @@ import pytest
 
 from tests.chaos.conftest import OUTCOMES, Stages
 from tests.chaos.faults import ONE_BROKER, THREE_BROKERS, Fault
-from tests.chaos.stage import note
+from tests.chaos.outcomes import note
 
 pytestmark = [pytest.mark.java, pytest.mark.timeout(900)]
 

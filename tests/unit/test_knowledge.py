@@ -9,17 +9,21 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from features.errors import Mismatch
+from features.memory_store import MemoryStore
+from features.vector import NAMES
 from models.checkpoint import save
+from models.launch_head import view_of
 from models.model import Model
 from models.shared_heads import SharedHeads
 from streams import trunks
 from streams.knowledge import CHANGED, CHANGED_KEPT, HEADS, HEADS_BEFORE, Knowledge, outcome_slot
 from streams.partition import LostCommit
 from streams.records import SHARED
-from tests.builders import make_artifact
+from tests.builders import make_artifact, make_model
 from tests.trunk_stage import KEYS, PARTITIONS, SHARED_Q, Stage, Told, Trunk, check_pair, final_state, go, outcomes_of
 from tests.unit.test_learner import T1
 
@@ -355,3 +359,18 @@ def test_what_counts_as_a_source_follows_the_trunk(made: list[Trunk], tmp_path: 
         assert knowledge.is_source("hats", T1)
 
     go(work())
+
+
+def test_what_was_said_before_is_asked_of_launched_rows_alone() -> None:
+    """It is what the heads of the artifact say of just those rows, and nothing of the others; all else of the view is there for every row."""
+    model = make_model("shoes")
+    knowledge = Knowledge(MemoryStore(), model, 1)
+    knowledge.shared = SharedHeads.of(model)
+    for head in knowledge.shared.heads.values():
+        head.m += 0.3  # what has been taught since
+    x = np.random.default_rng(1).normal(size=(6, len(NAMES))).astype(np.float32)
+    whole, some = view_of(model, knowledge.shared, model.maps(x)), knowledge.view(x, [4, 1])
+    assert (some.s0[[1, 4]] == whole.s0[[1, 4]]).all()
+    assert not np.isin(whole.s0, whole.s).any()
+    assert np.isnan(some.s0[[0, 2, 3, 5]]).all()
+    assert all((mine == theirs).all() for mine, theirs in zip(some[:3], whole[:3], strict=True))

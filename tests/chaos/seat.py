@@ -1,0 +1,62 @@
+"""A worker under supervision, as the chaos suite has them."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from pathlib import Path
+from subprocess import Popen
+
+from streams.faults import VARIABLE
+from streams.replay import start_worker
+from streams.settings import Settings
+from tests.chaos.proxy import Proxy
+
+_WORKS = re.compile(r"works partitions \[([^\]]*)\], learns outcomes \[([^\]]*)\]")
+
+
+class Seat:
+    """One worker under supervision: started again a second after it ends, as long as it is wanted. It reaches Redis by a wire of its own."""
+
+    def __init__(self, number: int, settings: Settings, folder: Path, wire: Proxy) -> None:
+        self.number, self.wire = number, wire
+        self.settings = settings
+        self.log = folder / f"worker-{number}.log"
+        self.clock = folder / f"clock-{number}"
+        self.process: Popen[bytes] | None = None
+        self.wanted = False
+        self.ends: list[int] = []
+        self.starts: list[float] = []  # seconds that each start took, until it had partitions
+        self._ended_s = self._started_s = 0.0
+        self._log_from = 0
+
+    @property
+    def pid(self) -> int:
+        """The process, 0 if there is none."""
+        return self.process.pid if self.process is not None and self.process.poll() is None else 0
+
+    def look(self) -> None:
+        """Do what a supervisor does: note how it ended, and start it again."""
+        if self._started_s and self.works()[0]:
+            self.starts.append(time.monotonic() - self._started_s)
+            self._started_s = 0.0
+        if self.process is not None and self.process.poll() is not None:
+            self.ends.append(self.process.returncode)
+            self.process, self._ended_s = None, time.monotonic()
+        if self.wanted and self.process is None and time.monotonic() - self._ended_s > 1:
+            self._started_s = time.monotonic()
+            self._log_from = self.log.stat().st_size if self.log.exists() else 0
+            os.environ[VARIABLE] = f"clock:{self.clock}"
+            try:
+                self.process = start_worker(self.settings, self.log)
+            finally:
+                del os.environ[VARIABLE]
+
+    def works(self) -> tuple[set[int], set[int]]:
+        """Return the partitions and outcome partitions that this process was given last, as it says."""
+        found = _WORKS.findall(self.log.read_bytes()[self._log_from :].decode(errors="replace")) if self.log.exists() else []
+        if not found or not self.pid:
+            return set(), set()
+        partitions, outcomes = ({int(n) for n in text.split(",") if n.strip()} for text in found[-1])
+        return partitions, outcomes
