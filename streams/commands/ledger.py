@@ -21,7 +21,8 @@ WORDS = {
     "distinct": "distinct event ids", "applied": "applied", "in_users_states": "in users' states", "scored": "event ids with a score",
     "scores_on_kafka": "scores on Kafka (at least once)", "exposures_final": "exposures with their label", "exposures_ordered": "of which ordered",
     "exposures_open": "open exposures", "exposures_untracked": "exposures not followed (learn_share, max_pending)", "told": "messages told to learners",
-    "told_again": "sent again, or by a life that is forgotten", "outcomes_learned": "outcomes learned (tried)", "outcomes_hit": "of which hit",
+    "outcomes_waiting": "of which not learned yet", "told_again": "sent again, or by a life that is forgotten",
+    "outcomes_learned": "outcomes learned (tried)", "outcomes_hit": "of which hit",
     "outcome_duplicates_dropped": "dropped by learners as duplicates", "outcomes_refilled": "lost by the broker, taken from the outbox",
     "outcomes_lost": "lost by the broker and not learned", "users": "users", "users_checked_to_the_counter": "users whose counters were recomputed",
 }  # fmt: skip

@@ -173,8 +173,9 @@ class _Audit:
             counted = counting(self.account, p, rows, cursor, q, base=start, complete=not self.told.first[q], refilled=learner.refilled + learner.lost)
             expected = learner.expected.get(p)
             lives = path(rows, cursor, q, start)
-            check_learned(self.account, p, lives, q, (expected.epoch, expected.number) if expected is not None else None)
-            facts.append(learn(self.learned[q], counted))
+            upto = (expected.epoch, expected.number) if expected is not None else None
+            learn(self.learned[q], check_learned(self.account, p, counted, lives, q, upto, offset=learner.offset))
+            facts.append(counted[counted["is_outcome"]])
             if q == 0:
                 counted_events = list(counted_by_kind(counted[~counted["is_outcome"]]))
         if self._is_complete() and not base.epoch:

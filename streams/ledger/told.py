@@ -23,7 +23,7 @@ from streams.records import Outcome, TickDone, decode_message
 
 TOLD: Final = np.dtype(
     [("q", "u4"), ("epoch", "u8"), ("number", "i8"), ("content", "i8"), ("after", "u8"), ("after_end", "i8"), ("exposure", "u8"), ("bin", "i2"), ("y", "i1"),
-     ("label", "i1"), ("launch", "i4"), ("counted", "i4", (len(KINDS),)), ("is_outcome", "?")]
+     ("label", "i1"), ("launch", "i4"), ("counted", "i4", (len(KINDS),)), ("is_outcome", "?"), ("offset", "i8")]
 )  # fmt: skip
 """`exposure` is its id as a number, `launch` an index into `Topic.launches`, `counted` the shop's events of each kind."""
 
@@ -55,9 +55,9 @@ async def read_told(topics: Topics, outcome_partitions: int, folder: Path) -> To
                 if isinstance(message, Outcome):
                     closed = message.closed
                     launch = topic.launches.setdefault(message.key, len(topic.launches))
-                    rows.append((*place, int(closed.exposure.id, 16), closed.bin, closed.y, closed.label, launch, [0] * len(KINDS), True))
+                    rows.append((*place, int(closed.exposure.id, 16), closed.bin, closed.y, closed.label, launch, [0] * len(KINDS), True, record.offset))
                 else:
-                    rows.append((*place, 0, 0, 0, 0, -1, message.counts.get("shop", [0] * 6)[: len(KINDS)], False))
+                    rows.append((*place, 0, 0, 0, 0, -1, message.counts.get("shop", [0] * 6)[: len(KINDS)], False, record.offset))
                 boxes.append(message.partition)
             topic.spill.add(rows, boxes)
     return topic
@@ -93,9 +93,9 @@ class Learned:
 def counting(
     account: Account, number: int, rows: NDArray[np.void], cursor: Cursor, q: int, *, base: tuple[int, int], complete: bool, refilled: int
 ) -> NDArray[np.void]:  # fmt: skip
-    """Return the messages to outcome partition q that count, each once. `complete`: the topic has all that was told; `refilled`: but so many."""
+    """Return the messages to outcome partition q that count, each once, as it was sent last. `complete`: the topic has all that was told; `refilled`: but so many."""
     mine = rows[rows["q"] == q]
-    mine = mine[np.lexsort((mine["number"], mine["epoch"]))]
+    mine = mine[np.lexsort((-mine["offset"], mine["number"], mine["epoch"]))]
     kept = [mine[:0]]
     for epoch, start, end in path(rows, cursor, q, base):
         life = mine[(mine["epoch"] == epoch) & (mine["number"] >= start) & (mine["number"] < end)]
@@ -113,32 +113,38 @@ def counting(
     return counted
 
 
-def check_learned(account: Account, number: int, lives: list[tuple[int, int, int]], q: int, expected: tuple[int, int] | None) -> None:
-    """Check that the learner of outcome partition q, which expects (epoch, number) next, has learned all lives of a partition to their end."""
-    told = sum(end - start for _, start, end in lives)
-    epochs = [epoch for epoch, _, _ in lives]
-    if not told:
-        return
+def check_learned(
+    account: Account, number: int, counted: NDArray[np.void], lives: list[tuple[int, int, int]], q: int, expected: tuple[int, int] | None, *, offset: int
+) -> NDArray[np.void]:  # fmt: skip
+    """Check that the learner of outcome partition q has learned all that a partition told and that does not wait for it; returns those messages.
+
+    It expects (epoch, number) next, and reads the topic from `offset` on: what lies there, and is not learned, waits.
+    """
     at, upto = expected if expected is not None else (0, 0)
-    if at not in epochs:
-        account.find("not_learned", [f"partition {number}: outcomes[{q}] expects epoch {at}, which is none that counts"], told)
-        return
-    end = lives[epochs.index(at)][2]
-    unlearned = max(0, end - upto) + sum(after - start for _, start, after in lives[epochs.index(at) + 1 :])
-    if unlearned:
-        account.find("not_learned", [f"partition {number}: outcomes[{q}] has learned epoch {at} up to {upto} of {end}"], unlearned)
-    if upto > end:
-        account.find("learned_twice", [f"partition {number}: outcomes[{q}] is at {upto}, {end} were told"])
+    epochs = [epoch for epoch, _, _ in lives]
+    if at in epochs:
+        ahead, (_, start, end) = lives[epochs.index(at) + 1 :], lives[epochs.index(at)]
+        start = max(start, upto)
+        if upto > end:
+            account.find("learned_twice", [f"partition {number}: outcomes[{q}] is at {upto}, {end} were told"])
+    else:
+        ahead, start, end = lives, 0, 0
+    new = (counted["epoch"] == at) & (counted["number"] >= start) | np.isin(counted["epoch"], [epoch for epoch, _, _ in ahead])
+    waits = new & (counted["offset"] >= offset)
+    account.sums["outcomes_waiting"] += int(waits.sum())
+    unlearned = max(0, end - start) + sum(after - begin for _, begin, after in ahead) - int(waits.sum())
+    where = f"has learned epoch {at} up to {upto} of {end}" if at in epochs else f"expects epoch {at}, which is none that counts"
+    account.find("not_learned", [f"partition {number}: outcomes[{q}] {where}"], unlearned)
+    learned: NDArray[np.void] = counted[~waits]
+    return learned
 
 
-def learn(learned: Learned, counted: NDArray[np.void]) -> NDArray[np.void]:
-    """Add what a learner must have learned of the messages that count; returns the outcomes among them."""
-    facts: NDArray[np.void] = counted[counted["is_outcome"]]
-    tried = facts[facts["bin"] > 0]
+def learn(learned: Learned, messages: NDArray[np.void]) -> None:
+    """Add what a learner must have learned of messages."""
+    tried = messages[messages["is_outcome"] & (messages["bin"] > 0)]
     learned.tried.update(_pairs(tried["launch"], tried["bin"]))
     hit = tried[tried["y"] == 1]
     learned.hit.update(_pairs(hit["launch"], hit["bin"]))
-    return facts
 
 
 def _pairs(a: NDArray[np.int32], b: NDArray[np.int16]) -> dict[tuple[int, int], int]:

@@ -207,6 +207,21 @@ def test_a_changed_count_is_named(worked: Live, kind: str, key: str, change: Cal
     assert account.findings[kind] >= 1, account.first
 
 
+def nothing_learned(store: Any, key: str) -> None:
+    """Put a learner back to where it has read nothing."""
+    store.hset(key, "cursor", msgspec.msgpack.encode(LearnerCursor()))
+
+
+def test_what_was_told_and_is_not_learned_yet_waits(worked: Live) -> None:
+    """A learner that was stopped before it had read has lost nothing: what lies on the topic beyond its cursor is said to wait."""
+    before = account_of(worked).sums
+    with changed(worked, "{o0}:cursor", nothing_learned), changed(worked, "{o0}:heads", lambda store, key: store.delete(key)):
+        account = account_of(worked)
+    assert account.first == []
+    assert (account.sums["outcomes_waiting"], account.sums["outcomes_learned"]) == (before["told"], 0)
+    assert before["outcomes_waiting"] == 0 < before["told"]
+
+
 def test_an_event_that_was_only_published_is_named(worked: Live) -> None:
     """What lies beyond the cursor is said to wait; a score of it alone is a finding."""
     records = [Outgoing("browse", b"u1", b'{"event_id":"late","user_id":"u1","product_id":"p","line":"books","ts":1}')]

@@ -12,6 +12,7 @@ import pytest
 from features.errors import DependencyDown, HeadstartError, InputError, Mismatch
 from features.events import Event, encode
 from streams import cli, namespace
+from streams.at_rest import cursors_of, unlearned
 from streams.embedded import EmbeddedValkey
 from streams.kafka_access import client_config
 from streams.offline import put_launches
@@ -73,6 +74,17 @@ def publish(settings: Settings) -> int:
     return sum(publish_records(settings.broker, browses(), topics, client_config=client_config(settings), delivery_timeout_s=5).values())
 
 
+async def at_rest(settings: Settings) -> bool:
+    """Whether no exposure is open and all that was told is learned, so that partitions may be divided anew."""
+    store = namespace.open_store(settings)
+    try:
+        still = [len((await store.load(str(p), ("pending",))).hashes["pending"]) for p in range(settings.partitions)]
+        cursors = await cursors_of(store, settings.partitions, settings.outcome_partitions)
+        return not any(still) and not await unlearned(store, cursors, settings.outcome_partitions)
+    finally:
+        await store.close()
+
+
 def test_each_role_does_its_work(base: Settings, quick_trunk: Path, tmp_path: Path) -> None:
     """Worker, publisher, consumer, dashboard and operator, each with its own user in Kafka and in Redis, do what they are for; no log, at any level, holds a secret."""
     users = {role: " ".join(redis_user(role, role, base.namespace)[3:]).replace("PASSWORD", USERS[role]) for role in ("worker", "operator")}
@@ -82,9 +94,10 @@ def test_each_role_does_its_work(base: Settings, quick_trunk: Path, tmp_path: Pa
         secret = tmp_path / "password"
         secret.write_text(USERS["worker"] + "\n")
         settings = with_changes(base, redis=valkey.url, redis_username="worker", redis_password=USERS["worker"], trunk=quick_trunk, log_level="DEBUG")
+        operator = with_changes(as_user(settings, "operator"), redis_username="operator", redis_password=USERS["operator"], log_level="WARNING")
 
         async def launch() -> None:
-            store = namespace.open_store(with_changes(settings, redis_username="operator", redis_password=USERS["operator"]))
+            store = namespace.open_store(operator)
             try:
                 await put_launches(store, [Launch(id="launch", line="launch", window_s=LIVE_WINDOW_MS / 1000)])
             finally:
@@ -102,9 +115,9 @@ def test_each_role_does_its_work(base: Settings, quick_trunk: Path, tmp_path: Pa
 
             wait_until(scored, "all are scored", log=job.log, poll_s=0.2)
             wait_until(lambda: any(read_topic(as_user(base, "dashboard"), "outcomes")), "an outcome", log=job.log, poll_s=0.5)
+            wait_until(lambda: asyncio.run(at_rest(operator)), "each exposure has its label and is learned", log=job.log, poll_s=0.5)
             assert job.stop(worker) == 0
             said = job.log.read_text()
-        operator = with_changes(as_user(settings, "operator"), redis_username="operator", redis_password=USERS["operator"], log_level="WARNING")
         file = str(tmp_path / "state.backup")
         with pytest.MonkeyPatch.context() as patch:
             for variable, text in as_environment(operator).items():
