@@ -243,24 +243,26 @@ def _follow(
         there, place, names = launched.get(i), starts[i], list[str | None]()
         if there is None:
             if opens[place] and sources[a.event.line]:
-                opened[i] = [_expose(partition, a, f"line:{a.event.line}", x[i], beliefs[i][0], counts=True)]
+                opened[i] = [_expose(partition, a, f"line:{a.event.line}", x[i], beliefs[i][0], counts=True, share=None)]
             continue
         # What is being launched teaches its launch alone, until it has become a source.
         for launch, belief in zip(there, beliefs[i], strict=True):
             place += bool(launch.products)
             is_open = opens[place if launch.products else starts[i]]
-            names.append(_expose(partition, a, launch.id, x[i], belief, counts=not any(names)) if is_open else None)
+            names.append(_expose(partition, a, launch.id, x[i], belief, counts=not any(names), share=launch.learn_share) if is_open else None)
         opened[i] = names
     return opened
 
 
-def _expose(partition: Partition, a: Arrived, domain: str, x: NDArray[np.float32], belief: Belief, *, counts: bool) -> str | None:
-    """Open an exposure and follow it, if it is among those that are followed; returns its id then."""
+def _expose(
+    partition: Partition, a: Arrived, domain: str, x: NDArray[np.float32], belief: Belief, *, counts: bool, share: float | None
+) -> str | None:  # fmt: skip
+    """Open an exposure and follow it, if it is among the share of those that are followed; returns its id then."""
     event, pending, totals = a.event, partition.pending, partition.cursor.totals
     name = exposure_id(domain, event.user_id, event.event_id)
     if name in pending.open:  # the event came again after the ring of ids had forgotten it
         return name
-    if not is_followed(name, partition.rules.learn_share) or len(pending) >= partition.rules.max_pending:
+    if not is_followed(name, partition.rules.learn_share if share is None else share) or len(pending) >= partition.rules.max_pending:
         totals.untracked += 1
         return None
     totals.exposures += 1

@@ -159,7 +159,10 @@ Message = Outcome | Counted | TickDone
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):
-    """A new product, or any domain, that is being learned. It holds the events of `line`, or those of `products` if there are any."""
+    """A new product, or any domain, that is being learned. It holds the events of `line`, or those of `products` if there are any.
+
+    `learn_share` of its exposures are followed to their label; without one, the namespace's.
+    """
 
     id: str
     line: str
@@ -168,6 +171,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     holdout: float = 0.0
     from_ms: int = 0
     closed_ms: int | None = None
+    learn_share: float | None = None
 
     def is_open(self, at_ms: int) -> bool:
         """Whether exposures open in it at a time; after its end the open ones run out."""

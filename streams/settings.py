@@ -96,7 +96,9 @@ class Settings:
     replay_tick_ms: Annotated[int, About("length of a tick of event time in a replay", whole(10, DAY_S * 1000), "ms")] = 900_000
     grace_ms: Annotated[int, About("how long after its end a delay bin stays open for late orders", whole(1, DAY_S * 1000), "ms")] = 60_000
     window_s: Annotated[int, About("attribution window of a launch that names none", whole(1, 365 * DAY_S), "s")] = DAY_S
-    learn_share: Annotated[float, About("share of the exposures that are followed to their label; all are scored", number(0, 1))] = 1.0
+    learn_share: Annotated[
+        float, About("share of the exposures that are followed to their label, but for launches that have a share of their own; all are scored", number(0, 1))
+    ] = 1.0
     max_pending: Annotated[int, About("open exposures at most, over all partitions of a worker", whole(1), "exposures")] = 1_000_000
     max_poll_records: Annotated[int, About("records taken from Kafka at once", whole(1, 100_000), "records")] = 4_000
     ttl_s: Annotated[int, About("a state without an event for so long reads as empty", whole(60), "s")] = 30 * DAY_S
@@ -110,7 +112,7 @@ class Settings:
     max_held_mb: Annotated[
         int, About("records that were read and wait to be worked, over all partitions of a worker, at most about so much", whole(16), "MB")
     ] = 256  # fmt: skip
-    lru_users: Annotated[int, About("users whose states a worker keeps in memory", whole(1), "users")] = 200_000
+    lru_users: Annotated[int, About("users whose states a worker keeps in memory", whole(1), "users")] = 150_000
     drift_actions: Annotated[bool, About("let a drift alarm reset a launch's level in part and restart one expert; alerts come all the same", switch)] = True
     explain_scores: Annotated[
         bool, About("give the transfer ledger on the score record to events with explain: true; each takes tens of milliseconds", switch)

@@ -33,6 +33,9 @@ def add(
     line: Annotated[str, typer.Option("--line", metavar="LINE", help="The product line whose events belong to the launch.")],
     product: Annotated[list[str] | None, typer.Option("--product", metavar="ID", help="Only events of this product belong to it; may be given again.")] = None,
     holdout: Annotated[float, typer.Option("--holdout", help="Share of the users that must not be targeted, from 0 to 1.")] = 0.0,
+    learn_share: Annotated[
+        float | None, typer.Option("--learn-share", help="Share of its exposures that are followed to their label (default: the setting learn_share).")
+    ] = None,
     start: Annotated[str | None, typer.Option("--from", metavar="TIME", help="When it begins: ISO 8601 or ms (default: in five seconds).")] = None,
     window: Annotated[float | None, typer.Option("--window", metavar="SECONDS", help="Its attribution window; must be the trunk's.")] = None,
     redis: Redis = None,
@@ -47,11 +50,13 @@ def add(
         raise InputError(f"a launch cannot be called {name!r}")
     if not 0 <= holdout < 1:
         raise InputError(f"--holdout {holdout}: expected a share from 0 to below 1")
+    if learn_share is not None and not 0 < learn_share <= 1:
+        raise InputError(f"--learn-share {learn_share}: expected a share above 0, up to 1")
     artifact = namespace.load_trunk(settings)
     lines = set(artifact.lines)
     launch = Launch(
         id=name, line=line, products=sorted(product or ()), window_s=namespace.need_window(window, artifact), holdout=holdout,
-        from_ms=time_ms("--from", start) if start else _now_ms() + LEAD_MS,
+        from_ms=time_ms("--from", start) if start else _now_ms() + LEAD_MS, learn_share=learn_share,
     )  # fmt: skip
 
     async def adding(store: RedisStore) -> None:

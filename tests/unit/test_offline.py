@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from msgspec.structs import replace as replace_struct
 
 from features.exposures import NONE
 from features.hashing import partition_for
@@ -225,6 +226,18 @@ def test_without_a_model_features_and_labels_are_the_same(wanted: Ran) -> None:
     for f in wanted.facts:
         if f[5] != NONE and f[0] != "whole":
             assert kept[f[2]][1] == f[9]
+
+
+def test_a_launch_has_a_share_of_its_own(wanted: Ran, model: Model) -> None:
+    """Where old lines are sampled, each exposure of a launch that says so is followed; one that says nothing is sampled as they are."""
+    launches = [replace_struct(launch, learn_share=1.0 if launch.id == "inside" else None) for launch in LAUNCHES]
+    ran = go(replace(make_rules(), learn_share=0.25), model, launches=launches)
+    assert ran.scores.keys() == wanted.scores.keys()
+    for domain in ("inside", "whole", SHARED):
+        all_of_them = {f[2] for f in wanted.facts if f[0] == domain}
+        sampled = {name for name in all_of_them if int(name[:8], 16) < 2**30}
+        assert {f[2] for f in ran.facts if f[0] == domain} == (all_of_them if domain == "inside" else sampled)
+        assert sampled < all_of_them
 
 
 def test_a_share_of_the_exposures_is_followed(wanted: Ran, model: Model) -> None:
