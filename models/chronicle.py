@@ -69,8 +69,9 @@ class Row(msgspec.Struct, array_like=True):
 class Facts(NamedTuple):
     """N outcomes of one domain in order, (N,) each: what closed, what had been said, and F before and after the bin.
 
-    `bin_` from 0, -1 if only the label became final; `label` -1 until then; `said` (N, K + 1): probabilities of headstart and of its experts when the
-    exposure was scored, NaN where unknown; `delay_ms` (N, 3) to click, cart and order, -1 if none yet; `parts` (N, 4): the ledger of what was said, millionths of a logit; x (N, F), z (N, D): `models.covariates.WHO`, standardised.
+    `bin_` from 0, -1 if only the label became final; `label` -1 until then; `said` (N, K + 1): probabilities of headstart, and where a label became
+    final of its experts, when the exposure was scored, NaN where unknown; `delay_ms` (N, 3) to click, cart and order, -1 if none yet. Where a first
+    bin closed, else zeros: `parts` (N, 4): the ledger of what was said, millionths of a logit; x (N, F), z (N, D): `models.covariates.WHO`, standardised.
     """
 
     close_ms: NDArray[np.int64]
@@ -184,13 +185,15 @@ def counts_of(facts: Facts) -> dict[int, list[int]]:
     first, closes, final = facts.bin_ == 0, facts.bin_ >= 0, facts.label >= 0
     click, cart = facts.delay_ms[:, 0] >= 0, facts.delay_ms[:, 1] >= 0
     p = millionths(facts.said[:, 0])
-    columns = np.stack(
-        [
+    columns = np.empty((len(COUNTS), len(p)), np.int64)
+    for at, column in enumerate(
+        (
             first, first * p, first & click, first & cart, closes, closes * millionths(facts.hazard), closes * facts.y, final, final * p, final & click,
             final & cart, final & (facts.label > 0), final * losses(facts.said[:, :1], facts.label)[:, 0],
             *(first * part for part in facts.parts.T),
-        ]
-    ).astype(np.int64)  # fmt: skip
+        )
+    ):  # fmt: skip
+        columns[at] = column
     minutes, place = np.unique(facts.close_ms // MINUTE_MS, return_inverse=True)
     sums = np.zeros((len(columns), len(minutes)), np.int64)
     for column, into in zip(columns, sums, strict=True):
