@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from http import HTTPStatus
@@ -31,6 +32,14 @@ Answer = tuple[HTTPStatus, str, bytes]
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = MOST_AT_ONCE
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that has gone away is no news; anything else is logged, as the rest of the worker logs."""
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            logger.debug("an HTTP client went away: %s", error)
+        else:
+            logger.error("an HTTP request failed", exc_info=error)
 
 
 class _Server6(_Server):
