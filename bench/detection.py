@@ -169,7 +169,7 @@ def heard_by_e_detectors(scenario: Scenario, seed: int) -> dict[str, list[float]
     facts = outcomes(rows, EDGES_S)
     until = scenario.days if scenario.quiet else SHIFT_DAY + CLOSED_DAYS
     facts = facts.part((facts.bin_ >= 0) & (facts.close_ms < until * DAY_MS))
-    k, y, s = facts.bin_, facts.y.astype(np.float64), s[facts.row]
+    k, y, s, exposed_ms = facts.bin_, facts.y.astype(np.float64), s[facts.row], rows.ts_ms[facts.row]
     deff = 1.0 if scenario.independent else DEFF
     curve, f = DelayCurve.of(source_curve(), EDGES_S), np.empty((2, len(k)))
     p = {"frozen": sigmoid(s), "adapted": np.empty(len(k)), "steady": np.empty(len(k))}
@@ -193,7 +193,7 @@ def heard_by_e_detectors(scenario: Scenario, seed: int) -> dict[str, list[float]
         if scenario.independent and watch != "frozen":
             continue
         share = deff ** -POWERS[f",{how}" if how else ""]
-        alarms = EDetector.unlearned().learn_many(p[watch], f[0], f[1], y, facts.close_ms, share=share)
+        alarms = EDetector.unlearned().learn_many(p[watch], f[0], f[1], y, facts.close_ms, exposed_ms, share=share)
         told[column] = [alarm.at_ms / DAY_MS for alarm in alarms]
     return told
 

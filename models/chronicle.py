@@ -67,7 +67,7 @@ class Row(msgspec.Struct, array_like=True):
 
 
 class Facts(NamedTuple):
-    """N outcomes of one domain in order, (N,) each: what closed, what had been said, and F before and after the bin.
+    """N outcomes of one domain in order, (N,) each: what closed, when the exposure was, what had been said, and F before and after the bin.
 
     `bin_` from 0, -1 if only the label became final; `label` -1 until then; `said` (N, K + 1): probabilities of headstart, and where a label became
     final of its experts, when the exposure was scored, NaN where unknown; `delay_ms` (N, 3) to click, cart and order, -1 if none yet. Where a first
@@ -75,6 +75,7 @@ class Facts(NamedTuple):
     """
 
     close_ms: NDArray[np.int64]
+    exposed_ms: NDArray[np.int64]
     bin_: NDArray[np.int64]
     y: NDArray[np.int64]
     label: NDArray[np.int64]

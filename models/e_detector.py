@@ -1,9 +1,11 @@
 """A Shiryaev–Roberts e-detector on closed delay bins: does the forecast still count conversions rightly, or has the level shifted?
 
 For a tilt δ an outcome y with forecast hazard h counts L = q(y) / h(y), q = σ(logit h + δ), which is 1 on average while the forecast holds, whatever
-came before. `SR ← (1 + SR) L` adds up the evidence of every possible beginning of a shift, and SR less the number of outcomes is a martingale; so is
-the mean over tilts. An alarm at SR ≥ c therefore comes falsely no more often than once in c outcomes on average, with no knowledge of delays, traffic or
-the size of the shift (Shin, Ramdas and Rinaldo, "E-detectors: a nonparametric framework for sequential change detection", NEJSDS 2024).
+came before. Every six hours of event time a shift may begin: M_b, the product of L over the outcomes of exposures since b, is the evidence for it, a
+martingale from 1. Outcomes of earlier exposures, which go on closing for a whole window, say nothing about it and do not dilute it. SR = Σ_b M_b less the
+number of beginnings is a martingale too, and so is the mean over tilts; an alarm at SR ≥ c therefore comes falsely no more often than once in c beginnings
+on average, with no knowledge of delays, traffic or the size of the shift (Shin, Ramdas and Rinaldo, "E-detectors: a nonparametric framework for sequential
+change detection", NEJSDS 2024). Beginnings of more than four days ago are kept as one sum, to which every outcome counts from then on.
 
 Outcomes of one user are not independent, which that proof needs: evidence is raised to a power `share` below 1 for it. With share = 1 / deff, the design
 effect, the mean stays at most 1 where all rows of a user close together. They do not: a detector that finds shifts in a day or two sees only some of
@@ -26,12 +28,13 @@ TILTS: Final = np.array([-0.6, -0.3, 0.3, 0.6])
 DAYS_BETWEEN_FALSE_ALARMS: Final = 100.0
 ARMED_AFTER: Final = 50
 """Conversions, since the start and again after each alarm: a level that has hardly been learned is no news."""
-RATE_HALF_LIFE_MS: Final = 7 * 86_400_000.0
-"""Of the count of outcomes a day: whole weeks weigh alike, and a launch's slow start is forgotten."""
-SHORTEST_MS: Final = 3_600_000.0
-NEVER_MS: Final = -(2**62)
+BEGINNING_MS: Final = 6 * 3_600_000
+"""A shift may begin this often."""
+KEPT: Final = 16
+"""Beginnings that are kept apart."""
+NEVER: Final = -(2**62)
 
-_DAY_MS = 86_400_000.0
+_A_DAY: Final = 86_400_000 / BEGINNING_MS
 _FACTORS = np.expm1(TILTS)
 
 
@@ -42,52 +45,58 @@ def evidence_share(deff: float) -> float:
 
 @kernel
 def _learn(
-    p: Vector, f_prev: Vector, f_next: Vector, y: Vector, close_ms: NDArray[np.int64], share: float, days: float, tilts: Vector, factors: Vector,
-    sr: Vector, rise: Vector, since_ms: NDArray[np.int64], seen: Vector, last_ms: NDArray[np.int64], raised: NDArray[np.float64], times: NDArray[np.int64],
+    p: Vector, f_prev: Vector, f_next: Vector, y: Vector, close_ms: NDArray[np.int64], exposed_ms: NDArray[np.int64], share: float, reach: float,
+    tilts: Vector, factors: Vector, sr: NDArray[np.float64], present: NDArray[np.int64], seen: Vector, raised: NDArray[np.float64], times: NDArray[np.int64],
 ) -> int:  # fmt: skip
-    n = tilts.shape[0]
+    kept, n = sr.shape
     count = 0
     for i in range(p.shape[0]):
+        now = close_ms[i] // BEGINNING_MS
+        if present[0] == NEVER:
+            present[0] = now
+            for g in range(n):
+                sr[kept - 1, g] = 1.0
+        for _ in range(min(max(now - present[0], 0), kept)):  # a long silence counts as few beginnings
+            for g in range(n):
+                oldest = sr[0, g]
+                for b in range(kept - 1):
+                    sr[b, g] = sr[b + 1, g]
+                sr[0, g] = min(sr[0, g] + oldest, 1e250)
+                sr[kept - 1, g] = 1.0
+        present[0] = max(present[0], now)
         held = min(max(p[i], 1e-9), 1.0 - 1e-9)
         h = held * (f_next[i] - f_prev[i]) / (1.0 - held * f_prev[i])
-        if last_ms[0] > NEVER_MS and close_ms[i] > last_ms[0]:
-            passed = float(close_ms[i] - last_ms[0])
-            faded = -math.expm1(-math.log(2.0) * passed / RATE_HALF_LIFE_MS)
-            seen[1] -= faded * seen[1]
-            seen[2] += faded * (RATE_HALF_LIFE_MS / math.log(2.0) - seen[2])
-        last_ms[0] = max(last_ms[0], close_ms[i])
+        last = min(max(exposed_ms[i] // BEGINNING_MS - present[0] + kept - 1, 0), kept - 1)
         seen[0] += y[i]
-        seen[1] += 1.0
         total = 0.0
         for g in range(n):
-            log_l = share * (y[i] * tilts[g] - math.log1p(h * factors[g]))
-            sr[g] = min((1.0 + sr[g]) * math.exp(log_l), 1e250)
-            total += sr[g]
-            if rise[g] <= 0.0:
-                rise[g] = 0.0
-                since_ms[g] = close_ms[i]
-            rise[g] += log_l
-        per_day = seen[1] * _DAY_MS / max(seen[2], SHORTEST_MS)
-        if seen[0] >= ARMED_AFTER and total >= n * per_day * days:
-            lead = 0
-            for g in range(1, n):
-                if sr[g] > sr[lead]:
-                    lead = g
+            ratio = math.exp(share * (y[i] * tilts[g] - math.log1p(h * factors[g])))
+            for b in range(last + 1):
+                sr[b, g] = min(sr[b, g] * ratio, 1e250)
+            for b in range(kept):
+                total += sr[b, g]
+        if seen[0] >= ARMED_AFTER and total >= n * reach:
+            lead, of = 0, 0
+            for g in range(n):
+                for b in range(kept):
+                    if sr[b, g] > sr[of, lead]:
+                        lead, of = g, b
             raised[count, 0] = total / n
             raised[count, 1] = tilts[lead]
-            times[count, 0] = last_ms[0]
-            times[count, 1] = since_ms[lead]
+            times[count, 0] = close_ms[i]
+            times[count, 1] = (present[0] - kept + 1 + of) * BEGINNING_MS
             count += 1
             seen[0] = 0.0
             for g in range(n):
-                sr[g] = 0.0
-                rise[g] = 0.0
+                for b in range(kept):
+                    sr[b, g] = 0.0
+                sr[kept - 1, g] = 1.0
     return count
 
 
 @dataclass(frozen=True)
 class Alarm:
-    """The forecast no longer counts rightly: since about `since_ms`, heard at `at_ms` (event times).
+    """The forecast no longer counts rightly for exposures since about `since_ms`, the most likely beginning; heard at `at_ms` (event times).
 
     `tilt`: the logit shift, among `TILTS`, for which the evidence is greatest; `statistic`: that evidence, a mean over tilts, in units of one outcome's.
     """
@@ -107,41 +116,29 @@ class Alarm:
 class EDetector:
     """What has been heard of one launch's outcomes. Mutable.
 
-    `sr` (4,): Shiryaev–Roberts sums by tilt. `rise` and `since_ms` (4,): the log evidence since it was last no more than 0, and when that was. `seen`
-    (3,): conversions since the start or the last alarm, and outcomes and ms, both halved every `RATE_HALF_LIFE_MS`; `last_ms` (1,): the latest close.
+    `sr` (KEPT, 4): the sums of the beginnings, by six hours up to the `present` (1,) ones, and tilt; the first row holds all older ones. `seen` (1,):
+    conversions since the start or the last alarm.
     """
 
-    sr: Vector
-    rise: Vector
-    since_ms: NDArray[np.int64]
+    sr: NDArray[np.float64]
+    present: NDArray[np.int64]
     seen: Vector
-    last_ms: NDArray[np.int64]
     alarm: Alarm | None = None
     """The last alarm that was raised."""
 
     @classmethod
     def unlearned(cls) -> EDetector:
         """A detector that has heard nothing."""
-        n = len(TILTS)
-        return cls(np.zeros(n), np.zeros(n), np.full(n, NEVER_MS, np.int64), np.zeros(3), np.array([NEVER_MS], np.int64))
+        return cls(np.zeros((KEPT, len(TILTS))), np.array([NEVER], np.int64), np.zeros(1))
 
     def copy(self) -> EDetector:
         """Another detector with the same content."""
-        return EDetector(self.sr.copy(), self.rise.copy(), self.since_ms.copy(), self.seen.copy(), self.last_ms.copy(), self.alarm)
+        return EDetector(self.sr.copy(), self.present.copy(), self.seen.copy(), self.alarm)
 
     @property
     def statistic(self) -> float:
-        """The evidence for a shift: the mean of `sr` over the tilts."""
-        return float(self.sr.mean())
-
-    @property
-    def outcomes_per_day(self) -> float:
-        """How many bins close in a day of event time, the last week weighing most; 0 if none did."""
-        return float(self.seen[1] * _DAY_MS / max(self.seen[2], SHORTEST_MS))
-
-    def threshold(self, days: float = DAYS_BETWEEN_FALSE_ALARMS) -> float:
-        """What the statistic must reach for an alarm."""
-        return self.outcomes_per_day * days
+        """The evidence for a shift: the mean of the sums over the tilts."""
+        return float(self.sr.sum(axis=0).mean())
 
     @property
     def armed(self) -> bool:
@@ -149,19 +146,19 @@ class EDetector:
         return bool(self.seen[0] >= ARMED_AFTER)
 
     def learn_many(
-        self, p: Vector, f_prev: Vector, f_next: Vector, y: Vector, close_ms: NDArray[np.int64],
+        self, p: Vector, f_prev: Vector, f_next: Vector, y: Vector, close_ms: NDArray[np.int64], exposed_ms: NDArray[np.int64],
         *, share: float = 1.0, days_between_false_alarms: float = DAYS_BETWEEN_FALSE_ALARMS,
     ) -> tuple[Alarm, ...]:  # fmt: skip
         """Take in N closed bins in the given order, (N,) each, and return the alarms that they raise; the same bits as one at a time.
 
-        `p`: the final conversion probabilities that were forecast before these outcomes were learned; `share`: see `evidence_share`. An alarm makes the
-        detector start anew, except for what it knows of the outcomes a day. ValueError for p outside 0..1, a share outside 0 < share ≤ 1, or bins as in
-        `Posterior.learn_many`; then nothing has been heard.
+        `p`: the final conversion probabilities that were forecast before these outcomes were learned; `exposed_ms`: when the exposures were; `share`: see
+        `evidence_share`. An alarm makes the detector start anew, with exposures from then on. ValueError for p outside 0..1, a share outside 0 < share ≤ 1,
+        or bins as in `Posterior.learn_many`; then nothing has been heard.
         """
         p, f_prev, f_next, y = (np.ascontiguousarray(a, dtype=np.float64) for a in (p, f_prev, f_next, y))
-        close_ms = np.ascontiguousarray(close_ms, dtype=np.int64)
-        if p.ndim != 1 or close_ms.shape != p.shape:
-            raise ValueError(f"p is {p.shape}, close_ms {close_ms.shape}: expected (N,) both")
+        close_ms, exposed_ms = (np.ascontiguousarray(a, dtype=np.int64) for a in (close_ms, exposed_ms))
+        if p.ndim != 1 or close_ms.shape != p.shape or exposed_ms.shape != p.shape:
+            raise ValueError(f"p is {p.shape}, close_ms {close_ms.shape}, exposed_ms {exposed_ms.shape}: expected (N,) each")
         check_outcomes(len(p), f_prev, f_next, y)
         if not ((p >= 0.0) & (p <= 1.0)).all():  # NaN fails too
             raise ValueError("p must lie in 0..1: outcome refused")
@@ -170,8 +167,8 @@ class EDetector:
         most = 1 + (int(self.seen[0]) + int(y.sum())) // ARMED_AFTER
         raised, times = np.empty((most, 2)), np.empty((most, 2), np.int64)
         count = _learn(
-            p, f_prev, f_next, y, close_ms, share, days_between_false_alarms, TILTS, _FACTORS,
-            self.sr, self.rise, self.since_ms, self.seen, self.last_ms, raised, times,
+            p, f_prev, f_next, y, close_ms, exposed_ms, share, threshold(days_between_false_alarms), TILTS, _FACTORS,
+            self.sr, self.present, self.seen, raised, times,
         )  # fmt: skip
         alarms = tuple(Alarm(int(times[j, 0]), int(times[j, 1]), float(raised[j, 1]), float(raised[j, 0])) for j in range(count))
         if alarms:
@@ -183,18 +180,24 @@ class EDetector:
         a = self.alarm
         return {
             "sr": self.sr,
-            "rise": self.rise,
-            "since_ms": self.since_ms,
+            "present": self.present,
             "seen": self.seen,
-            "last_ms": self.last_ms,
             "alarm_ms": np.array([a.at_ms, a.since_ms] if a else [], dtype=np.int64),
             "alarm": np.array([a.tilt, a.statistic] if a else [], dtype=np.float64),
         }
 
     @classmethod
     def from_arrays(cls, a: dict[str, NDArray[np.generic]]) -> EDetector:
-        """Exactly what was stored."""
+        """Exactly what was stored; a state whose sums begin at outcomes, as they once did, begins anew but for its conversions and last alarm."""
         ms, how = a["alarm_ms"], a["alarm"].astype(np.float64)
-        sr, rise, seen = (a[name].astype(np.float64) for name in ("sr", "rise", "seen"))
         alarm = Alarm(int(ms[0]), int(ms[1]), float(how[0]), float(how[1])) if len(ms) else None
-        return cls(sr, rise, a["since_ms"].astype(np.int64), seen, a["last_ms"].astype(np.int64), alarm)
+        if "present" not in a:
+            new = cls.unlearned()
+            new.seen[0], new.alarm = float(a["seen"][0]), alarm
+            return new
+        return cls(a["sr"].astype(np.float64), a["present"].astype(np.int64), a["seen"].astype(np.float64), alarm)
+
+
+def threshold(days: float = DAYS_BETWEEN_FALSE_ALARMS) -> float:
+    """Return what the statistic must reach for an alarm: the beginnings in so many days."""
+    return days * _A_DAY

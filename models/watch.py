@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from models import wire
 from models.chronicle import BLOCK_MS, HOUR_MS, Blocks, Facts
 from models.covariates import WHO, psi, told_apart
-from models.e_detector import EDetector, evidence_share
+from models.e_detector import EDetector, evidence_share, threshold
 from models.head import Vector
 from models.offset import DEFAULT_PI, Offset, log_prior
 from models.sketches import MILLION, auc
@@ -85,10 +85,8 @@ class Watch:
         y = facts.y[closes].astype(np.float64)
         p = self.level.learn_many(s[closes], *f, y, at, prior=_PRIOR, deff=deff, half_life_ms=STEADY_HALF_LIFE_MS)
         found = [
-            Finding(
-                "calibration", a.at_ms, a.since_ms, {"tilt": a.tilt, "statistic": a.statistic, "threshold": self.shift.threshold(), "direction": a.direction}
-            )
-            for a in self.shift.learn_many(p, *f, y, at, share=share)
+            Finding("calibration", a.at_ms, a.since_ms, {"tilt": a.tilt, "statistic": a.statistic, "threshold": threshold(), "direction": a.direction})
+            for a in self.shift.learn_many(p, *f, y, at, facts.exposed_ms[closes], share=share)
         ]
         self._hear_soon(facts, share, found)
         self._hear_final(facts)
@@ -99,12 +97,16 @@ class Watch:
         closes = facts.bin_ >= 0
         share = evidence_share(deff)
         alarms = self.shift.learn_many(
-            facts.said[closes, 0], facts.f_prev[closes], facts.f_next[closes], facts.y[closes].astype(np.float64), facts.close_ms[closes], share=share
+            facts.said[closes, 0],
+            facts.f_prev[closes],
+            facts.f_next[closes],
+            facts.y[closes].astype(np.float64),
+            facts.close_ms[closes],
+            facts.exposed_ms[closes],
+            share=share,
         )
         found = [
-            Finding(
-                "calibration", a.at_ms, a.since_ms, {"tilt": a.tilt, "statistic": a.statistic, "threshold": self.shift.threshold(), "direction": a.direction}
-            )
+            Finding("calibration", a.at_ms, a.since_ms, {"tilt": a.tilt, "statistic": a.statistic, "threshold": threshold(), "direction": a.direction})
             for a in alarms
         ]
         self._hear_final(facts)
@@ -115,14 +117,14 @@ class Watch:
         n = int(first.sum())
         if not n:
             return
-        at = facts.close_ms[first]
+        at, exposed = facts.close_ms[first], facts.exposed_ms[first]
         came = [(facts.delay_ms[first, k] >= 0).astype(np.float64) for k in range(len(SOON))]
         seen, *hits = self.rates[:3].tolist()
         if seen >= RATE_AFTER:
             nothing, everything = np.zeros(n), np.ones(n)
             for name, detector, hit, y in zip(SOON, self.soon, hits, came, strict=True):
                 rate = np.full(n, (hit + 1.0) / (seen + 2.0))
-                for a in detector.learn_many(rate, nothing, everything, y, at, share=share):
+                for a in detector.learn_many(rate, nothing, everything, y, at, exposed, share=share):
                     evidence = {"step": name, "usual_rate": float(rate[0]), "tilt": a.tilt, "direction": a.direction, "statistic": a.statistic}
                     found.append(Finding("early_funnel", a.at_ms, a.since_ms, evidence))
                     self.rates *= np.array([0.25, 0.25, 0.25, 1.0])  # what is usual is learned anew
@@ -225,8 +227,7 @@ class Watch:
     @property
     def evidence(self) -> float:
         """The e-detector's statistic over its threshold: 1 is an alarm, if it is armed."""
-        threshold = self.shift.threshold()
-        return self.shift.statistic / threshold if threshold > 0 else 0.0
+        return self.shift.statistic / threshold()
 
 
 def _surprise(y: NDArray[np.int64], p: Vector) -> Vector:

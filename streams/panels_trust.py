@@ -145,7 +145,7 @@ def drift_panel(look: Look, launch: Launch) -> Panel:
         "The line is the evidence that orders no longer come as the scores say, in units of what raises an alarm. The alarm line is set so that a launch on which nothing changes crosses it about once in "
         "100 days. When it is crossed, the launch lets go of part of what it has learned (unless the setting drift_actions is off), and the evidence starts again from nothing: the latest such moments are marked. "
         f"After an alarm {ARMED_AFTER} further orders must come before the next one, however high the line stands. "
-        "“Since about” is when the evidence began to rise; the alarm comes later, when there is enough of it. Where the evidence rises again within half a day of an alarm, that is the same shift, which began when its first alarm says. "
+        "“Since about” is the most likely beginning, to six hours; the alarm comes later, when there is enough evidence. Where a second alarm says that its shift began within half a day of the first one, that is the same shift, which began when its first alarm says. "
         "“Since the last alarm” tells whether the reset has worked; exposures that were scored before it are still among its bins for as long as an order may take. "
         "The table says of each kind of drift what was found; only the first kind acts.",
         Table(["kind", "what it means", "found", "last at", "since about", "what was done"], rows),

@@ -249,8 +249,8 @@ def _facts(rows: Sequence[Closed], model: Model, state: LaunchHead | SharedHeads
     """The outcomes as arrays, and the logit (N,) of the probability that had been said of each."""
     n, launch = len(rows), isinstance(state, LaunchHead)
     # `fromiter` takes half the time of `array`, and what only some outcomes need is looked up for those.
-    told = ((c.close_ms, c.bin - 1, c.y, c.label, *c.exposure.delay_ms) for c in rows)
-    columns = np.fromiter(chain.from_iterable(told), np.int64, 7 * n).reshape(n, 7)
+    told = ((c.close_ms, c.bin - 1, c.y, c.label, *c.exposure.delay_ms, c.exposure.ts_ms) for c in rows)
+    columns = np.fromiter(chain.from_iterable(told), np.int64, 8 * n).reshape(n, 8)
     head = np.fromiter(chain.from_iterable(c.exposure.predictions[:2] for c in rows), np.float64, 2 * n).reshape(n, 2)
     bin_, label, curve = columns[:, 1], np.where(columns[:, 3] == NONE, -1, columns[:, 3]), state.delay.in_use
     first, final = np.flatnonzero(bin_ == 0), np.flatnonzero(label >= 0)
@@ -265,7 +265,7 @@ def _facts(rows: Sequence[Closed], model: Model, state: LaunchHead | SharedHeads
         if launch:
             z[first] = standardise(x[first], model.artifact.trunk.mean, model.artifact.trunk.std)[:, PLACES]
     facts = Facts(
-        close_ms=np.ascontiguousarray(columns[:, 0]), bin_=bin_, y=columns[:, 2], label=label, score=head[:, 0], said=said, delay_ms=columns[:, 4:7],
+        close_ms=np.ascontiguousarray(columns[:, 0]), exposed_ms=columns[:, 7], bin_=bin_, y=columns[:, 2], label=label, score=head[:, 0], said=said, delay_ms=columns[:, 4:7],
         f_prev=np.where(bin_ >= 0, curve[np.maximum(bin_, 0)], 0.0), f_next=np.where(bin_ >= 0, curve[np.maximum(bin_, 0) + 1], 0.0), parts=parts, x=x, z=z,
     )  # fmt: skip
     return facts, said_logit(head[:, 1])

@@ -20,7 +20,7 @@ RECENT_MS: Final = 2 * DAY_MS
 ALARMED_MS: Final = 3 * DAY_MS
 """After an alarm the scores count as not to be trusted for so long."""
 GOES_ON_MS: Final = DAY_MS // 2
-"""An alarm whose evidence began to rise so soon after the one before is about the same shift, which the reset has not ended."""
+"""An alarm whose shift began so soon after the one before is about the same shift, which the reset has not ended."""
 FEWEST_ORDERS: Final = 20
 FAR: Final = 1.5
 """An interval that is wholly beyond this factor, up or down, is far from calibrated."""
@@ -71,7 +71,7 @@ class Shift:
 
     @property
     def since_ms(self) -> int:
-        """When the evidence began to rise that led to the first alarm."""
+        """The most likely beginning, as the first alarm says."""
         return self.first.since_ms
 
     @property

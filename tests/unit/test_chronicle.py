@@ -17,8 +17,9 @@ def facts(n: int, *, seed: int = 0, span_ms: int = 3 * HOUR_MS, start_ms: int = 
     bin_ = rng.integers(-1, 3, n)
     label = np.where(bin_ < 0, rng.integers(0, 2, n), -1)
     f_prev = np.where(bin_ > 0, 0.3 * bin_, 0.0)
+    close_ms = np.sort(start_ms + rng.integers(0, span_ms, n))
     return Facts(
-        close_ms=np.sort(start_ms + rng.integers(0, span_ms, n)), bin_=bin_, y=((bin_ >= 0) & (rng.random(n) < 0.1)).astype(np.int64), label=label,
+        close_ms=close_ms, exposed_ms=close_ms - 600_000, bin_=bin_, y=((bin_ >= 0) & (rng.random(n) < 0.1)).astype(np.int64), label=label,
         score=rng.random(n), said=np.clip(rng.random((n, 1 + len(EXPERTS))), 0.01, 0.99), delay_ms=rng.integers(-1, 2, (n, 3)), f_prev=f_prev,
         f_next=f_prev + 0.3, parts=rng.integers(-1000, 1000, (n, 4)), x=rng.normal(size=(n, 5)).astype(np.float32), z=rng.normal(size=(n, 3)),
     )  # fmt: skip

@@ -7,51 +7,93 @@ import math
 import numpy as np
 import pytest
 
-from models.e_detector import ARMED_AFTER, TILTS, Alarm, EDetector, evidence_share
+from models.e_detector import ARMED_AFTER, BEGINNING_MS, KEPT, TILTS, Alarm, EDetector, evidence_share, threshold
 
 DAY_MS = 86_400_000
 F = np.array([0.0, 0.5, 0.8, 1.0])
-Outcomes = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+Outcomes = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
-def outcomes(days: float, *, shift: float = 0.0, since_day: float = 0.0, per_day: int = 500, seed: int = 0) -> Outcomes:
-    """p, F_prev, F_next, y, close_ms of closed bins; from `since_day` on the true logits are `shift` above the forecast."""
+def outcomes(
+    days: float, *, shift: float = 0.0, since_day: float = 0.0, per_day: int = 500, seed: int = 0, delay_days: float = 0.0
+) -> Outcomes:  # fmt: skip
+    """p, F_prev, F_next, y, close_ms and exposed_ms of closed bins; the true logits of exposures from `since_day` on are `shift` above the forecast.
+
+    Later bins close `delay_days` after the exposure, or twice that.
+    """
     rng = np.random.default_rng(seed)
     n = round(days * per_day)
     s = rng.normal(-2.5, 0.8, n)
     close_ms = np.sort(rng.integers(0, round(days * DAY_MS), n))
     k = rng.integers(0, 3, n)
-    true = 1 / (1 + np.exp(-s - shift * (close_ms >= since_day * DAY_MS)))
+    exposed_ms = close_ms - (k * delay_days * DAY_MS).astype(np.int64)
+    true = 1 / (1 + np.exp(-s - shift * (exposed_ms >= since_day * DAY_MS)))
     hazard = true * (F[k + 1] - F[k]) / (1 - true * F[k])
-    return 1 / (1 + np.exp(-s)), F[k], F[k + 1], (rng.random(n) < hazard).astype(np.float64), close_ms
+    return 1 / (1 + np.exp(-s)), F[k], F[k + 1], (rng.random(n) < hazard).astype(np.float64), close_ms, exposed_ms
 
 
 def clusters(days: float, size: int, seed: int) -> Outcomes:
     """The same, calibrated, but each draw counts for `size` rows in a row: a design effect of `size`."""
-    p, f_prev, f_next, y, close_ms = outcomes(days, seed=seed, per_day=500 // size)
-    return np.repeat(p, size), np.repeat(f_prev, size), np.repeat(f_next, size), np.repeat(y, size), np.repeat(close_ms, size)
+    p, f_prev, f_next, y, close_ms, exposed_ms = (np.repeat(a, size) for a in outcomes(days, seed=seed, per_day=500 // size))
+    return p, f_prev, f_next, y, close_ms, exposed_ms
 
 
-def reference(p: np.ndarray, f_prev: np.ndarray, f_next: np.ndarray, y: np.ndarray, *, share: float) -> list[float]:
-    """The statistic after each outcome, from the definition: the sum over every beginning j of Π_{i ≥ j} (q(y) / h(y)) ** share, no recursion."""
+def reference(rows: Outcomes, *, share: float) -> list[float]:
+    """The statistic after each outcome, from the definition: the sum over every beginning b of Π (q(y) / h(y)) ** share over the exposures since b, no recursion."""
+    p, f_prev, f_next, y, close_ms, exposed_ms = rows
     h = p * (f_next - f_prev) / (1 - p * f_prev)
+    first = close_ms[0] // BEGINNING_MS
     found = np.zeros(len(p))
     for tilt in TILTS:
         q = 1 / (1 + np.exp(-np.log(h / (1 - h)) - tilt))
         ratio = np.where(y > 0, q / h, (1 - q) / (1 - h)) ** share
-        found += [sum(math.prod(ratio[j : t + 1]) for j in range(t + 1)) / len(TILTS) for t in range(len(p))]
+        for t in range(len(p)):
+            beginnings = range(first, close_ms[t] // BEGINNING_MS + 1)
+            # Of the outcomes that came since a beginning was possible, those of later exposures count.
+            found[t] += sum(
+                math.prod(ratio[: t + 1][(close_ms[: t + 1] // BEGINNING_MS >= b) & (exposed_ms[: t + 1] // BEGINNING_MS >= b)]) for b in beginnings
+            ) / len(TILTS)
     return found.tolist()
 
 
 def test_equals_the_definition() -> None:
     """The recursion in the kernel is the sum over all beginnings, in plain float64, with all and with a share of the evidence."""
-    rows = outcomes(0.3, shift=0.5)
+    rows = outcomes(2.5, shift=0.5, per_day=120, delay_days=0.4)
     for share in (1.0, 0.43):
         detector, said = EDetector.unlearned(), []
         for i in range(len(rows[0])):
             detector.learn_many(*(a[i : i + 1] for a in rows), share=share)
             said.append(detector.statistic)
-        np.testing.assert_allclose(said, reference(*rows[:4], share=share), rtol=1e-10)
+        np.testing.assert_allclose(said, reference(rows, share=share), rtol=1e-10)
+
+
+def test_beginnings_of_long_ago_are_one_sum() -> None:
+    """After four days the oldest beginnings are added up: what is kept is bounded, and a shift that is older than that still counts."""
+    rows = outcomes(KEPT * BEGINNING_MS / DAY_MS + 2, per_day=300)
+    detector = EDetector.unlearned()
+    detector.learn_many(*rows)
+    assert detector.sr.shape == (KEPT, len(TILTS))
+    before = detector.statistic
+    detector.learn_many(rows[0][-1:], rows[1][-1:], rows[2][-1:], np.ones(1), rows[4][-1:], rows[5][-1:])
+    assert detector.statistic != before
+    silent = EDetector.unlearned()
+    far = rows[4][:2] + np.array([0, 1000 * DAY_MS])
+    silent.learn_many(rows[0][:2], rows[1][:2], rows[2][:2], rows[3][:2], far, far)
+    assert silent.statistic < 2 * KEPT  # a silence of years is no thousand beginnings
+
+
+@pytest.mark.parametrize("shift", [-0.5, 0.5])
+def test_exposures_of_before_do_not_dilute_a_shift(shift: float) -> None:
+    """Bins of exposures from before the shift go on closing for days, as forecast; it is found sooner than if they counted against it."""
+    waits = []
+    for seed in range(20):
+        rows = outcomes(20, shift=shift, since_day=10, per_day=1500, seed=seed, delay_days=1.5)
+        told = [
+            next(alarm.at_ms for alarm in EDetector.unlearned().learn_many(*rows[:5], exposed) if alarm.at_ms >= 10 * DAY_MS) for exposed in (rows[5], rows[4])
+        ]
+        waits.append(told)
+    by_exposure, by_outcome = np.median(np.array(waits), axis=0) / DAY_MS - 10
+    assert by_exposure < by_outcome - 0.2
 
 
 def test_many_is_repeated_one_to_the_bit() -> None:
@@ -106,19 +148,15 @@ def test_the_share_follows_from_the_design_effect() -> None:
 def test_is_armed_by_fifty_conversions() -> None:
     """However wrong the forecast, no alarm before the fiftieth conversion, one with it, and then again only after fifty more."""
     n = 2 * ARMED_AFTER
-    rows = np.full(n, 0.01), np.zeros(n), np.ones(n), np.ones(n), np.arange(n) * DAY_MS // 10
+    at_ms = np.arange(n) * DAY_MS // 100
+    rows = np.full(n, 0.01), np.zeros(n), np.ones(n), np.ones(n), at_ms, at_ms
     assert [alarm.at_ms for alarm in EDetector.unlearned().learn_many(*rows)] == [rows[4][ARMED_AFTER - 1], rows[4][-1]]
 
 
-def test_learns_how_many_outcomes_come_in_a_day() -> None:
-    """The threshold is a hundred days' outcomes by event time, and follows when there are more or fewer; a silent month is no low rate."""
-    detector = EDetector.unlearned()
-    p, f_prev, f_next, y, close_ms = outcomes(30, per_day=400)
-    detector.learn_many(p, f_prev, f_next, y, close_ms)
-    assert detector.threshold() == pytest.approx(100 * 400, rel=0.05)
-    p, f_prev, f_next, y, after_ms = outcomes(40, per_day=100)
-    detector.learn_many(p, f_prev, f_next, y, after_ms + 30 * DAY_MS)
-    assert detector.outcomes_per_day == pytest.approx(100, rel=0.1)
+def test_the_threshold_is_the_beginnings_between_false_alarms() -> None:
+    """A hundred days have four hundred beginnings, whatever the traffic."""
+    assert threshold() == 400.0
+    assert threshold(20.0) == 80.0
 
 
 def test_refuses_bad_outcomes_unchanged() -> None:
@@ -134,7 +172,9 @@ def test_refuses_bad_outcomes_unchanged() -> None:
         with pytest.raises(ValueError, match="refused"):
             detector.learn_many(*rows)
     with pytest.raises(ValueError, match="expected"):
-        detector.learn_many(*good[:4], good[4][:-1])
+        detector.learn_many(*good[:4], good[4][:-1], good[5])
+    with pytest.raises(ValueError, match="expected"):
+        detector.learn_many(*good[:5], good[5][:-1])
     with pytest.raises(ValueError, match="share"):
         detector.learn_many(*good, share=1.5)
     assert [a.tobytes() for a in detector.to_arrays().values()] == before
@@ -154,13 +194,25 @@ def test_survives_storage_and_copies_go_their_own_way() -> None:
     assert [a.tobytes() for a in detector.to_arrays().values()] == before
 
 
+def test_a_state_of_before_begins_anew() -> None:
+    """What an older program stored, with one sum for each tilt, is not misread: its conversions and last alarm are kept, its sums begin anew."""
+    old = {
+        "sr": np.full(4, 7.0), "rise": np.zeros(4), "since_ms": np.zeros(4, np.int64), "seen": np.array([61.0, 1e4, 1e8]), "last_ms": np.array([DAY_MS]),
+        "alarm_ms": np.array([DAY_MS, DAY_MS // 2]), "alarm": np.array([0.3, 1e6]),
+    }  # fmt: skip
+    detector = EDetector.from_arrays(old)
+    assert (detector.statistic, detector.armed, detector.alarm) == (0.0, True, Alarm(DAY_MS, DAY_MS // 2, 0.3, 1e6))
+    assert detector.learn_many(*outcomes(1)) == ()
+
+
 def test_stays_finite_whatever_comes() -> None:
     """A year of forecasts of 1 that never come true, then of 0 that always do, overflows nothing."""
     n = 20_000
     detector = EDetector.unlearned()
-    detector.learn_many(np.ones(n), np.zeros(n), np.ones(n), np.zeros(n), np.arange(n) * 1000)
+    at_ms = np.arange(n) * 1000
+    detector.learn_many(np.ones(n), np.zeros(n), np.ones(n), np.zeros(n), at_ms, at_ms)
     assert math.isfinite(detector.statistic)
     assert detector.alarm is None
-    detector.learn_many(np.zeros(n), np.zeros(n), np.ones(n), np.ones(n), np.arange(n) * 1000)
+    detector.learn_many(np.zeros(n), np.zeros(n), np.ones(n), np.ones(n), at_ms, at_ms)
     assert math.isfinite(detector.statistic)
     assert detector.alarm is not None

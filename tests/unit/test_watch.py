@@ -32,7 +32,9 @@ def stream(days: int, *, orders: float = 0.0, carts: float = 0.0, age: float = 0
     x[late, NAMES.index("age")] += age
     said = np.repeat(p[:, None], 1 + len(EXPERTS), axis=1)
     delay_ms = np.stack([np.full(n, -1), np.where(cart, 1000, -1), np.full(n, -1)], axis=1)
-    return Facts(at, np.zeros(n, np.int64), y, y, p, said, delay_ms, np.zeros(n), np.ones(n), np.zeros((n, 4), np.int64), x, x[:, PLACES].astype(np.float64))
+    return Facts(
+        at, at, np.zeros(n, np.int64), y, y, p, said, delay_ms, np.zeros(n), np.ones(n), np.zeros((n, 4), np.int64), x, x[:, PLACES].astype(np.float64)
+    )
 
 
 def found(facts: Facts, *, restart_each: int = 0) -> list[tuple[str, float, float]]:
