@@ -27,7 +27,7 @@ from tests.integration.harness import FEW, Job, fresh_name, wait_until
 from tests.integration.worlds import LIVE_WINDOW_MS
 from tests.kafka_server import SecureKafka
 
-pytestmark = [pytest.mark.java, pytest.mark.timeout(180), pytest.mark.xdist_group("secure_kafka")]
+pytestmark = [pytest.mark.java, pytest.mark.timeout(300), pytest.mark.xdist_group("secure_kafka")]
 
 USERS = {name: f"{name}-pa55/w:rd" for name in ("admin", "publisher", "worker", "consumer", "dashboard", "operator", "stranger")}
 SHOPPERS = 30
