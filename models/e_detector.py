@@ -5,7 +5,7 @@ came before. Every six hours of event time a shift may begin: M_b, the product o
 martingale from 1. Outcomes of earlier exposures, which go on closing for a whole window, say nothing about it and do not dilute it. SR = Σ_b M_b less the
 number of beginnings is a martingale too, and so is the mean over tilts; an alarm at SR ≥ c therefore comes falsely no more often than once in c beginnings
 on average, with no knowledge of delays, traffic or the size of the shift (Shin, Ramdas and Rinaldo, "E-detectors: a nonparametric framework for sequential
-change detection", NEJSDS 2024). Beginnings of more than four days ago are kept as one sum, to which every outcome counts from then on.
+change detection", NEJSDS 2024). Beginnings of almost four days ago and more are kept as one sum, to which every outcome counts from then on.
 
 Outcomes of one user are not independent, which that proof needs: evidence is raised to a power `share` below 1 for it. With share = 1 / deff, the design
 effect, the mean stays at most 1 where all rows of a user close together. They do not: a detector that finds shifts in a day or two sees only some of
@@ -31,7 +31,7 @@ ARMED_AFTER: Final = 50
 BEGINNING_MS: Final = 6 * 3_600_000
 """A shift may begin this often."""
 KEPT: Final = 16
-"""Beginnings that are kept apart."""
+"""Sums that are kept: of the beginnings of almost four days, and, in the first one, of all older ones."""
 NEVER: Final = -(2**62)
 
 _A_DAY: Final = 86_400_000 / BEGINNING_MS
@@ -46,7 +46,8 @@ def evidence_share(deff: float) -> float:
 @kernel
 def _learn(
     p: Vector, f_prev: Vector, f_next: Vector, y: Vector, close_ms: NDArray[np.int64], exposed_ms: NDArray[np.int64], share: float, reach: float,
-    tilts: Vector, factors: Vector, sr: NDArray[np.float64], present: NDArray[np.int64], seen: Vector, raised: NDArray[np.float64], times: NDArray[np.int64],
+    tilts: Vector, factors: Vector, sr: NDArray[np.float64], present: NDArray[np.int64], last_ms: NDArray[np.int64], seen: Vector,
+    raised: NDArray[np.float64], times: NDArray[np.int64],
 ) -> int:  # fmt: skip
     kept, n = sr.shape
     count = 0
@@ -64,6 +65,7 @@ def _learn(
                 sr[0, g] = min(sr[0, g] + oldest, 1e250)
                 sr[kept - 1, g] = 1.0
         present[0] = max(present[0], now)
+        last_ms[0] = max(last_ms[0], close_ms[i])
         held = min(max(p[i], 1e-9), 1.0 - 1e-9)
         h = held * (f_next[i] - f_prev[i]) / (1.0 - held * f_prev[i])
         last = min(max(exposed_ms[i] // BEGINNING_MS - present[0] + kept - 1, 0), kept - 1)
@@ -83,22 +85,24 @@ def _learn(
                         lead, of = g, b
             raised[count, 0] = total / n
             raised[count, 1] = tilts[lead]
-            times[count, 0] = close_ms[i]
+            times[count, 0] = last_ms[0]
             times[count, 1] = (present[0] - kept + 1 + of) * BEGINNING_MS
             count += 1
             seen[0] = 0.0
             for g in range(n):
                 for b in range(kept):
                     sr[b, g] = 0.0
-                sr[kept - 1, g] = 1.0
     return count
 
 
 @dataclass(frozen=True)
 class Alarm:
-    """The forecast no longer counts rightly for exposures since about `since_ms`, the most likely beginning; heard at `at_ms` (event times).
+    """The forecast no longer counts rightly for exposures since about `since_ms`, the likeliest beginning; heard at `at_ms` (event times).
 
-    `tilt`: the logit shift, among `TILTS`, for which the evidence is greatest; `statistic`: that evidence, a mean over tilts, in units of one outcome's.
+    Where the beginning is the oldest that is kept, almost four days ago, it may be earlier.
+
+    `tilt`: the logit shift, among `TILTS`, for which the evidence is greatest; `statistic`: that evidence, a mean over tilts, to which a beginning of
+    which nothing is known adds 1.
     """
 
     at_ms: int
@@ -116,12 +120,13 @@ class Alarm:
 class EDetector:
     """What has been heard of one launch's outcomes. Mutable.
 
-    `sr` (KEPT, 4): the sums of the beginnings, by six hours up to the `present` (1,) ones, and tilt; the first row holds all older ones. `seen` (1,):
-    conversions since the start or the last alarm.
+    `sr` (KEPT, 4): the sums of the beginnings, by six hours up to the `present` (1,) ones, and tilt; the first row holds all older ones. `last_ms` (1,):
+    the latest close. `seen` (1,): conversions since the start or the last alarm.
     """
 
     sr: NDArray[np.float64]
     present: NDArray[np.int64]
+    last_ms: NDArray[np.int64]
     seen: Vector
     alarm: Alarm | None = None
     """The last alarm that was raised."""
@@ -129,11 +134,11 @@ class EDetector:
     @classmethod
     def unlearned(cls) -> EDetector:
         """A detector that has heard nothing."""
-        return cls(np.zeros((KEPT, len(TILTS))), np.array([NEVER], np.int64), np.zeros(1))
+        return cls(np.zeros((KEPT, len(TILTS))), np.array([NEVER], np.int64), np.array([NEVER], np.int64), np.zeros(1))
 
     def copy(self) -> EDetector:
         """Another detector with the same content."""
-        return EDetector(self.sr.copy(), self.present.copy(), self.seen.copy(), self.alarm)
+        return EDetector(self.sr.copy(), self.present.copy(), self.last_ms.copy(), self.seen.copy(), self.alarm)
 
     @property
     def statistic(self) -> float:
@@ -152,7 +157,7 @@ class EDetector:
         """Take in N closed bins in the given order, (N,) each, and return the alarms that they raise; the same bits as one at a time.
 
         `p`: the final conversion probabilities that were forecast before these outcomes were learned; `exposed_ms`: when the exposures were; `share`: see
-        `evidence_share`. An alarm makes the detector start anew, with exposures from then on. ValueError for p outside 0..1, a share outside 0 < share ≤ 1,
+        `evidence_share`. An alarm makes the detector start anew, with exposures from the next beginning on. ValueError for p outside 0..1, a share outside 0 < share ≤ 1,
         or bins as in `Posterior.learn_many`; then nothing has been heard.
         """
         p, f_prev, f_next, y = (np.ascontiguousarray(a, dtype=np.float64) for a in (p, f_prev, f_next, y))
@@ -168,7 +173,7 @@ class EDetector:
         raised, times = np.empty((most, 2)), np.empty((most, 2), np.int64)
         count = _learn(
             p, f_prev, f_next, y, close_ms, exposed_ms, share, threshold(days_between_false_alarms), TILTS, _FACTORS,
-            self.sr, self.present, self.seen, raised, times,
+            self.sr, self.present, self.last_ms, self.seen, raised, times,
         )  # fmt: skip
         alarms = tuple(Alarm(int(times[j, 0]), int(times[j, 1]), float(raised[j, 1]), float(raised[j, 0])) for j in range(count))
         if alarms:
@@ -181,6 +186,7 @@ class EDetector:
         return {
             "sr": self.sr,
             "present": self.present,
+            "last_ms": self.last_ms,
             "seen": self.seen,
             "alarm_ms": np.array([a.at_ms, a.since_ms] if a else [], dtype=np.int64),
             "alarm": np.array([a.tilt, a.statistic] if a else [], dtype=np.float64),
@@ -188,14 +194,15 @@ class EDetector:
 
     @classmethod
     def from_arrays(cls, a: dict[str, NDArray[np.generic]]) -> EDetector:
-        """Exactly what was stored; a state whose sums begin at outcomes, as they once did, begins anew but for its conversions and last alarm."""
+        """Exactly what was stored; a state whose sums begin at outcomes, as they did once, begins anew but for conversions and last alarm."""
         ms, how = a["alarm_ms"], a["alarm"].astype(np.float64)
         alarm = Alarm(int(ms[0]), int(ms[1]), float(how[0]), float(how[1])) if len(ms) else None
         if "present" not in a:
             new = cls.unlearned()
             new.seen[0], new.alarm = float(a["seen"][0]), alarm
             return new
-        return cls(a["sr"].astype(np.float64), a["present"].astype(np.int64), a["seen"].astype(np.float64), alarm)
+        present, last_ms = (a[name].astype(np.int64) for name in ("present", "last_ms"))
+        return cls(a["sr"].astype(np.float64), present, last_ms, a["seen"].astype(np.float64), alarm)
 
 
 def threshold(days: float = DAYS_BETWEEN_FALSE_ALARMS) -> float:

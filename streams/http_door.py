@@ -36,7 +36,7 @@ class _Server(ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that has gone away is no news; anything else is logged, as the rest of the worker logs."""
         error = sys.exc_info()[1]
-        if isinstance(error, OSError):
+        if isinstance(error, (ConnectionError, TimeoutError)):
             logger.debug("an HTTP client went away: %s", error)
         else:
             logger.error("an HTTP request failed", exc_info=error)

@@ -50,6 +50,11 @@ def next_epoch(epoch: int) -> int:
     return ((epoch >> 40) + 1) << 40 | secrets.randbits(40)
 
 
+def is_earlier(epoch: int, other: int) -> bool:
+    """Whether a life began before another one; of two that began from the same state of the store, neither did."""
+    return epoch >> 40 < other >> 40
+
+
 def begin_life(epoch: int, numbers: list[int], told: Told) -> tuple[int, Told]:
     """Return epoch and record of a new life, whose numbers start at 0; a life that told nothing leaves no trace."""
     prior = told.prior or [[] for _ in numbers]

@@ -266,7 +266,8 @@ def _facts(rows: Sequence[Closed], model: Model, state: LaunchHead | SharedHeads
             z[first] = standardise(x[first], model.artifact.trunk.mean, model.artifact.trunk.std)[:, PLACES]
     facts = Facts(
         close_ms=np.ascontiguousarray(columns[:, 0]), exposed_ms=columns[:, 7], bin_=bin_, y=columns[:, 2], label=label, score=head[:, 0], said=said, delay_ms=columns[:, 4:7],
-        f_prev=np.where(bin_ >= 0, curve[np.maximum(bin_, 0)], 0.0), f_next=np.where(bin_ >= 0, curve[np.maximum(bin_, 0) + 1], 0.0), parts=parts, x=x, z=z,
+        f_prev=np.where(bin_ >= 0, curve[np.maximum(bin_, 0)], 0.0), f_next=np.where(bin_ >= 0, curve[np.maximum(bin_, 0) + 1], 0.0),
+        parts=parts, x=x, z=z,
     )  # fmt: skip
     return facts, said_logit(head[:, 1])
 

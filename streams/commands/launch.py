@@ -83,11 +83,19 @@ def list_(redis: Redis = None, namespace_: Namespace = None, json: Json = None, 
     """List the launches."""
     found = _with_store(_settings(config, assignments, redis, namespace_, None), launches.read)
     table = Table()
-    for column in ("launch", "line", "products", "holdout", "from (ms)", "closed (ms)"):
+    for column in ("launch", "line", "products", "holdout", "learn share", "from (ms)", "closed (ms)"):
         table.add_column(column)
     for launch in found.values():
         products = ", ".join(launch.products) or "all"
-        table.add_row(launch.id, launch.line, products, f"{launch.holdout:g}", str(launch.from_ms), str(launch.closed_ms or ""))
+        table.add_row(
+            launch.id,
+            launch.line,
+            products,
+            f"{launch.holdout:g}",
+            "" if launch.learn_share is None else f"{launch.learn_share:g}",
+            str(launch.from_ms),
+            str(launch.closed_ms or ""),
+        )
     Console().print(table)
     if json is not None:
         write_json(json, [msgspec.to_builtins(launch) for launch in found.values()])
@@ -107,7 +115,7 @@ def show(name: Name, redis: Redis = None, namespace_: Namespace = None, json: Js
         raise launches.unknown(name, list(found))
     facts = {**msgspec.to_builtins(found[name]), "outcomes": learned.outcomes, "orders": learned.orders, "tried": learned.bins_tried, "hit": learned.bins_hit}
     for key, value in facts.items():
-        typer.echo(f"{key:10} {value}")
+        typer.echo(f"{key:11} {value}")
     if json is not None:
         write_json(json, facts)
 

@@ -174,7 +174,7 @@ class _Audit:
             expected = learner.expected.get(p)
             lives = path(rows, cursor, q, start)
             upto = (expected.epoch, expected.number) if expected is not None else None
-            learn(self.learned[q], check_learned(self.account, p, counted, lives, q, upto, offset=learner.offset))
+            learn(self.learned[q], check_learned(self.account, p, counted, cursor, lives, q, upto, offset=learner.offset))
             facts.append(counted[counted["is_outcome"]])
             if q == 0:
                 counted_events = list(counted_by_kind(counted[~counted["is_outcome"]]))
@@ -209,7 +209,7 @@ class _Audit:
             self._expect(f"outcomes[{q}]: {name}", found, wanted, unknown)
         bins = bins_of(slot.hashes[HEADS])
         for launch, index in self.told.launches.items():
-            if launch == SHARED or not any(at == index for at, _ in learned.tried):
+            if launch == SHARED or (launch not in bins and not any(at == index for at, _ in learned.tried)):
                 continue
             tried, hit = bins.get(launch, ([], []))
             was_tried, was_hit = base.launches.get(launch, ([], []))

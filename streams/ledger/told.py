@@ -18,6 +18,7 @@ from features.exposures import Exposure
 from streams.ledger.findings import Account
 from streams.ledger.spill import Spill
 from streams.ledger.topics import Topics
+from streams.outbox import is_earlier
 from streams.partition import Cursor
 from streams.records import Outcome, TickDone, decode_message
 
@@ -114,23 +115,29 @@ def counting(
 
 
 def check_learned(
-    account: Account, number: int, counted: NDArray[np.void], lives: list[tuple[int, int, int]], q: int, expected: tuple[int, int] | None, *, offset: int
+    account: Account, number: int, counted: NDArray[np.void], cursor: Cursor, lives: list[tuple[int, int, int]], q: int,
+    expected: tuple[int, int] | None, *, offset: int,
 ) -> NDArray[np.void]:  # fmt: skip
     """Check that the learner of outcome partition q has learned all that a partition told and that does not wait for it; returns those messages.
 
-    It expects (epoch, number) next, and reads the topic from `offset` on: what lies there, and is not learned, waits.
+    It expects (epoch, number) next, and reads the topic from `offset` on. What lies there and is not learned waits, if it is of a life that the
+    partition's `cursor` still names: what the partition has let go would be taken for learned, so it is lost.
     """
     at, upto = expected if expected is not None else (0, 0)
     epochs = [epoch for epoch, _, _ in lives]
+    start = end = 0
     if at in epochs:
-        ahead, (_, start, end) = lives[epochs.index(at) + 1 :], lives[epochs.index(at)]
-        start = max(start, upto)
+        ahead, (_, first, end) = lives[epochs.index(at) + 1 :], lives[epochs.index(at)]
+        start = max(first, upto)
         if upto > end:
             account.find("learned_twice", [f"partition {number}: outcomes[{q}] is at {upto}, {end} were told"])
+    elif is_earlier(max(epochs, default=0), at):
+        ahead = lives  # it expects what is none of this partition's
     else:
-        ahead, start, end = lives, 0, 0
+        ahead = [life for life in lives if not is_earlier(life[0], at)]  # a life that told nothing, or one that was cut off
     new = (counted["epoch"] == at) & (counted["number"] >= start) | np.isin(counted["epoch"], [epoch for epoch, _, _ in ahead])
-    waits = new & (counted["offset"] >= offset)
+    named = [cursor.epoch, *(past.epoch for past in cursor.told.before)]
+    waits = new & (counted["offset"] >= offset) & np.isin(counted["epoch"], named)
     account.sums["outcomes_waiting"] += int(waits.sum())
     unlearned = max(0, end - start) + sum(after - begin for _, begin, after in ahead) - int(waits.sum())
     where = f"has learned epoch {at} up to {upto} of {end}" if at in epochs else f"expects epoch {at}, which is none that counts"

@@ -153,6 +153,11 @@ def one_number_back(cursor: LearnerCursor) -> None:
     cursor.expected[first].number -= 1
 
 
+def nothing_learned(cursor: LearnerCursor) -> None:
+    """Put a learner back to where it has read nothing, and leave its heads."""
+    cursor.offset, cursor.expected, cursor.tried, cursor.hit = 0, {}, 0, 0
+
+
 def reopen(store: Any, key: str) -> None:
     """Open an exposure that nobody announced."""
     exposure = Exposure(
@@ -196,6 +201,7 @@ def test_a_changed_state_is_named(worked: Live, kind: str, change: Callable[[Any
         ("unknown_user", "{1}:u:nobody", lambda store, key: store.set(key, bytes(USER.itemsize))),
         ("learned_twice", "{o0}:cursor", of_cursor(LearnerCursor, tried_twice)),
         ("not_learned", "{o0}:cursor", of_cursor(LearnerCursor, one_number_back)),
+        ("learned_twice", "{o0}:cursor", of_cursor(LearnerCursor, nothing_learned)),
         ("not_announced", "{1}:pending", reopen),
         ("not_learned", "{o0}:heads", lambda store, key: store.hdel(key, "launch")),
     ],
@@ -205,21 +211,6 @@ def test_a_changed_count_is_named(worked: Live, kind: str, key: str, change: Cal
     with changed(worked, key, change):
         account = account_of(worked)
     assert account.findings[kind] >= 1, account.first
-
-
-def nothing_learned(store: Any, key: str) -> None:
-    """Put a learner back to where it has read nothing."""
-    store.hset(key, "cursor", msgspec.msgpack.encode(LearnerCursor()))
-
-
-def test_what_was_told_and_is_not_learned_yet_waits(worked: Live) -> None:
-    """A learner that was stopped before it had read has lost nothing: what lies on the topic beyond its cursor is said to wait."""
-    before = account_of(worked).sums
-    with changed(worked, "{o0}:cursor", nothing_learned), changed(worked, "{o0}:heads", lambda store, key: store.delete(key)):
-        account = account_of(worked)
-    assert account.first == []
-    assert (account.sums["outcomes_waiting"], account.sums["outcomes_learned"]) == (before["told"], 0)
-    assert before["outcomes_waiting"] == 0 < before["told"]
 
 
 def test_an_event_that_was_only_published_is_named(worked: Live) -> None:

@@ -39,47 +39,51 @@ def clusters(days: float, size: int, seed: int) -> Outcomes:
 
 
 def reference(rows: Outcomes, *, share: float) -> list[float]:
-    """The statistic after each outcome, from the definition: the sum over every beginning b of Π (q(y) / h(y)) ** share over the exposures since b, no recursion."""
+    """The statistic after each outcome, from the definition, no recursion: the sum over every beginning b of Π (q(y) / h(y)) ** share.
+
+    The product is over the outcomes since b was possible: those of exposures since b, and all of them once b is one of the old beginnings.
+    """
     p, f_prev, f_next, y, close_ms, exposed_ms = rows
     h = p * (f_next - f_prev) / (1 - p * f_prev)
-    first = close_ms[0] // BEGINNING_MS
+    closed, exposed = close_ms // BEGINNING_MS, exposed_ms // BEGINNING_MS
     found = np.zeros(len(p))
     for tilt in TILTS:
         q = 1 / (1 + np.exp(-np.log(h / (1 - h)) - tilt))
         ratio = np.where(y > 0, q / h, (1 - q) / (1 - h)) ** share
-        for t in range(len(p)):
-            beginnings = range(first, close_ms[t] // BEGINNING_MS + 1)
-            # Of the outcomes that came since a beginning was possible, those of later exposures count.
-            found[t] += sum(
-                math.prod(ratio[: t + 1][(close_ms[: t + 1] // BEGINNING_MS >= b) & (exposed_ms[: t + 1] // BEGINNING_MS >= b)]) for b in beginnings
-            ) / len(TILTS)
+        for b in range(closed[0], closed[-1] + 1):
+            counts = (closed >= b) & ((exposed >= b) | (closed - b >= KEPT - 1))
+            found += np.where(closed >= b, np.cumprod(np.where(counts, ratio, 1.0)), 0.0) / len(TILTS)
     return found.tolist()
 
 
 def test_equals_the_definition() -> None:
-    """The recursion in the kernel is the sum over all beginnings, in plain float64, with all and with a share of the evidence."""
-    rows = outcomes(2.5, shift=0.5, per_day=120, delay_days=0.4)
+    """The recursion in the kernel is the sum over all beginnings, old ones too, in plain float64, with all and with a share of the evidence."""
+    rows = outcomes(6.5, shift=0.5, per_day=60, delay_days=1.2)
+    assert (rows[4][-1] - rows[4][0]) // BEGINNING_MS > KEPT + 5
     for share in (1.0, 0.43):
         detector, said = EDetector.unlearned(), []
         for i in range(len(rows[0])):
             detector.learn_many(*(a[i : i + 1] for a in rows), share=share)
             said.append(detector.statistic)
+        assert detector.alarm is None
         np.testing.assert_allclose(said, reference(rows, share=share), rtol=1e-10)
 
 
-def test_beginnings_of_long_ago_are_one_sum() -> None:
-    """After four days the oldest beginnings are added up: what is kept is bounded, and a shift that is older than that still counts."""
-    rows = outcomes(KEPT * BEGINNING_MS / DAY_MS + 2, per_day=300)
-    detector = EDetector.unlearned()
-    detector.learn_many(*rows)
-    assert detector.sr.shape == (KEPT, len(TILTS))
-    before = detector.statistic
-    detector.learn_many(rows[0][-1:], rows[1][-1:], rows[2][-1:], np.ones(1), rows[4][-1:], rows[5][-1:])
-    assert detector.statistic != before
-    silent = EDetector.unlearned()
+def test_a_long_silence_is_few_beginnings() -> None:
+    """After years without an outcome the evidence is that of the beginnings that are kept, no more."""
+    rows, detector = outcomes(1), EDetector.unlearned()
     far = rows[4][:2] + np.array([0, 1000 * DAY_MS])
-    silent.learn_many(rows[0][:2], rows[1][:2], rows[2][:2], rows[3][:2], far, far)
-    assert silent.statistic < 2 * KEPT  # a silence of years is no thousand beginnings
+    detector.learn_many(rows[0][:2], rows[1][:2], rows[2][:2], rows[3][:2], far, far)
+    assert KEPT - 1 < detector.statistic < 2 * KEPT
+
+
+def test_an_alarm_is_never_before_its_beginning() -> None:
+    """Outcomes that close late, of a partition that catches up, raise an alarm at the latest close that was heard."""
+    n = 2 * ARMED_AFTER
+    at_ms = np.concatenate([np.arange(n - 1) * DAY_MS // 100, [-DAY_MS]]) + 10 * DAY_MS
+    told = EDetector.unlearned().learn_many(np.full(n, 0.01), np.zeros(n), np.ones(n), np.ones(n), at_ms, np.full(n, at_ms.max()))
+    assert [alarm.at_ms for alarm in told] == [at_ms[ARMED_AFTER - 1], at_ms[-2]]
+    assert all(alarm.since_ms <= alarm.at_ms for alarm in told)
 
 
 @pytest.mark.parametrize("shift", [-0.5, 0.5])

@@ -9,7 +9,9 @@ import pytest
 from streams.http_door import _Server
 
 
-@pytest.mark.parametrize(("error", "logged"), [(BrokenPipeError("gone"), []), (ConnectionResetError(), []), (ValueError("a bug"), ["an HTTP request failed"])])
+@pytest.mark.parametrize(
+    ("error", "logged"), [(BrokenPipeError("gone"), []), (ConnectionResetError(), []), (TimeoutError(), []), (ValueError("a bug"), ["an HTTP request failed"])]
+)
 def test_a_client_that_goes_away_is_no_news(error: Exception, logged: list[str], caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> None:
     """Nothing is printed when a scrape is cut off, neither by us nor by the standard library; a bug is logged."""
     server = _Server.__new__(_Server)
