@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from streams.outbox import is_earlier
 from streams.partition import Cursor
 from streams.records import Counted, Outcome
 
@@ -92,12 +93,16 @@ class Inbox:
         return [message for _, message in sorted(now, key=lambda found: found[0])], passed
 
     def _enter(self, p: int, lives: Mapping[int, int]) -> int:
-        """Go to the first life that there is to learn from, unless we are in one; returns how many numbers we were ahead of what that life has told."""
+        """Go to the first life that there is to learn from, unless we are in one; returns how many numbers we were ahead of what that life has told.
+
+        A life that we were in is not named any more once it is learned and let go, or if it told nothing; those that began before it are learned too.
+        """
         expected = self.expected.get(p)
         if not lives:
             return 0
         if expected is None or expected.epoch not in lives:
-            self.expected[p] = Expected(next(iter(lives)), 0)
+            left = [epoch for epoch in lives if expected is None or not is_earlier(epoch, expected.epoch)] or list(lives)[-1:]
+            self.expected[p] = Expected(left[0], 0)
             return 0
         ahead = max(0, expected.number - lives[expected.epoch])
         expected.number -= ahead

@@ -319,7 +319,13 @@ class Stage:
         self.traffic.pause()
         self.wait(self.at_rest, f"all is worked off after {name}", REST_S)
         account = self.account()
-        outcome.lost = account.findings["not_applied"] + account.findings["not_scored"] + account.findings["not_learned"] + account.findings["hole"]
+        outcome.lost = (
+            account.findings["not_applied"]
+            + account.findings["not_scored"]
+            + account.findings["not_learned"]
+            + account.findings["hole"]
+            + account.sums["outcomes_lost"]
+        )
         outcome.twice = account.findings["applied_twice"] + account.findings["learned_twice"] + account.findings["bins"]
         outcome.events = account.sums["applied"]
         fresh = account.sums.copy()
@@ -331,6 +337,7 @@ class Stage:
         outcome.alerts = self._alerts()
         outcome.notes = [f"{n} {kind}" for kind, n in account.findings.items()]
         assert account.balances, f"after {name} the ledger does not balance: {dict(account.findings)}; {account.first}; {self.say()}"
+        assert not account.sums["outcomes_lost"], f"after {name} learners have given up {account.sums['outcomes_lost']} outcomes; {self.say()}"
         assert self.traffic.error is None, self.traffic.error
         assert account.sums["published"] >= self.traffic.confirmed, (
             f"the broker has lost what it had confirmed: {account.sums['published']} < {self.traffic.confirmed}"
