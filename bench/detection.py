@@ -4,7 +4,8 @@ A stream is 2 000 exposures a day, 3.7 % of which order within 7 days, with a da
 several exposures, and one order often counts for all of them: so rows depend, as on real logs (design effect 2.3); `independent` streams have none of that.
 The e-detector hears delay bins as they close, and watches one of four forecasts: the `frozen` score, the launch's `adapted` probability (the `shared`
 expert's, whose offset forgets in a day), or a `steady` one (the same offset with a half-life of four weeks), or what was `said` (the adapted probability when
-the exposure was scored, with a steady level on top): the last is what `models/watch.py` does. All adapt the delay curve as a launch does.
+the exposure was scored, with a steady level on top): the last is what `models/watch.py` does. All adapt the delay curve as a launch does. "Any exposure":
+the same with beginnings to which outcomes of earlier exposures count too, as the detector once did. Where orders are lost, it is from one moment on, whoever's.
 river's detectors hear 7-day labels when they are final, as log-loss or as y − p; each is tuned on streams of its own seeds to the most sensitive
 setting of a grid with at least 100 days between false alarms there.
 """
@@ -65,14 +66,17 @@ CLOSED_DAYS = 7
 WATCHES = ("frozen", "adapted", "steady", "said")
 POWERS = {"": 0.5, ", evidence whole": 0.0, ", evidence / deff": 1.0}
 """Evidence is raised to 1 / deff to this power; other than the default only for the frozen forecast."""
-COLUMNS = (*WATCHES, *(f"frozen{how}" for how in POWERS if how))
+ANY = "said, any exposure"
+COLUMNS = (*WATCHES, ANY, *(f"frozen{how}" for how in POWERS if how))
 RIVER = ("ADWIN", "KSWIN", "PageHinkley")
 DESIGNED_DAYS = 100.0
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """A stream: what happens on `SHIFT_DAY`. `over`: days until the shift is whole; `weekend`: swing of the logit at weekends; `delays`: their factor."""
+    """A stream: what happens on `SHIFT_DAY`. `over`: days until the shift is whole; `weekend`: swing of the logit at weekends; `delays`: their factor; `lost`:
+    share of the users whose orders stay away from then on, whenever they were scored.
+    """
 
     name: str
     shift: float = 0.0
@@ -80,6 +84,7 @@ class Scenario:
     weekend: float = 0.0
     delays: float = 1.0
     level: float = 0.0
+    lost: float = 0.0
     independent: bool = False
     days: int = SHIFT_DAY + HEARD_DAYS
 
@@ -101,6 +106,8 @@ DRIFTS = (
     Scenario("abrupt −.5", shift=-0.5),
     Scenario("gradual +.5, over 4 days", shift=0.5, over=4.0),
     Scenario("gradual −.5, over 4 days", shift=-0.5, over=4.0),
+    Scenario("39 % of orders lost, whoever's", lost=0.39),
+    Scenario("60 % of orders lost, whoever's", lost=0.6),
     Scenario("abrupt +.5, independent rows", shift=0.5, independent=True),
     Scenario("abrupt −.5, independent rows", shift=-0.5, independent=True),
 )
@@ -153,6 +160,8 @@ def draw(scenario: Scenario, seed: int) -> tuple[Rows, Array]:
     ordered = luck < 1 / (1 + np.exp(-s - scenario.moved(day)))
     delay = np.interp(quantile, np.linspace(0.0, 1.0, len(_delay_table())), _delay_table())
     delay = np.where(day >= SHIFT_DAY, np.minimum(scenario.delays * delay, WINDOW_S - 1.0), delay)
+    if scenario.lost:
+        ordered &= (day + delay / 86_400.0 < SHIFT_DAY) | (rng.random(users)[user] >= scenario.lost)
     order = np.flatnonzero((day >= 0) & (day < scenario.days))
     order = order[np.argsort(day[order], kind="stable")]
     delay_s = np.full((len(order), 3), np.inf)
@@ -192,8 +201,9 @@ def heard_by_e_detectors(scenario: Scenario, seed: int) -> dict[str, list[float]
         watch, _, how = column.partition(",")
         if scenario.independent and watch != "frozen":
             continue
-        share = deff ** -POWERS[f",{how}" if how else ""]
-        alarms = EDetector.unlearned().learn_many(p[watch], f[0], f[1], y, facts.close_ms, exposed_ms, share=share)
+        share = deff ** -POWERS[f",{how}" if how and column != ANY else ""]
+        since_ms = facts.close_ms if column == ANY else exposed_ms
+        alarms = EDetector.unlearned().learn_many(p[watch], f[0], f[1], y, facts.close_ms, since_ms, share=share)
         told[column] = [alarm.at_ms / DAY_MS for alarm in alarms]
     return told
 
