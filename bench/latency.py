@@ -1,23 +1,29 @@
 """How long after an event was published its score can be read: `python bench/latency.py [--capacity EVENTS_PER_S] [--json FILE]`. SYNTHETIC events.
 
-One worker, scoring and learning, at 10 %, 50 % and 80 % of what it can do: that is measured first, as `bench/throughput.py` does, unless it is given. Broker,
-Redis, worker, publisher and reader share the machine, so on two cores the higher rates say as much about the machine as about the worker. An event's way:
-publisher, broker, worker (state, model, commit), broker, reader; the clock starts when the publisher is handed the event. Needs `make peers`.
+One Headstart worker, scoring and learning, and beside it, at the same rates and on the same broker, the hand-written loop of `bench/speed/confluent_loop.py`,
+which does next to nothing with an event: what it takes is the machine's part. The rates are 10 %, 50 % and 80 % of what Headstart can do: that is measured
+first, as `bench/throughput.py` does, unless it is given. Broker, Redis, contender, publisher and reader share the machine, so on two cores the higher rates
+say as much about the machine as about the worker: the table tells how many cores all of them kept busy, and how much the contender. An event's way: publisher,
+broker, contender (state, model, commit), broker, reader; the clock starts when the publisher is handed the event. Needs `make peers`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from throughput import HERE, PEERS, VISIT, Stage, machine, run_headstart, staged, train, whole, working
+from throughput import HERE, PEERS, SCRIPTS, VISIT, Stage, cpu_s, machine, make_topics, run_headstart, staged, train, whole, working
+
+from features.events import KINDS
 
 SHARES = (0.1, 0.5, 0.8)
 PERCENTILES = (50.0, 90.0, 99.0, 99.9)
@@ -25,10 +31,13 @@ SKIP_S = 5.0
 JOIN_S = 60.0
 
 
-def paced(stage: Stage, tag: str, number: int, rate: float, seconds: float, users: int) -> dict[str, Any]:
+LOOP = "confluent_loop"
+
+
+def paced(stage: Stage, output: str, number: int, rate: float, seconds: float, users: int) -> dict[str, Any]:
     """Let events come at a rate; returns what `speed/paced.py` has found."""
     command = [
-        str(PEERS), str(HERE / "speed" / "paced.py"), "--broker", stage.broker, "--scores", f"{tag}-scores", "--tag", f"round{number}", "--rate", str(rate),
+        str(PEERS), str(HERE / "speed" / "paced.py"), "--broker", stage.broker, "--scores", output, "--tag", f"{output}-{number}", "--rate", str(rate),
         "--seconds", str(seconds), "--skip", str(SKIP_S), "--users", str(users), "--partitions", str(stage.partitions),
     ]  # fmt: skip
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=seconds + 120)
@@ -36,18 +45,42 @@ def paced(stage: Stage, tag: str, number: int, rate: float, seconds: float, user
     return found
 
 
-def at_rates(stage: Stage, rates: list[float], seconds: float, users: int) -> list[dict[str, Any]]:
-    """Start a worker that sees only new events, and measure rate after rate."""
-    tag = "latency"
-    with working(stage, tag) as worker:
+@contextmanager
+def looping(stage: Stage) -> Iterator[subprocess.Popen[bytes]]:
+    """The hand-written loop, as a process of its own."""
+    make_topics(stage.broker, [f"{LOOP}-scores"], stage.partitions)
+    command = [
+        str(PEERS), str(HERE / "speed" / SCRIPTS[LOOP]), "--broker", stage.broker, "--redis", stage.redis, "--inputs", ",".join(KINDS),
+        "--output", f"{LOOP}-scores", "--name", LOOP, "--folder", str(stage.folder),
+    ]  # fmt: skip
+    with (stage.folder / f"{LOOP}.log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def busy_s() -> float:
+    """Return the CPU seconds that the whole machine has spent."""
+    spent = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    return (sum(spent) - spent[3] - spent[4]) / os.sysconf("SC_CLK_TCK")  # all but idle and waiting
+
+
+def at_rates(
+    stage: Stage, name: str, started: AbstractContextManager[subprocess.Popen[bytes]], rates: list[float], seconds: float, users: int
+) -> list[dict[str, Any]]:
+    """Start a contender that sees only new events, and measure rate after rate."""
+    with started as process:
         found = []
-        for at, rate in enumerate([rates[0], *rates]):  # the first time, the worker joins its group and catches up
-            told = paced(stage, tag, at, rate, seconds if at else JOIN_S, users)
-            if worker.poll() is not None:
-                raise RuntimeError("the worker ended")
+        for at, rate in enumerate([rates[0], *rates]):  # the first time, it joins its group and catches up
+            began_s, all_s, own_s = time.monotonic(), busy_s(), cpu_s(process.pid)
+            told = paced(stage, f"{name}-scores", at, rate, seconds if at else JOIN_S, users)
+            passed_s = time.monotonic() - began_s
+            if process.poll() is not None:
+                raise RuntimeError(f"{name} ended")
             if told["read"] != told["sent"]:
-                raise RuntimeError(f"{told['sent']} events were published and {told['read']} scores read")
-            found.append(told)
+                raise RuntimeError(f"{told['sent']} events were published and {told['read']} scores of {name} read")
+            found.append({**told, "busy": (busy_s() - all_s) / passed_s, "own": (cpu_s(process.pid) - own_s) / passed_s})
         return found[1:]
 
 
@@ -60,6 +93,7 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=50_000)
     parser.add_argument("--partitions", type=int, default=4)
     parser.add_argument("--kafka", type=whole, help="the folder of an Apache Kafka (default: the embedded broker)")
+    parser.add_argument("--only", choices=(LOOP, "headstart"), help="one of the two alone")
     parser.add_argument("--json", type=Path)
     parser.set_defaults(visit=VISIT, kafka_streams=None, limit=60.0, launches=1)
     given = parser.parse_args()
@@ -73,16 +107,27 @@ def main() -> None:
         with ExitStack() as stack:
             capacity, _ = run_headstart(staged(stack, given, 300_000), "capacity")
         print(f"capacity: {capacity:,.0f} events/s", file=sys.stderr, flush=True)
-    with ExitStack() as stack:
-        found = at_rates(staged(stack, given, 0), [share * capacity for share in SHARES], given.seconds, given.users)
-    print("| load | events/s | " + " | ".join(f"p{p:g} ms" for p in PERCENTILES) + " | most |\n| --- | --: |" + " --: |" * (len(PERCENTILES) + 1))
-    for share, told in zip(SHARES, found, strict=True):
-        ms = np.array(told["ms"])
-        figures = " | ".join(f"{v:.1f}" for v in (*np.percentile(ms, PERCENTILES), ms.max()))
-        print(f"| {share:.0%} | {told['rate']:,.0f} | {figures} |")
+    rates, found = [share * capacity for share in SHARES], {}
+    for name in (given.only,) if given.only else (LOOP, "headstart"):
+        with ExitStack() as stack:
+            stage = staged(stack, given, 0)
+            found[name] = at_rates(stage, name, working(stage, name) if name != LOOP else looping(stage), rates, given.seconds, given.users)
+    print("| contender | load | events/s | " + " | ".join(f"p{p:g} ms" for p in PERCENTILES) + " | most | its cores | all cores |")
+    print("| --- | --: | --: |" + " --: |" * (len(PERCENTILES) + 3))
+    for name, several in found.items():
+        for share, told in zip(SHARES, several, strict=True):
+            ms = np.array(told["ms"])
+            figures = " | ".join(f"{v:.1f}" for v in (*np.percentile(ms, PERCENTILES), ms.max()))
+            print(f"| {name} | {share:.0%} | {told['rate']:,.0f} | {figures} | {told['own']:.2f} | {told['busy']:.2f} |")
     if given.json:
         edges = np.concatenate([[0.0], np.geomspace(0.5, 10_000.0, 60)])
-        rows = [{"load": s, "events_per_s": t["rate"], "histogram": np.histogram(t["ms"], edges)[0].tolist()} for s, t in zip(SHARES, found, strict=True)]
+        rows = {
+            name: [
+                {"load": share, "events_per_s": t["rate"], "cores": t["own"], "all_cores": t["busy"], "histogram": np.histogram(t["ms"], edges)[0].tolist()}
+                for share, t in zip(SHARES, several, strict=True)
+            ]
+            for name, several in found.items()
+        }
         given.json.write_text(json.dumps({"capacity": capacity, "edges_ms": edges.tolist(), "rates": rows, "at": time.time(), "machine": machine()}) + "\n")
 
 

@@ -1,7 +1,7 @@
 """Publish events at an even rate and read the scores, in one process on librdkafka's threads: when was each published, and when was its score read.
 
 `python paced.py --broker … --scores TOPIC --rate N --seconds S --skip S --users N --partitions N --tag T`; prints one JSON object with the latencies in ms.
-An event's id holds the moment at which it was handed to the producer.
+An event's id, and its product's, hold the moment at which it was handed to the producer: each contender tells one of them again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SHARES = (75, 19, 4, 2)
 LINES = ("coffee", "garden", "bags", "audio", "lamps", "kitchen", "books")
 STEP_S = 0.002
 LATE_S = 30.0
-STAMP = re.compile(rb'"event_id":"[^"]*?-(\d+)"')
+STAMP = re.compile(rb'"(?:event|product)_id":"[^"]*?-(\d+)"')
 
 
 def read(broker: str, topic: str, partitions: int, tag: str, ready: threading.Event, wanted: list[int], found: list[tuple[int, int]]) -> None:
@@ -29,7 +29,7 @@ def read(broker: str, topic: str, partitions: int, tag: str, ready: threading.Ev
     ends = [TopicPartition(topic, p, consumer.get_watermark_offsets(TopicPartition(topic, p), timeout=10)[1]) for p in range(partitions)]
     consumer.assign(ends)
     ready.set()
-    mark, quiet_s = f'"{tag}-'.encode(), time.monotonic()
+    mark, quiet_s = f"-{tag}-".encode(), time.monotonic()
     while not (wanted and len(found) >= wanted[0]) and time.monotonic() - quiet_s < LATE_S:
         for message in consumer.consume(2000, timeout=0.002):
             now = time.time_ns()
@@ -61,12 +61,12 @@ def main() -> None:
     while (passed := time.monotonic() - began) < o.seconds:
         for _ in range(int(passed * o.rate) - sent):
             now, user, line = time.time_ns(), f"user-{draw.randrange(o.users)}", draw.choice(LINES)
-            product = draw.randrange(2000)
+            product, kind, stamp = draw.randrange(2000), draw.choices(KINDS, SHARES)[0], f"{o.tag}-{sent}-{now}"
             event = {
-                "event_id": f"{o.tag}-{sent}-{now}", "user_id": user, "product_id": f"sku-{product}", "line": line, "category": f"{line}-{product % 20}",
-                "ts": now // 1_000_000, "price": round(draw.lognormvariate(3, 1), 2),
+                "event_id": f"e-{stamp}", "user_id": user, "product_id": f"sku-{product}-{stamp}", "line": line, "category": f"{line}-{product % 20}",
+                "ts": now // 1_000_000, "price": round(draw.lognormvariate(3, 1), 2), "type": kind,
             }  # fmt: skip
-            producer.produce(draw.choices(KINDS, SHARES)[0], key=user, value=json.dumps(event, separators=(",", ":")))
+            producer.produce(kind, key=user, value=json.dumps(event, separators=(",", ":")))
             sent += 1
         producer.poll(0)
         time.sleep(STEP_S)
