@@ -58,7 +58,7 @@ def main() -> int:
     with (
         KafkaCluster(home, run / "kafka", nodes=1) as cluster,
         Stage(cluster, [], trunk, run, seed=options.seed, rate=RATE, wires=False, most_lag=MOST_LAG, redis_config={"appendfsync": "everysec"}, durability="memory",
-              dependency_timeout_s=60) as stage,
+              dependency_timeout_s=60, bulk=True) as stage,
     ):  # fmt: skip
         stage.staff(options.workers)
         stage.ready()

@@ -32,6 +32,7 @@ from streams.records import Launch
 from streams.settings import Settings
 from streams.topics import broker_names, create_topics
 from tests.chaos.outcomes import Outcome, Sample
+from tests.chaos.pipes import Bulk, Plain
 from tests.chaos.proxy import Proxy
 from tests.chaos.seat import Seat
 from tests.chaos.servers import RedisServer, used_bytes
@@ -69,13 +70,13 @@ class Brokers(Protocol):
 class Stage:
     """Everything that a fault needs. A context manager. Without `entrances` the workers reach the brokers directly, without `wires` Redis.
 
-    The load stands still while more than `most_lag` records wait.
+    The load stands still while more than `most_lag` records wait; `bulk`: it is more than kafka-python can send.
     """
 
     def __init__(
         self, kafka: Brokers, entrances: list[Proxy], trunk: Path, folder: Path, *, seed: int, rate: float, durability: str = "disk",
         redis_config: dict[str, str] | None = None, replica: bool = False, wires: bool = True, most_lag: int = 10**9,
-        window_ms: int = LIVE_WINDOW_MS, **changes: Any,
+        window_ms: int = LIVE_WINDOW_MS, bulk: bool = False, **changes: Any,
     ) -> None:  # fmt: skip
         self.kafka, self.entrances, self.folder, self.seed = kafka, entrances, folder, seed
         folder.mkdir(parents=True, exist_ok=True)
@@ -88,7 +89,7 @@ class Stage:
             "grace_ms": 500, "durability": durability, "tick_ms": 500, **changes,
         }  # fmt: skip
         self.topics = broker_names(f"{name}.")
-        self._rate, self._window_ms, self._wires, self._most_lag = rate, window_ms, wires, most_lag
+        self._rate, self._window_ms, self._wires, self._most_lag, self._bulk = rate, window_ms, wires, most_lag, bulk
         self.seats: list[Seat] = []
         self.samples: list[Sample] = []
         self.tainted = False
@@ -121,7 +122,7 @@ class Stage:
                 self.seats.append(Seat(number, settings, self.folder, wire))
             self._stack.callback(self._kill)
             self.traffic = Traffic(
-                self.kafka.address, self.topics, PARTITIONS, rate=self._rate, seed=self.seed,
+                (Bulk if self._bulk else Plain)(self.kafka.address), self.topics, PARTITIONS, rate=self._rate, seed=self.seed,
                 hold=lambda: bool(self.samples) and self.samples[-1].lag > self._most_lag,
             )  # fmt: skip
             self._stack.callback(self.traffic.close)

@@ -10,12 +10,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import msgspec
-from kafka import KafkaProducer
-from kafka.errors import KafkaError
 
 from features.events import KINDS
 from features.hashing import partition_for
 from streams.shop import Shop, simulate
+from tests.chaos.pipes import Pipe, Record
 
 LATE_RATIO = 0.05  # events that come up to two seconds after they happened
 TWICE_RATIO = 0.01
@@ -61,7 +60,7 @@ def shoppers(draw: random.Random) -> Iterator[tuple[int, Made]]:
 class Traffic:
     """Publishes in a thread of its own, at `rate` events a second, until `stop`. Counts what was tried and what the broker has confirmed."""
 
-    def __init__(self, address: str, topics: Mapping[str, str], partitions: int, *, rate: float, seed: int, hold: Callable[[], bool] = lambda: False) -> None:
+    def __init__(self, pipe: Pipe, topics: Mapping[str, str], partitions: int, *, rate: float, seed: int, hold: Callable[[], bool] = lambda: False) -> None:
         """`hold` says, now and then, whether to wait with more."""
         self._topics, self._partitions, self.rate, self._hold = topics, partitions, rate, hold
         self._draw = random.Random(seed)
@@ -71,10 +70,7 @@ class Traffic:
         self.tried = self.confirmed = self.failed = 0
         self._running, self._ended = threading.Event(), threading.Event()
         self.error: BaseException | None = None
-        self._producer = KafkaProducer(
-            bootstrap_servers=address.split(","), acks="all", enable_idempotence=True, linger_ms=20, allow_auto_create_topics=False,
-            delivery_timeout_ms=180_000, request_timeout_ms=15_000, max_block_ms=180_000, max_request_size=2_097_152, bootstrap_timeout_ms=30_000,
-        )  # fmt: skip
+        self._pipe = pipe
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
@@ -86,17 +82,14 @@ class Traffic:
         """Publish no more, and return when the broker has all, or has refused."""
         self._running.clear()
         with self._lock:
-            self._producer.flush(timeout=180)
+            self._pipe.flush(180)
 
     def close(self) -> None:
         """End."""
         self._running.clear()
         self._ended.set()
         self._thread.join(30)
-        try:
-            self._producer.close(timeout=5)
-        except KafkaError:
-            self._producer._sender.force_close()
+        self._pipe.close()
 
     def _work(self) -> None:
         owed = 0.0
@@ -134,15 +127,13 @@ class Traffic:
     def _send(self, kind: str, key: bytes | None, value: bytes | None, partition: int | None = None) -> None:
         self.tried += 1
         where = partition_for(key or b"", self._partitions) if partition is None else partition
-        future = self._producer.send(self._topics[kind], key=key, value=value, partition=where)
-        future.add_callback(self._confirmed)
-        future.add_errback(self._refused)
+        self._pipe.send(Record(self._topics[kind], where, key, value, self._told))
 
-    def _confirmed(self, _: object) -> None:
-        self.confirmed += 1
-
-    def _refused(self, _: object) -> None:
-        self.failed += 1
+    def _told(self, confirmed: bool) -> None:
+        if confirmed:
+            self.confirmed += 1
+        else:
+            self.failed += 1
 
     # Bursts.
 
