@@ -31,16 +31,23 @@ class RedisServer(EmbeddedValkey):
     def keep_copy(self, folder: Path) -> None:
         """Keep what is on disk now, to be put back later."""
         with connected(self.url) as client:
+            client.config_set("auto-aof-rewrite-percentage", 0)  # it must not begin anew while the files are copied
+            self._wait_for_rewrite(client)
             client.bgrewriteaof()  # the file is then whole, whatever is written meanwhile
-            while client.info("persistence")["aof_rewrite_in_progress"]:
-                time.sleep(0.05)
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        for name in DATA:
-            if (self.folder / name).is_dir():
-                shutil.copytree(self.folder / name, folder / name)
-            elif (self.folder / name).exists():
-                shutil.copy(self.folder / name, folder / name)
+            self._wait_for_rewrite(client)
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            for name in DATA:
+                if (self.folder / name).is_dir():
+                    shutil.copytree(self.folder / name, folder / name)
+                elif (self.folder / name).exists():
+                    shutil.copy(self.folder / name, folder / name)
+            client.config_set("auto-aof-rewrite-percentage", 100)
+
+    @staticmethod
+    def _wait_for_rewrite(client: redis.Redis) -> None:
+        while client.info("persistence")["aof_rewrite_in_progress"]:
+            time.sleep(0.05)
 
     def put_back(self, folder: Path) -> None:
         """Put an older state in the place of the present one; the server must not run."""
