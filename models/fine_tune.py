@@ -18,6 +18,7 @@ from torch import nn
 
 from features.errors import InputError, Mismatch
 from models.encode import TrunkArrays
+from models.ranks import ALONE, Ranks
 from models.rows import Rows, user_fold
 from models.trunk import LineHeads, Progress, Trunk, TrunkSettings, fit
 
@@ -45,7 +46,14 @@ class Start:
 
 
 def continued(
-    start: Start, rows: Rows, *, weight: NDArray[np.float64], seed: int, settings: TrunkSettings, progress: Progress | None = None
+    start: Start,
+    rows: Rows,
+    *,
+    weight: NDArray[np.float64],
+    seed: int,
+    settings: TrunkSettings,
+    progress: Progress | None = None,
+    ranks: Ranks = ALONE,
 ) -> tuple[TrunkArrays, NDArray[np.bool_]]:
     """Return the trunk trained on from `start`, and the mask (N,) of the rows whose users it was not trained on; `weight` (N,) is how often a row counts.
 
@@ -69,7 +77,7 @@ def continued(
         heads = LineHeads(len(rows.lines), start.trunk.width)
         times = torch.from_numpy(counts.astype(np.float32))
         _fit_heads(trunk, heads, taught, times, unseen, generator, settings)
-        best = fit(trunk, heads, taught, times, unseen, generator, settings, progress, layer_rates(trunk, heads, settings))
+        best = fit(trunk, heads, taught, times, unseen, generator, settings, progress, layer_rates(trunk, heads, settings), ranks)
     trunk.load_state_dict(best)
     return replace(trunk.to_arrays(), mean=start.trunk.mean, std=start.trunk.std), held_out
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
@@ -25,7 +25,8 @@ from models.logistic import sigmoid
 from models.metrics import figures
 from models.mixture import prior_from_losses
 from models.model import Model
-from models.offset import DEFAULT_PI, likelihood_curve, offset_prior
+from models.offset import DEFAULT_PI, GRID, likelihood_curve, offset_prior
+from models.ranks import ALONE, Ranks
 from models.rehearsal import logit, rehearse
 from models.rows import Rows, need_rows
 from models.trunk import Progress, TrunkSettings, train_trunk
@@ -65,7 +66,7 @@ class PseudoLaunch:
 def pretrain(
     rows: Rows,
     *,
-    pseudo: Sequence[PseudoLaunch] = (),
+    pseudo: Iterable[PseudoLaunch] = (),
     edges_s: NDArray[np.float64] | None = None,
     line_weight: Mapping[str, float] | None = None,
     attributes: Mapping[str, Mapping[str, float]] | None = None,
@@ -77,10 +78,12 @@ def pretrain(
     progress: Progress | None = None,
     settings: PretrainSettings | None = None,
     start: Start | None = None,
+    ranks: Ranks = ALONE,
 ) -> Artifact:
     """Train on the source lines' final rows. Deterministic for rows, seed and machine.
 
-    `pseudo`: launches in pretence, from which the priors of the level and of the experts are learned. `edges_s` (K+1,): delay bins from 0 to the window;
+    `pseudo`: launches in pretence, of this rank, from which the priors of the level and of the experts are learned; asked for one by one, since each has rows
+    of its own. `ranks`: the processes that train together, each of which calls this with the same rows and gets the same artifact. `edges_s` (K+1,): delay bins from 0 to the window;
     default: geometric. `line_weight`: how much a line's rows count, 0 (left out) to 1 (the default). `attributes`: numbers that describe a line, the
     same names for each. `start`: the trunk to go on from, its scaler kept; pseudo-launches begin from nothing all the same, for it knows the lines
     that they launch. InputError if the rows cannot teach anything.
@@ -92,47 +95,52 @@ def pretrain(
     kept = _only(rows, weights > 0.0)
     need_rows(kept)
     names, table = _attribute_table(kept.lines, attributes)
-    base = _learn_sources(kept, edges, weights[weights > 0.0][kept.line], table, seed=seed, settings=settings, progress=progress, start=start)
+    base = _learn_sources(kept, edges, weights[weights > 0.0][kept.line], table, seed=seed, settings=settings, progress=progress, start=start, ranks=ranks)
     artifact = replace(base, attribute_names=names, schema_hash=schema_hash, trained_until_ms=trained_until_ms, fingerprint=fingerprint, created=created)
     quick = replace(settings, trunk=replace(settings.trunk, most_steps=settings.pseudo_steps), c_grid=(float(str(base.settings["c_raw"])),), validate=False)
-    curves, losses = [], []
-    for done, launch in enumerate(pseudo):
-        _tell(progress, "launching the source lines in pretence", done, len(pseudo))
-        known = launch.rows.select(launch.known())
-        if not 10 <= known.ordered.sum() <= len(known) - 10:
-            continue
-        model = Model(replace(_learn_sources(known, edges, np.ones(len(known)), None, seed=seed, settings=quick, progress=None), trained_until_ms=launch.at_ms))
-        found = rehearse(model, launch.rows, launch.line, at_ms=launch.at_ms)
-        y = launch.rows.ordered[found.index]
-        curves.append(likelihood_curve(logit(found.score[:, MODELS.index("shared")]), y, deff=base.deff))
-        losses.append(found.head.mixture.losses / base.deff)
-    if pseudo:
-        _tell(progress, "launching the source lines in pretence", len(pseudo), len(pseudo))
-    table_of_losses = np.stack(losses) if losses else np.zeros((0, len(EXPERTS)))
+    mine = np.zeros((0, 1 + len(GRID) + len(EXPERTS)))  # of each launch its line, its curve and its losses
+    for done, launch in enumerate(pseudo, start=1):
+        if (found := _pretended(launch, edges, base.deff, seed=seed, settings=quick)) is not None:
+            mine = np.vstack([mine, np.concatenate([[launch.line], *found])])
+        _tell(progress, "launching the source lines in pretence", done, len(ranks.share_of(rows.lines)))
+    taught = ranks.gathered(mine)
+    taught = taught[np.argsort(taught[:, 0], kind="stable")]
+    curves, losses = np.ascontiguousarray(taught[:, 1 : 1 + len(GRID)]), np.ascontiguousarray(taught[:, 1 + len(GRID) :])
     return replace(
         artifact,
-        offset_pi=offset_prior(np.stack(curves) if curves else np.zeros((0, 1))),
-        expert_pi=prior_from_losses(table_of_losses, base_prior(weights)),
+        offset_pi=offset_prior(curves),
+        expert_pi=prior_from_losses(losses, base_prior(weights)),
         settings={
             **artifact.settings,
             "pseudo_launches": len(curves),
             "line_weight": {line: float(weight) for line, weight in zip(rows.lines, weights, strict=True) if weight != 1.0},
-            "pseudo_losses": {name: [float(a) for a in table_of_losses[:, k]] for k, name in enumerate(EXPERTS)},
+            "pseudo_losses": {name: [float(a) for a in losses[:, k]] for k, name in enumerate(EXPERTS)},
         },
     )  # fmt: skip
 
 
+def _pretended(launch: PseudoLaunch, edges: NDArray[np.float64], deff: float, *, seed: int, settings: PretrainSettings) -> tuple[Vector, Vector] | None:
+    """What a launch in pretence teaches: how likely each level of the grid was, and what each expert lost (K,); None if too little was known before it."""
+    known = launch.rows.select(launch.known())
+    if not 10 <= known.ordered.sum() <= len(known) - 10:
+        return None
+    model = Model(replace(_learn_sources(known, edges, np.ones(len(known)), None, seed=seed, settings=settings, progress=None), trained_until_ms=launch.at_ms))
+    found = rehearse(model, launch.rows, launch.line, at_ms=launch.at_ms)
+    y = launch.rows.ordered[found.index]
+    return likelihood_curve(logit(found.score[:, MODELS.index("shared")]), y, deff=deff), found.head.mixture.losses / deff
+
+
 def _learn_sources(
     rows: Rows, edges: NDArray[np.float64], weight: Vector, attributes: Matrix | None,
-    *, seed: int, settings: PretrainSettings, progress: Progress | None, start: Start | None = None,
+    *, seed: int, settings: PretrainSettings, progress: Progress | None, start: Start | None = None, ranks: Ranks = ALONE,
 ) -> Artifact:  # fmt: skip
     """Everything that is learned from final rows alone; `weight` (N,) is how often a row counts."""
     if start is not None:
         mean, std = start.trunk.mean, start.trunk.std
-        arrays, held_out = continued(start, rows, weight=weight, seed=seed, settings=settings.trunk, progress=progress)
+        arrays, held_out = continued(start, rows, weight=weight, seed=seed, settings=settings.trunk, progress=progress, ranks=ranks)
     else:
         mean, std = fit_scaler(rows.x)
-        trunk, held_out = train_trunk(rows, mean, std, weight=weight, seed=seed, settings=settings.trunk, progress=progress)
+        trunk, held_out = train_trunk(rows, mean, std, weight=weight, seed=seed, settings=settings.trunk, progress=progress, ranks=ranks)
         arrays = trunk.to_arrays()
     _tell(progress, "fitting the heads", 0, 4)
     raw = standardise(rows.x, mean, std)

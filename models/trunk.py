@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from models.encode import CLIP, NORM_EPSILON, TrunkArrays
+from models.ranks import ALONE, Ranks
 from models.rows import Rows, user_fold
 
 MOST_PARAMETERS = 200_000
@@ -123,6 +124,19 @@ class LineHeads(nn.Module):
         return logits
 
 
+class Logits(nn.Module):
+    """x (B, F) and line (B,) → logits (B, 3): trunk and heads as one."""
+
+    def __init__(self, trunk: Trunk, heads: LineHeads) -> None:
+        super().__init__()
+        self.trunk, self.heads = trunk, heads
+
+    def forward(self, x: torch.Tensor, line: torch.Tensor) -> torch.Tensor:
+        """Return the logits (B, 3) of click, cart and order."""
+        logits: torch.Tensor = self.heads(self.trunk(x), line)
+        return logits
+
+
 def quantile_edges(u: NDArray[np.float64], bins: int) -> NDArray[np.float32]:
     """Strictly rising edges of one standardised feature (N,), at most bins + 1; one edge if it is constant.
 
@@ -153,11 +167,11 @@ def plan_edges(raw: NDArray[np.float64], settings: TrunkSettings) -> list[NDArra
 
 def train_trunk(
     rows: Rows, mean: NDArray[np.float64], std: NDArray[np.float64], *, seed: int,
-    weight: NDArray[np.float64] | None = None, settings: TrunkSettings | None = None, progress: Progress | None = None,
+    weight: NDArray[np.float64] | None = None, settings: TrunkSettings | None = None, progress: Progress | None = None, ranks: Ranks = ALONE,
 ) -> tuple[Trunk, NDArray[np.bool_]]:  # fmt: skip
     """Train on `rows`, each of which counts `weight` (N,) times (default: once); returns the trunk in evaluation mode and the mask (N,) of the rows whose users it was not trained on.
 
-    Early stopping by the held-out users' log-loss of the order. The same seed and machine give the same bits: one thread, seeded, deterministic.
+    Early stopping by the held-out users' log-loss of the order. The same seed, machine and number of ranks give the same bits: one thread, seeded, deterministic.
     """
     settings = settings or TrunkSettings()
     torch.set_num_threads(1)
@@ -170,18 +184,19 @@ def train_trunk(
         trunk = Trunk(mean, std, plan_edges(raw[~held_out], settings), settings)
         heads = LineHeads(len(rows.lines), settings.outputs)
         counts = torch.ones(len(rows)) if weight is None else torch.from_numpy(weight.astype(np.float32))
-        best = fit(trunk, heads, rows, counts, held_out, generator, settings, progress)
+        best = fit(trunk, heads, rows, counts, held_out, generator, settings, progress, ranks=ranks)
     trunk.load_state_dict(best)
     return trunk.eval(), held_out
 
 
 def fit(
     trunk: Trunk, heads: LineHeads, rows: Rows, counts: torch.Tensor, held_out: NDArray[np.bool_],
-    generator: torch.Generator, settings: TrunkSettings, progress: Progress | None, groups: list[dict[str, Any]] | None = None,
+    generator: torch.Generator, settings: TrunkSettings, progress: Progress | None, groups: list[dict[str, Any]] | None = None, ranks: Ranks = ALONE,
 ) -> dict[str, torch.Tensor]:  # fmt: skip
     """Train trunk and heads in place; returns the trunk's state that was best on the held-out users.
 
     `groups`: AdamW's parameter groups for a trunk and heads that were trained already; then the state they come with is the first to beat.
+    Each of several ranks takes `settings.batch` rows a step, and they go on with the mean of their gradients.
     """
     x, line, target = torch.from_numpy(rows.x.copy()), torch.from_numpy(rows.line.astype(np.int64)), torch.from_numpy(rows.happened.astype(np.float32))
     train, valid = torch.from_numpy(np.flatnonzero(~held_out)), torch.from_numpy(np.flatnonzero(held_out)[:MOST_CHECKED_ROWS])
@@ -199,17 +214,22 @@ def fit(
         lr=settings.learning_rate,
     )
     weight = torch.tensor([0.5, 0.5, 1.0])
-    every = max(settings.check_steps, len(train) // settings.batch // 4)
+    logits_of: nn.Module = Logits(trunk, heads)
+    if ranks.size > 1:
+        torch.manual_seed(int(torch.randint(2**62, (1,), generator=generator)) + ranks.rank)  # each drops out units of its own
+        logits_of = nn.parallel.DistributedDataParallel(logits_of, broadcast_buffers=False)
+    batch = settings.batch * ranks.size
+    every = max(settings.check_steps, len(train) // batch // 4)
     best, best_loss, waited, step = {k: v.clone() for k, v in trunk.state_dict().items()}, float("inf"), 0, 0
     if groups is not None:
-        best_loss = _order_loss(trunk, heads, x, line, target, valid)
+        best_loss = ranks.as_rank_0(_order_loss(trunk, heads, x, line, target, valid))
     while step < settings.most_steps and waited < settings.patience:
-        for chosen in torch.split(torch.randperm(len(train), generator=generator), settings.batch):
+        for chosen in torch.split(torch.randperm(len(train), generator=generator), batch):
             trunk.train()
-            index = train[chosen]
-            logits = heads(trunk(x[index]), line[index])
+            index = train[chosen[ranks.rank :: ranks.size]]
+            logits = logits_of(x[index], line[index])
             loss = (nn.functional.binary_cross_entropy_with_logits(logits, target[index], reduction="none") * weight).sum(1)
-            loss = (loss * counts[index]).mean()
+            loss = (loss * counts[index]).sum() / (len(chosen) / ranks.size)  # the mean over the ranks is that over all their rows
             optimiser.zero_grad()
             torch.autograd.backward(loss)
             nn.utils.clip_grad_norm_(trunk.parameters(), 5.0)
@@ -217,7 +237,7 @@ def fit(
             step += 1
             if step % every and step < settings.most_steps:
                 continue
-            valid_loss = _order_loss(trunk, heads, x, line, target, valid)
+            valid_loss = ranks.as_rank_0(_order_loss(trunk, heads, x, line, target, valid))
             if valid_loss < best_loss:
                 best, best_loss, waited = {k: v.clone() for k, v in trunk.state_dict().items()}, valid_loss, 0
             else:

@@ -50,7 +50,7 @@ def read_log(path: Path, *, format: str = "auto", lines: str | None = None) -> p
         if found == "jsonl":
             rows = _read_jsonl(path)
         elif found == "parquet":
-            rows = _read_own_parquet(path)
+            rows = own_rows(read_rows(path, REQUIRED, REQUIRED))
         else:
             rows, left_out = (read_taobao if found == "taobao" else read_rees46)(path)
     except (OSError, EOFError) as error:
@@ -123,8 +123,8 @@ def _guess(path: Path) -> str:
     raise InputError(f"{path}: no known format has the columns {', '.join(names)[:120]}; give the format: {', '.join(FORMATS[1:])}")
 
 
-def _read_own_parquet(path: Path) -> Rows:
-    rows = read_rows(path, REQUIRED, REQUIRED)
+def own_rows(rows: Rows) -> Rows:
+    """Return the rows of a table of our schema with its columns' own types. Raises `InputError` for the first value that has another."""
     rows = rows.with_table(rows.table.select([name for name in rows.table.column_names if name in SCHEMA.names]))
     for field in (field for field in SCHEMA if field.name in rows.table.column_names):
         values = rows.table[field.name]

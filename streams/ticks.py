@@ -21,10 +21,11 @@ class Tick:
     records: tuple[tuple[int, str, bytes], ...]
 
 
-def cut(log: pa.Table, tick_ms: int) -> Iterator[Tick]:
-    """Yield the ticks of a log that is in order. Times without events join the next tick that has some."""
+def cut(log: pa.Table | Iterable[pa.Table], tick_ms: int) -> Iterator[Tick]:
+    """Yield the ticks of a log that is in order, or of the tables that make it up. Times without events join the next tick that has some."""
     end_ms, records = 0, list[tuple[int, str, bytes]]()
-    for kind, event in events(log):
+    tables = (log,) if isinstance(log, pa.Table) else log
+    for kind, event in (one for table in tables for one in events(table)):
         ts_ms = _ts(event)
         if ts_ms >= end_ms:
             if records:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -13,21 +15,24 @@ import pyarrow.compute as pc
 
 from features.errors import InputError
 from features.exposures import NONE, Exposure
-from features.intake import hash64
 from features.memory_store import MemoryStore
-from features.vector import NAMES, SCHEMA_HASH, WIDTH
+from features.vector import SCHEMA_HASH
 from models.checkpoint import Artifact
 from models.delay import default_edges_s
 from models.fine_tune import Start
 from models.pretrain import PretrainSettings, PseudoLaunch, pretrain
+from models.ranks import ALONE, Ranks
 from models.rows import Rows
 from models.trunk import Progress
+from streams.log_parts import Log, parts
 from streams.offline import run
 from streams.partition import Rules
 from streams.records import Outcome
+from streams.row_sample import MOST_ROWS, RowSample
 from streams.ticks import cut
 
 FEWEST_PSEUDO_ROWS = 100
+DIGEST_ROWS: Final = 65_536
 
 
 def edges_ms(window_s: float) -> tuple[int, ...]:
@@ -45,68 +50,107 @@ def without_past(log: pa.Table, line: str, until_ms: int) -> pa.Table:
     return log.filter((pc.field("line") != line) | (pc.field("ts") >= until_ms))
 
 
-def final_rows(log: pa.Table, rules: Rules, *, tick_ms: int, lines: Sequence[str], until_ms: int) -> Rows:
-    """Return the exposures whose window ends by `until_ms`, as the pipeline sees them; the log has no later events.
+def final_rows(
+    log: Log, rules: Rules, *, tick_ms: int, lines: Sequence[str], until_ms: int, seen: Callable[[pa.Table], pa.Table] = lambda part: part,
+    most: int = MOST_ROWS,
+) -> Rows:  # fmt: skip
+    """Return the exposures whose window ends by `until_ms`, as the pipeline sees them; of so many shoppers that they are `most` at most.
 
-    The last tick ends after `until_ms`, and closes bins of which the log does not tell: those are left out.
+    `seen` takes away from each part of the log what is not to be seen; the rest has no events after `until_ms`. The last tick ends after that, and closes
+    bins of which the log does not tell: those are left out.
     """
-    finals: list[Outcome] = []
+    sample = RowSample({line: i for i, line in enumerate(lines)}, most)
+
+    def hear(outcome: Outcome) -> None:
+        if outcome.closed.label != NONE and outcome.closed.close_ms <= until_ms:
+            sample.add(outcome.closed.exposure)
+
     one_bin = replace(rules, edges_ms=rules.edges_ms[-1:])  # a row is the exposure with its delays: nobody hears of the bins between
-    asyncio.run(run(cut(log, tick_ms), MemoryStore(), one_bin, None, scoring=False, on_outcome=lambda m: finals.append(m) if m.closed.label != NONE else None))
-    return rows_of([m.closed.exposure for m in finals if m.closed.close_ms <= until_ms], rules, lines)
+    asyncio.run(run(cut((seen(part) for part in parts(log)), tick_ms), MemoryStore(), one_bin, None, scoring=False, on_outcome=hear))
+    return sample.rows(rules.edges_ms[-1])
 
 
 def rows_of(exposures: Sequence[Exposure], rules: Rules, lines: Sequence[str]) -> Rows:
     """Return final exposures as rows; `lines` are all lines that they may be of."""
-    place = {line: i for i, line in enumerate(lines)}
-    delay_ms = np.array([e.delay_ms for e in exposures], np.float64).reshape(len(exposures), 3)
-    return Rows(
-        x=np.frombuffer(b"".join(e.x for e in exposures), np.float32).reshape(len(exposures), WIDTH).copy(),
-        line=np.array([place[e.line] for e in exposures], np.int32),
-        lines=tuple(lines),
-        user=np.array([hash64(e.user) & 0x7FFFFFFFFFFFFFFF for e in exposures], np.int64),
-        ts_ms=np.array([e.ts_ms for e in exposures], np.int64),
-        delay_s=np.where(delay_ms < 0, np.inf, delay_ms / 1000.0),
-        window_s=rules.edges_ms[-1] / 1000.0,
-        feature_names=NAMES,
-    )
+    sample = RowSample({line: i for i, line in enumerate(lines)}, most=len(exposures))
+    for exposure in exposures:
+        sample.add(exposure)
+    return sample.rows(rules.edges_ms[-1])
 
 
-def fingerprint(log: pa.Table) -> str:
-    """Return a sha256 over a log's ids, users, kinds and times."""
-    digest = hashlib.sha256()
+@dataclass(frozen=True)
+class Survey:
+    """What a log holds before a time: how many events, of which lines, from when on, and a sha256 over ids, users, kinds, lines and times."""
+
+    events: int
+    lines: list[str]
+    first_ms: int
+    last_ms: int
+    fingerprint: str
+
+
+def survey(log: Log, until_ms: int | None = None) -> Survey:
+    """Look through a log once. Raises InputError if it has no events before `until_ms`."""
+    lines, digest = set[str](), hashlib.sha256()
+    count, first_ms, last_ms, rest = 0, 0, 0, None
+    for part in parts(log):
+        known = before(part, until_ms) if until_ms is not None else part
+        if not known.num_rows:
+            continue
+        first_ms, last_ms = first_ms if count else int(known["ts"][0].as_py()), int(known["ts"][-1].as_py())
+        count += known.num_rows
+        lines.update(pc.unique(known["line"]).to_pylist())
+        rest = known if rest is None else pa.concat_tables([rest, known])
+        whole = rest.num_rows // DIGEST_ROWS * DIGEST_ROWS
+        for start in range(0, whole, DIGEST_ROWS):
+            _digest(digest, rest.slice(start, DIGEST_ROWS))
+        rest = rest.slice(whole)
+    if rest is None:
+        raise InputError("the log has no events before the end of training")
+    _digest(digest, rest)
+    return Survey(count, sorted(lines), first_ms, last_ms, digest.hexdigest())
+
+
+def _digest(digest: Any, some: pa.Table) -> None:
     for name in ("event_id", "user_id", "kind", "line"):
-        for value in pc.dictionary_encode(log[name].combine_chunks()).dictionary.to_pylist():
-            digest.update(value.encode())
-    digest.update(log["ts"].combine_chunks().to_numpy().tobytes())
-    return digest.hexdigest()
+        column = pc.dictionary_encode(some[name].combine_chunks())
+        for value in column.dictionary.to_pylist():
+            digest.update(value.encode() + b"\0")
+        digest.update(column.indices.to_numpy().tobytes())
+    digest.update(some["ts"].combine_chunks().to_numpy().tobytes())
 
 
 def train(
-    log: pa.Table, rules: Rules, *, tick_ms: int, until_ms: int, seed: int, pseudo: bool = True,
+    log: Log, rules: Rules, *, tick_ms: int, until_ms: int, seed: int, pseudo: bool = True,
     line_weight: Mapping[str, float] | None = None, attributes: Mapping[str, Mapping[str, float]] | None = None,
     progress: Progress | None = None, settings: PretrainSettings | None = None, tell: Callable[[str], None] = lambda _: None, start: Start | None = None,
+    most_rows: int = MOST_ROWS, ranks: Ranks = ALONE,
 ) -> Artifact:  # fmt: skip
-    """Train on all of a log's lines, with what was known at `until_ms`; `line_weight`, `attributes` and `start` as in `models.pretrain`. Raises InputError when there is too little to learn from."""
-    log = before(log, until_ms)
-    if log.num_rows == 0:
-        raise InputError("the log has no events before the end of training")
+    """Train on all of a log's lines, with what was known at `until_ms`; `line_weight`, `attributes`, `start` and `ranks` as in `models.pretrain`.
+
+    A log of which more than `most_rows` exposures are final teaches those of a part of its shoppers. Raises InputError when there is too little to learn from.
+    """
     rules = replace(rules, partitions=1, outcome_partitions=1, partitioner_check=False)
-    lines = sorted(pc.unique(log["line"]).to_pylist())
-    tell(f"features of {log.num_rows} events, {len(lines)} lines")
-    rows = final_rows(log, rules, tick_ms=tick_ms, lines=lines, until_ms=until_ms)
-    launches = []
-    if pseudo and len(lines) > 2:
-        first_ms = int(pc.min(log["ts"]).as_py())
-        middle_ms = first_ms + (until_ms - first_ms) // 2
-        for line in lines:
+    known = survey(log, until_ms)
+    tell(f"features of {known.events} events, {len(known.lines)} lines")
+    facts: dict[str, Any] = {"tick_ms": tick_ms, "lines": known.lines, "until_ms": until_ms, "most": most_rows}
+    rows = final_rows(log, rules, seen=lambda part: before(part, until_ms), **facts)
+
+    def launches() -> Iterator[PseudoLaunch]:
+        middle_ms = known.first_ms + (until_ms - known.first_ms) // 2
+        for line in ranks.share_of(known.lines) if pseudo and len(known.lines) > 2 else ():
             tell(f"line {line} launched in pretence")
-            seen = final_rows(without_past(log, line, middle_ms), rules, tick_ms=tick_ms, lines=lines, until_ms=until_ms)
-            launch = PseudoLaunch(seen, lines.index(line), middle_ms)
+            seen = final_rows(log, rules, seen=partial(_pretending, line=line, at_ms=middle_ms, until_ms=until_ms), **facts)
+            launch = PseudoLaunch(seen, known.lines.index(line), middle_ms)
             if (seen.line == launch.line).sum() >= FEWEST_PSEUDO_ROWS and launch.known().sum() >= FEWEST_PSEUDO_ROWS:
-                launches.append(launch)
+                yield launch
+
     return pretrain(
-        rows, pseudo=launches, edges_s=np.array([0.0, *rules.edges_ms]) / 1000.0, seed=seed, schema_hash=SCHEMA_HASH,
+        rows, pseudo=launches(), edges_s=np.array([0.0, *rules.edges_ms]) / 1000.0, seed=seed, schema_hash=SCHEMA_HASH,
         line_weight=line_weight, attributes=attributes,
-        trained_until_ms=until_ms, fingerprint=fingerprint(log), progress=progress, settings=settings, start=start,
+        trained_until_ms=until_ms, fingerprint=known.fingerprint, progress=progress, settings=settings, start=start, ranks=ranks,
     )  # fmt: skip
+
+
+def _pretending(part: pa.Table, *, line: str, at_ms: int, until_ms: int) -> pa.Table:
+    return without_past(before(part, until_ms), line, at_ms)

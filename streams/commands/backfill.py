@@ -12,20 +12,21 @@ import typer
 from features.errors import Mismatch
 from models.model import Model
 from streams import namespace
-from streams.commands.options import Broker, Config, Format, Lines, Namespace, Redis, Set, Trunk, progress_bar
-from streams.importing import read_log
+from streams.commands.options import Broker, ByParts, Config, Format, Lines, Namespace, Redis, Set, Trunk, progress_bar
 from streams.ledger.base import begin_account
+from streams.log_parts import open_log, parts
 from streams.offline import run
 from streams.settings import load_settings
 from streams.ticks import cut
 
 
 def backfill(
-    events: Annotated[Path, typer.Argument(metavar="FILE", help="The history.")],
+    events: Annotated[Path, typer.Argument(metavar="FILE", help="The history, or a folder of Parquet files that follow each other by name.")],
     broker: Broker = None,
     redis: Redis = None,
     namespace_: Namespace = None,
     trunk: Trunk = None,
+    by_parts: ByParts = False,
     format: Format = "auto",
     lines: Lines = None,
     config: Config = None,
@@ -38,7 +39,7 @@ def backfill(
     """
     settings = load_settings(config, needs=("broker", "redis"), assignments=assignments or (), broker=broker, redis=redis, namespace=namespace_, trunk=trunk)
     artifact = namespace.load_trunk(settings)
-    log = read_log(events, format=format, lines=lines)
+    log = open_log(events, by_parts=by_parts, format=format, lines=lines)
     found = namespace.check_partitions(settings)
     rules = namespace.rules_of(settings, artifact, replay=False)
 
@@ -51,8 +52,11 @@ def backfill(
                 if (await store.load(str(p), ())).version:
                     raise Mismatch(f"namespace {settings.namespace!r} has been worked already: a history can only come before its first event")
             with progress_bar() as bar:
+                checking = bar.add_task("checking the log", total=log.num_rows)
+                for part in parts(log):  # a bad row must be found before anything is written
+                    bar.advance(checking, part.num_rows)
                 task = bar.add_task("events", total=log.num_rows)
-                ticks = cut(log, settings.replay_tick_ms)
+                ticks = cut(parts(log), settings.replay_tick_ms)
                 past = replace(rules, replay=True)
                 await run(ticks, store, past, Model(artifact), scoring=False, on_tick=lambda tick: bar.advance(task, len(tick.records)))
             await begin_account(store, partitions=rules.partitions, outcome_partitions=rules.outcome_partitions)

@@ -27,6 +27,9 @@ Set = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", he
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures as JSON; - is standard output.")]
 
 Format = Annotated[str, typer.Option("--format", metavar="auto|taobao|rees46|jsonl|parquet", help="What the file holds; auto looks at its name and columns.")]
+ByParts = Annotated[
+    bool, typer.Option("--by-parts", help="Read the log part by part, for one larger than memory: Parquet of our schema in order of ts. A folder always is.")
+]
 Lines = Annotated[
     str | None,
     typer.Option(

@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 import msgspec
-import pyarrow.compute as pc
 import typer
 
 from features.errors import InputError
 from features.vector import SCHEMA_HASH
 from models.checkpoint import load, save
 from models.fine_tune import FEWEST_CONVERSIONS, Start
+from models.ranks import joined
 from streams import namespace
-from streams.commands.options import Config, Format, Json, Lines, Set, Steps, Trunk, Window, progress_bar, time_ms, without_nan, write_json
-from streams.importing import read_log
+from streams.commands.options import ByParts, Config, Format, Json, Lines, Set, Steps, Trunk, Window, progress_bar, time_ms, without_nan, write_json
+from streams.log_parts import last_ms, open_log
+from streams.row_sample import MOST_ROWS
 from streams.settings import load_settings
 from streams.training import train
 
 T = TypeVar("T")
+WORLD_SIZE = "WORLD_SIZE"  # torchrun says here how many processes it has started
 
 
 def pretrain(
-    events: Annotated[Path, typer.Argument(metavar="FILE", help="The event log of the older product lines.")],
+    events: Annotated[
+        Path, typer.Argument(metavar="FILE", help="The event log of the older product lines, or a folder of Parquet files that follow each other by name.")
+    ],
     until: Annotated[
         str | None, typer.Option("--until", metavar="TIME", help="Use only what was known at this time: ISO 8601 or ms (default: the whole log, up to now).")
     ] = None,
@@ -46,6 +51,10 @@ def pretrain(
     attributes: Annotated[
         Path | None, typer.Option("--attributes", metavar="FILE", help='What describes each line, as JSON {"line": {"name": number}}, the same names for each.')
     ] = None,
+    by_parts: ByParts = False,
+    most_rows: Annotated[
+        int, typer.Option("--most-rows", metavar="N", min=1000, help="Of a log with more final exposures, keep those of a part of its shoppers.")
+    ] = MOST_ROWS,
     seed: Annotated[int, typer.Option("--seed", help="The same seed, log and machine give the same bytes.")] = 0,
     window: Window = None,
     format: Format = "auto",
@@ -58,6 +67,9 @@ def pretrain(
 
     To refresh a trunk, give --from and a log that holds the old lines and the launches that have grown up; `headstart trunk compare` then tells
     whether it is better, and `headstart trunk promote` makes it active. The window is that of the trunk it comes from.
+
+    Several processes train together where torchrun starts them: `torchrun --nproc-per-node 4 -m streams.cli pretrain …`, on one machine or several. Each reads
+    the log; they share out the lines that are launched in pretence, and the steps of the trunk.
     """
     settings = load_settings(config, assignments=assignments or (), trunk=out)
     if (fine_tune is not None or force) and parent is None:
@@ -69,18 +81,20 @@ def pretrain(
             raise InputError(f"--from and --trunk are both {parent}: the old trunk would be lost; give another folder for the new one")
     line_weight = read_weights(source_weights) if source_weights is not None else None
     described = read_attributes(attributes) if attributes is not None else None
-    log = read_log(events, format=format, lines=lines)
-    if without_line:
-        log = log.filter(~pc.field("line").isin(without_line))
-    # An event with a time in the future must not set the end of training: learning online begins there.
-    until_ms = time_ms("--until", until) if until else min(int(pc.max(log["ts"]).as_py() or 0) + 1, time.time_ns() // 1_000_000)
-    rules = namespace.rules_of(settings, old, replay=True, window_s=window)
-    start = Start(old.trunk, old.sha256, line=fine_tune, force=force) if old is not None else None
-    with progress_bar() as bar:
-        artifact = train(
-            log, rules, tick_ms=settings.replay_tick_ms, until_ms=until_ms, seed=seed, progress=Steps(bar), tell=lambda text: bar.console.print(text),
-            line_weight=line_weight, attributes=described, start=start,
-        )  # fmt: skip
+    with joined(int(os.environ.get(WORLD_SIZE, "1"))) as ranks:
+        log = open_log(events, by_parts=by_parts, format=format, lines=lines, without=without_line or ())
+        # An event with a time in the future must not set the end of training: learning online begins there.
+        until_ms = time_ms("--until", until) if until else min(last_ms(log) + 1, time.time_ns() // 1_000_000)
+        rules = namespace.rules_of(settings, old, replay=True, window_s=window)
+        start = Start(old.trunk, old.sha256, line=fine_tune, force=force) if old is not None else None
+        with progress_bar() as bar:
+            artifact = train(
+                log, rules, tick_ms=settings.replay_tick_ms, until_ms=until_ms, seed=seed, progress=Steps(bar) if ranks.rank == 0 else None,
+                tell=lambda text: bar.console.print(f"rank {ranks.rank}: {text}" if ranks.size > 1 else text),
+                line_weight=line_weight, attributes=described, start=start, most_rows=most_rows, ranks=ranks,
+            )  # fmt: skip
+        if ranks.rank:
+            return
     created = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     saved = save(replace(artifact, created=created), settings.trunk)
     descent = f", from {old.sha256[:16]}" if old is not None else ""

@@ -1,0 +1,116 @@
+"""`headstart backfill`: a history goes through the same pipeline into Redis, as a whole or part by part, once; a bad row is found before anything is written."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from features.memory_store import MemoryStore
+from models.model import Model
+from streams import cli, namespace
+from streams.log_parts import LogParts
+from streams.offline import run
+from streams.settings import load_settings
+from streams.ticks import cut
+from tests.integration.harness import fresh_name
+from tests.integration.worlds import World
+
+PARTITIONS = 3
+
+
+@pytest.fixture
+def history(world: World, tmp_path: Path) -> Path:
+    """The log in three files that follow each other."""
+    folder = tmp_path / "history"
+    folder.mkdir()
+    for i, rows in enumerate(np.array_split(np.arange(world.log.num_rows), 3)):
+        pq.write_table(world.log.take(pa.array(rows)), folder / f"{i}.parquet")
+    return folder
+
+
+@pytest.fixture
+def at(world: World, broker: str, redis_url: str, topic_prefix: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A fresh namespace with its topics, in the environment."""
+    values = {
+        "BROKER": broker,
+        "REDIS": redis_url,
+        "NAMESPACE": fresh_name(),
+        "TRUNK": str(world.trunk),
+        "TOPIC_PREFIX": topic_prefix,
+        "PARTITIONS": PARTITIONS,
+    }
+    for name, value in values.items():
+        monkeypatch.setenv(f"HEADSTART_{name}", str(value))
+    assert command(capsys, "topics", "create")[0] == 0
+
+
+def command(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    """Exit code and standard error of a command."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    return int(ended.value.code or 0), capsys.readouterr().err
+
+
+def held() -> dict[tuple[str, str], Any]:
+    """All records and hashes of the namespace but the cursors, by slot and name."""
+
+    async def read() -> dict[tuple[str, str], Any]:
+        redis = namespace.open_store(load_settings(None))
+        try:
+            found: dict[tuple[str, str], Any] = {}
+            async for entry in redis.entries():
+                if entry.name != "cursor":
+                    found[entry.slot, entry.name] = entry.record if entry.fields is None else {**found.get((entry.slot, entry.name), {}), **entry.fields}
+            return found
+        finally:
+            await redis.close()
+
+    return asyncio.run(read())
+
+
+@pytest.mark.usefixtures("at")
+@pytest.mark.parametrize("by_parts", [False, True])
+def test_the_store_holds_what_the_pipeline_makes_of_the_history(
+    world: World, history: Path, by_parts: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Shoppers' records, open exposures, catalogue and heads are those of the same history worked in memory; a second time it is refused, and changes nothing."""
+    pq.write_table(world.log, tmp_path / "whole.parquet")
+    source = str(history if by_parts else tmp_path / "whole.parquet")
+    code, error = command(capsys, "backfill", source)
+    assert code == 0, error
+    settings, memory = load_settings(None), MemoryStore()
+    rules = namespace.rules_of(settings, world.artifact, replay=True)
+    asyncio.run(run(cut(world.log, settings.replay_tick_ms), memory, rules, Model(world.artifact), scoring=False))
+    now = held()
+    records = {place: value for place, value in now.items() if place[1].startswith(("u:", "ul:"))}
+    assert records == memory._records
+    assert len(records) > 300
+    for place in [(str(p), "pending") for p in range(PARTITIONS)] + [place for place in memory._hashes if place[1] in ("heads", "shared", "catalogue")]:
+        assert now.get(place, {}) == memory._hashes.get(place, {})
+    code, error = command(capsys, "backfill", source)
+    assert code != 0
+    assert "has been worked already" in error
+    assert held() == now
+
+
+@pytest.mark.usefixtures("at")
+def test_a_bad_row_is_found_before_anything_is_written(history: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A value that cannot be, in the last file: one line that names it, and the namespace can still be filled once it is mended."""
+    last = pq.read_table(history / "2.parquet")
+    price = last["price"].to_pylist()
+    price[5] = -1.0
+    pq.write_table(last.set_column(last.column_names.index("price"), "price", pa.array(price)), history / "2.parquet")
+    code, error = command(capsys, "backfill", str(history))
+    assert code != 0
+    assert "2.parquet, row 6, column 'price'" in error.strip().splitlines()[-1]
+    assert not any(name.startswith(("u:", "ul:")) for _, name in held())
+    pq.write_table(last, history / "2.parquet")
+    code, error = command(capsys, "backfill", str(history))
+    assert code == 0, error
+    assert LogParts(history).num_rows
