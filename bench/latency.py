@@ -46,7 +46,7 @@ def paced(stage: Stage, output: str, number: int, rate: float, seconds: float, u
 
 
 @contextmanager
-def looping(stage: Stage) -> Iterator[subprocess.Popen[bytes]]:
+def looping(stage: Stage) -> Iterator[list[subprocess.Popen[bytes]]]:
     """The hand-written loop, as a process of its own."""
     make_topics(stage.broker, [f"{LOOP}-scores"], stage.partitions)
     command = [
@@ -55,7 +55,7 @@ def looping(stage: Stage) -> Iterator[subprocess.Popen[bytes]]:
     ]  # fmt: skip
     with (stage.folder / f"{LOOP}.log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         try:
-            yield process
+            yield [process]
         finally:
             process.kill()
 
@@ -67,10 +67,10 @@ def busy_s() -> float:
 
 
 def at_rates(
-    stage: Stage, name: str, started: AbstractContextManager[subprocess.Popen[bytes]], rates: list[float], seconds: float, users: int
+    stage: Stage, name: str, started: AbstractContextManager[list[subprocess.Popen[bytes]]], rates: list[float], seconds: float, users: int
 ) -> list[dict[str, Any]]:
     """Start a contender that sees only new events, and measure rate after rate."""
-    with started as process:
+    with started as (process,):
         found = []
         for at, rate in enumerate([rates[0], *rates]):  # the first time, it joins its group and catches up
             began_s, all_s, own_s = time.monotonic(), busy_s(), cpu_s(process.pid)
@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("--kafka", type=whole, help="the folder of an Apache Kafka (default: the embedded broker)")
     parser.add_argument("--only", choices=(LOOP, "headstart"), help="one of the two alone")
     parser.add_argument("--json", type=Path)
-    parser.set_defaults(visit=VISIT, kafka_streams=None, limit=60.0, launches=1)
+    parser.set_defaults(visit=VISIT, kafka_streams=None, limit=60.0, launches=1, workers=1)
     given = parser.parse_args()
     if not PEERS.exists():
         sys.exit(f"no {PEERS}: `make peers` makes it")

@@ -70,7 +70,7 @@ def shares(raw: str) -> dict[str, float]:
 
 def look(stage: Stage, seconds: int, out: Path) -> tuple[float, dict[str, float]]:
     """Let a worker work, and look at it; returns its CPU microseconds an event, and the share of each stage. Leaves the flame graph."""
-    with working(stage, TAG) as worker, closing(redis.Redis.from_url(stage.redis)) as store:
+    with working(stage, TAG) as (worker,), closing(redis.Redis.from_url(stage.redis)) as store:
         until_s = time.monotonic() + stage.limit_s
         while applied(store, stage, TAG) < BEGIN * stage.events:
             if worker.poll() is not None or time.monotonic() > until_s:
@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=10, help="for which the worker is looked at")
     parser.add_argument("--kafka", type=whole, help="the folder of an Apache Kafka (default: the embedded broker)")
     parser.add_argument("--out", type=Path, default=HERE.parent / "var" / "bench" / "flame.svg", help="the flame graph")
-    parser.set_defaults(visit=VISIT, kafka_streams=None, limit=120.0)
+    parser.set_defaults(visit=VISIT, kafka_streams=None, limit=120.0, workers=1)
     given = parser.parse_args()
     if not SPY.exists():
         sys.exit(f"no {SPY}: `make peers` installs it")

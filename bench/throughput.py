@@ -91,6 +91,7 @@ class Stage:
     kafka_streams: Path | None
     limit_s: float
     launches: int
+    workers: int
 
 
 @dataclass
@@ -152,7 +153,7 @@ def cpu_s(root: int) -> float:
     return total
 
 
-def follow(written: Callable[[], int], process: subprocess.Popen[bytes], target: int, limit_s: float) -> tuple[float, float]:
+def follow(written: Callable[[], int], processes: Sequence[subprocess.Popen[bytes]], target: int, limit_s: float) -> tuple[float, float]:
     """Return events a second and CPU microseconds an event between `WARM` of the target and the target, or what was reached in `limit_s` from there."""
     began_s = time.monotonic()
     first: tuple[float, int, float] | None = None
@@ -160,12 +161,12 @@ def follow(written: Callable[[], int], process: subprocess.Popen[bytes], target:
         now_s, n = time.monotonic(), written()
         if first is None:
             if n >= WARM * target:
-                first = (now_s, n, cpu_s(process.pid))
+                first = (now_s, n, sum(cpu_s(process.pid) for process in processes))
             elif now_s - began_s > 2 * limit_s:
                 raise RuntimeError(f"it wrote {n} of {target} in {now_s - began_s:.0f} s")
         elif n >= target or now_s - first[0] > limit_s:
-            return (n - first[1]) / (now_s - first[0]), 1e6 * (cpu_s(process.pid) - first[2]) / (n - first[1])
-        if process.poll() is not None and n < target:
+            return (n - first[1]) / (now_s - first[0]), 1e6 * (sum(cpu_s(process.pid) for process in processes) - first[2]) / (n - first[1])
+        if any(process.poll() is not None for process in processes) and n < target:
             raise RuntimeError(f"it ended after {n} of {target}")
         time.sleep(POLL_S)
 
@@ -181,7 +182,7 @@ def run_script(name: str, stage: Stage, tag: str) -> tuple[float, float]:
     ]  # fmt: skip
     with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         try:
-            return follow(lambda: read_meter(folder / "written"), process, int(SLOW.get(name, 1.0) * stage.events), stage.limit_s)
+            return follow(lambda: read_meter(folder / "written"), [process], int(SLOW.get(name, 1.0) * stage.events), stage.limit_s)
         except RuntimeError as error:
             raise RuntimeError(f"{error}: {(folder / 'log').read_text()[-600:]}") from None
         finally:
@@ -203,7 +204,7 @@ def run_kafka_streams(stage: Stage, tag: str) -> tuple[float, float]:
     log_path = stage.folder / f"{tag}.log"
     with log_path.open("wb") as log, subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=stage.folder) as process:
         try:
-            return follow(lambda: written() - before, process, target, stage.limit_s)
+            return follow(lambda: written() - before, [process], target, stage.limit_s)
         except RuntimeError as error:
             raise RuntimeError(f"{error}: {log_path.read_text()[-600:]}") from None
         finally:
@@ -212,29 +213,30 @@ def run_kafka_streams(stage: Stage, tag: str) -> tuple[float, float]:
 
 
 def run_headstart(stage: Stage, tag: str) -> tuple[float, float]:
-    """One round of one Headstart worker, scoring and learning, in a namespace of its own."""
-    with working(stage, tag) as worker, closing(redis.Redis.from_url(stage.redis)) as store:
+    """One round of Headstart, scoring and learning, in a namespace of its own."""
+    with working(stage, tag) as workers, closing(redis.Redis.from_url(stage.redis)) as store:
         before = served(store)
-        rate = follow(lambda: applied(store, stage, tag), worker, stage.events, stage.limit_s)
+        rate = follow(lambda: applied(store, stage, tag), workers, stage.events, stage.limit_s)
         cpu, received, sent = ((now - then) / applied(store, stage, tag) for now, then in zip(served(store), before, strict=True))
         print(f"  Redis: {1e6 * cpu:.1f} µs of CPU, {received:.0f} bytes in and {sent:.0f} out an event", file=sys.stderr, flush=True)
         return rate
 
 
 @contextmanager
-def working(stage: Stage, tag: str) -> Iterator[subprocess.Popen[bytes]]:
-    """One worker, in a namespace of its own; a RuntimeError in the block is told with the end of its log."""
+def working(stage: Stage, tag: str) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """The stage's workers, in a namespace of their own; a RuntimeError in the block is told with the end of their log."""
     make_topics(stage.broker, [f"{tag}-{name}" for name in ("scores", "rejected")], stage.partitions)
     make_topics(stage.broker, [f"{tag}-{name}" for name in ("outcomes", "heads", "alerts")], 1)
     log, settings = stage.folder / f"{tag}.log", settings_of(stage, tag)
     asyncio.run(launch(settings, stage.launches))
-    worker = start_worker(settings, log)
+    workers = [start_worker(settings, log) for _ in range(stage.workers)]
     try:
-        yield worker
+        yield workers
     except RuntimeError as error:
         raise RuntimeError(f"{error}: {log.read_text()[-600:]}") from None
     finally:
-        stop_worker(worker)
+        for worker in workers:
+            stop_worker(worker)
 
 
 def applied(store: redis.Redis, stage: Stage, tag: str) -> int:
@@ -305,6 +307,7 @@ def parsed() -> argparse.Namespace:
     )
     parser.add_argument("--partitions", type=int, default=4)
     parser.add_argument("--launches", type=int, default=1, help="1: a whole line is being launched; more: so many of its products")
+    parser.add_argument("--workers", type=int, default=1, help="of Headstart; the contenders have one process each")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--limit", type=float, default=60.0, help="seconds that a round may take once it is warm")
     parser.add_argument("--only", action="append", help="a contender; may be given again (default: all that can run here)")
@@ -334,7 +337,7 @@ def staged(stack: ExitStack, given: argparse.Namespace, n: int) -> Stage:
 
     publish_records(broker, counted(), {kind: kind for kind in KINDS})
     libs, jars = given.kafka and given.kafka / "libs", given.kafka_streams
-    return Stage(broker, valkey, given.partitions, n, tuple(of_kind), given.trunk, folder, libs, jars, given.limit, given.launches)
+    return Stage(broker, valkey, given.partitions, n, tuple(of_kind), given.trunk, folder, libs, jars, given.limit, given.launches, given.workers)
 
 
 def main() -> None:
@@ -368,7 +371,7 @@ def main() -> None:
     table, results = report(found)
     print(table)
     wire = "Apache Kafka" if given.kafka else "embedded broker"
-    given.json.write_text(json.dumps({"contenders": results, "broker": wire, "machine": machine(), "events": given.events, "rounds": given.rounds, "visit": given.visit, "partitions": given.partitions, "command": " ".join(["python", "bench/throughput.py", *("…" if "/" in word else word for word in sys.argv[1:])])}, indent=1) + "\n")  # fmt: skip
+    given.json.write_text(json.dumps({"contenders": results, "broker": wire, "machine": machine(), "events": given.events, "rounds": given.rounds, "visit": given.visit, "partitions": given.partitions, "workers": given.workers, "command": " ".join(["python", "bench/throughput.py", *("…" if "/" in word else word for word in sys.argv[1:])])}, indent=1) + "\n")  # fmt: skip
 
 
 def train(folder: Path) -> None:

@@ -65,7 +65,7 @@ class Plain:
 
 
 class Bulk:
-    """aiokafka's batches, in a thread of its own. What the broker has not confirmed is sent again, so some of it may come twice; each partition keeps its order."""
+    """aiokafka's batches, in a thread of its own. Idempotent; what the broker has not confirmed after minutes is sent anew, and may come twice. Each partition keeps its order."""
 
     ROUND_S, PAUSE_S = 0.02, 0.5
 
