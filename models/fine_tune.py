@@ -46,14 +46,7 @@ class Start:
 
 
 def continued(
-    start: Start,
-    rows: Rows,
-    *,
-    weight: NDArray[np.float64],
-    seed: int,
-    settings: TrunkSettings,
-    progress: Progress | None = None,
-    ranks: Ranks = ALONE,
+    start: Start, rows: Rows, *, weight: NDArray[np.float64], seed: int, settings: TrunkSettings, progress: Progress | None = None, ranks: Ranks = ALONE
 ) -> tuple[TrunkArrays, NDArray[np.bool_]]:
     """Return the trunk trained on from `start`, and the mask (N,) of the rows whose users it was not trained on; `weight` (N,) is how often a row counts.
 

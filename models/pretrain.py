@@ -98,11 +98,14 @@ def pretrain(
     base = _learn_sources(kept, edges, weights[weights > 0.0][kept.line], table, seed=seed, settings=settings, progress=progress, start=start, ranks=ranks)
     artifact = replace(base, attribute_names=names, schema_hash=schema_hash, trained_until_ms=trained_until_ms, fingerprint=fingerprint, created=created)
     quick = replace(settings, trunk=replace(settings.trunk, most_steps=settings.pseudo_steps), c_grid=(float(str(base.settings["c_raw"])),), validate=False)
-    mine = np.zeros((0, 1 + len(GRID) + len(EXPERTS)))  # of each launch its line, its curve and its losses
+    mine, several = np.zeros((0, 1 + len(GRID) + len(EXPERTS))), len(ranks.share_of(rows.lines))  # of each launch its line, its curve and its losses
+    done = 0
     for done, launch in enumerate(pseudo, start=1):
         if (found := _pretended(launch, edges, base.deff, seed=seed, settings=quick)) is not None:
             mine = np.vstack([mine, np.concatenate([[launch.line], *found])])
-        _tell(progress, "launching the source lines in pretence", done, len(ranks.share_of(rows.lines)))
+        _tell(progress, "launching the source lines in pretence", done, several)
+    if done:  # lines with too little were left out
+        _tell(progress, "launching the source lines in pretence", several, several)
     taught = ranks.gathered(mine)
     taught = taught[np.argsort(taught[:, 0], kind="stable")]
     curves, losses = np.ascontiguousarray(taught[:, 1 : 1 + len(GRID)]), np.ascontiguousarray(taught[:, 1 + len(GRID) :])

@@ -216,7 +216,9 @@ def fit(
     weight = torch.tensor([0.5, 0.5, 1.0])
     logits_of: nn.Module = Logits(trunk, heads)
     if ranks.size > 1:
-        torch.manual_seed(int(torch.randint(2**62, (1,), generator=generator)) + ranks.rank)  # each drops out units of its own
+        torch.manual_seed(
+            generator.initial_seed() + 1 + ranks.rank
+        )  # each drops out units of its own; the batches are common, so `generator` is not drawn from
         logits_of = nn.parallel.DistributedDataParallel(logits_of, broadcast_buffers=False)
     batch = settings.batch * ranks.size
     every = max(settings.check_steps, len(train) // batch // 4)

@@ -91,8 +91,9 @@ def test_the_store_holds_what_the_pipeline_makes_of_the_history(
     records = {place: value for place, value in now.items() if place[1].startswith(("u:", "ul:"))}
     assert records == memory._records
     assert len(records) > 300
-    for place in [(str(p), "pending") for p in range(PARTITIONS)] + [place for place in memory._hashes if place[1] in ("heads", "shared", "catalogue")]:
-        assert now.get(place, {}) == memory._hashes.get(place, {})
+    for place in [*((str(p), "pending") for p in range(PARTITIONS)), ("o0", "heads"), ("o0", "catalogue")]:
+        assert memory._hashes[place], f"nothing in {place}: the test shows less than it says"
+        assert now[place] == memory._hashes[place]
     code, error = command(capsys, "backfill", source)
     assert code != 0
     assert "has been worked already" in error

@@ -1,4 +1,4 @@
-"""Processes that train together, started by torchrun: one trunk, all of the lines launched in pretence, and every run the same."""
+"""Processes that train together, started by torchrun: one trunk, that of their common batches; all of the lines launched in pretence; every run the same."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from features.vector import SCHEMA_HASH
@@ -17,6 +18,7 @@ from streams.shop import Shop, simulate
 pytestmark = pytest.mark.xdist_group("training_together")
 
 WINDOW_S = 21_600
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +37,38 @@ def pretrained(log: Path, folder: Path, ranks: int) -> str:
     done = subprocess.run([*start, *command], capture_output=True, text=True, timeout=240, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
+
+
+SHARED_STEPS = """
+import os, sys
+import numpy as np
+from models.pretrain import fit_scaler
+from models.ranks import joined
+from models.trunk import TrunkSettings, train_trunk
+from tests.unit.synthetic_rows import make_rows
+
+rows = make_rows(1501)
+mean, std = fit_scaler(rows.x)
+with joined(int(os.environ.get("WORLD_SIZE", "1"))) as ranks:
+    settings = TrunkSettings(most_steps=40, dropout=0.0, batch=240 // ranks.size, check_steps=10)
+    trunk, _ = train_trunk(rows, mean, std, seed=1, settings=settings, ranks=ranks)
+    np.savez(sys.argv[1] + f"/{ranks.size}-{ranks.rank}.npz", **trunk.to_arrays().as_dict())
+"""
+
+
+def test_the_gradient_is_that_of_the_common_batch(tmp_path: Path) -> None:
+    """Without dropout, three ranks with a third of the batch each take the steps of one with all of it, an uneven last batch included; all ranks to the same bits."""
+    script = tmp_path / "steps.py"
+    script.write_text(SHARED_STEPS)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(ROOT)}
+    for start in ([sys.executable], [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3"]):
+        done = subprocess.run([*start, str(script), str(tmp_path)], capture_output=True, text=True, timeout=240, env=environment, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+    alone, *together = (dict(np.load(tmp_path / f"{name}.npz").items()) for name in ("1-0", "3-0", "3-1", "3-2"))
+    for other in together[1:]:
+        assert {name: array.tobytes() for name, array in other.items()} == {name: array.tobytes() for name, array in together[0].items()}
+    for name, array in together[0].items():
+        np.testing.assert_allclose(array, alone[name], atol=2e-5, err_msg=name)
 
 
 def test_two_train_one_trunk(log: Path, tmp_path: Path) -> None:
