@@ -28,9 +28,6 @@ from features.events import KINDS
 SHARES = (0.1, 0.5, 0.8)
 PERCENTILES = (50.0, 90.0, 99.0, 99.9)
 SKIP_S = 5.0
-JOIN_S = 60.0
-
-
 LOOP = "confluent_loop"
 
 
@@ -67,14 +64,14 @@ def busy_s() -> float:
 
 
 def at_rates(
-    stage: Stage, name: str, started: AbstractContextManager[list[subprocess.Popen[bytes]]], rates: list[float], seconds: float, users: int
+    stage: Stage, name: str, started: AbstractContextManager[list[subprocess.Popen[bytes]]], rates: list[float], seconds: float, join_s: float, users: int
 ) -> list[dict[str, Any]]:
     """Start a contender that sees only new events, and measure rate after rate."""
     with started as (process,):
         found = []
         for at, rate in enumerate([rates[0], *rates]):  # the first time, it joins its group and catches up
             began_s, all_s, own_s = time.monotonic(), busy_s(), cpu_s(process.pid)
-            told = paced(stage, f"{name}-scores", at, rate, seconds if at else JOIN_S, users)
+            told = paced(stage, f"{name}-scores", at, rate, seconds if at else join_s, users)
             passed_s = time.monotonic() - began_s
             if process.poll() is not None:
                 raise RuntimeError(f"{name} ended")
@@ -90,6 +87,7 @@ def main() -> None:
     parser.add_argument("--trunk", type=Path, default=HERE.parent / "var" / "bench" / "throughput-trunk", help="trained in passing if it is not there")
     parser.add_argument("--capacity", type=float, help="events a second that the worker can do (default: measured first)")
     parser.add_argument("--seconds", type=float, default=30.0, help="at each rate, of which the first five do not count")
+    parser.add_argument("--join", type=float, default=60.0, help="seconds that a contender is given to join its group and to compile, before it counts")
     parser.add_argument("--users", type=int, default=50_000)
     parser.add_argument("--partitions", type=int, default=4)
     parser.add_argument("--kafka", type=whole, help="the folder of an Apache Kafka (default: the embedded broker)")
@@ -111,7 +109,7 @@ def main() -> None:
     for name in (given.only,) if given.only else (LOOP, "headstart"):
         with ExitStack() as stack:
             stage = staged(stack, given, 0)
-            found[name] = at_rates(stage, name, working(stage, name) if name != LOOP else looping(stage), rates, given.seconds, given.users)
+            found[name] = at_rates(stage, name, working(stage, name) if name != LOOP else looping(stage), rates, given.seconds, given.join, given.users)
     print("| contender | load | events/s | " + " | ".join(f"p{p:g} ms" for p in PERCENTILES) + " | most | its cores | all cores |")
     print("| --- | --: | --: |" + " --: |" * (len(PERCENTILES) + 3))
     for name, several in found.items():

@@ -20,7 +20,7 @@ from features.errors import InputError, Mismatch
 from models.encode import TrunkArrays
 from models.ranks import ALONE, Ranks
 from models.rows import Rows, user_fold
-from models.trunk import LineHeads, Progress, Trunk, TrunkSettings, fit
+from models.trunk import LineHeads, Progress, Trunk, TrunkSettings, fit, seeded
 
 FEWEST_CONVERSIONS: Final = 2_000
 """Fewer of a line's own conversions cannot move a trunk of over a hundred thousand parameters for the better."""
@@ -63,8 +63,7 @@ def continued(
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     generator = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed, ranks):
         trunk = Trunk.from_arrays(start.trunk)
         trunk.dropout.p = settings.dropout
         heads = LineHeads(len(rows.lines), start.trunk.width)
@@ -72,7 +71,7 @@ def continued(
         _fit_heads(trunk, heads, taught, times, unseen, generator, settings)
         best = fit(trunk, heads, taught, times, unseen, generator, settings, progress, layer_rates(trunk, heads, settings), ranks)
     trunk.load_state_dict(best)
-    return replace(trunk.to_arrays(), mean=start.trunk.mean, std=start.trunk.std), held_out
+    return replace(trunk.cpu().to_arrays(), mean=start.trunk.mean, std=start.trunk.std), held_out
 
 
 def layer_rates(trunk: Trunk, heads: LineHeads, settings: TrunkSettings) -> list[dict[str, Any]]:

@@ -101,7 +101,7 @@ def pretrain(
     mine, several = np.zeros((0, 1 + len(GRID) + len(EXPERTS))), len(ranks.share_of(rows.lines))  # of each launch its line, its curve and its losses
     done = 0
     for done, launch in enumerate(pseudo, start=1):
-        if (found := _pretended(launch, edges, base.deff, seed=seed, settings=quick)) is not None:
+        if (found := _pretended(launch, edges, base.deff, seed=seed, settings=quick, ranks=ranks.alone())) is not None:
             mine = np.vstack([mine, np.concatenate([[launch.line], *found])])
         _tell(progress, "launching the source lines in pretence", done, several)
     if done:  # lines with too little were left out
@@ -122,12 +122,18 @@ def pretrain(
     )  # fmt: skip
 
 
-def _pretended(launch: PseudoLaunch, edges: NDArray[np.float64], deff: float, *, seed: int, settings: PretrainSettings) -> tuple[Vector, Vector] | None:
+def _pretended(
+    launch: PseudoLaunch, edges: NDArray[np.float64], deff: float, *, seed: int, settings: PretrainSettings, ranks: Ranks
+) -> tuple[Vector, Vector] | None:
     """What a launch in pretence teaches: how likely each level of the grid was, and what each expert lost (K,); None if too little was known before it."""
     known = launch.rows.select(launch.known())
     if not 10 <= known.ordered.sum() <= len(known) - 10:
         return None
-    model = Model(replace(_learn_sources(known, edges, np.ones(len(known)), None, seed=seed, settings=settings, progress=None), trained_until_ms=launch.at_ms))
+    model = Model(
+        replace(
+            _learn_sources(known, edges, np.ones(len(known)), None, seed=seed, settings=settings, progress=None, ranks=ranks), trained_until_ms=launch.at_ms
+        )
+    )
     found = rehearse(model, launch.rows, launch.line, at_ms=launch.at_ms)
     y = launch.rows.ordered[found.index]
     return likelihood_curve(logit(found.score[:, MODELS.index("shared")]), y, deff=deff), found.head.mixture.losses / deff

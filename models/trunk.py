@@ -7,7 +7,8 @@ useful to all.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -171,7 +172,8 @@ def train_trunk(
 ) -> tuple[Trunk, NDArray[np.bool_]]:  # fmt: skip
     """Train on `rows`, each of which counts `weight` (N,) times (default: once); returns the trunk in evaluation mode and the mask (N,) of the rows whose users it was not trained on.
 
-    Early stopping by the held-out users' log-loss of the order. The same seed, machine and number of ranks give the same bits: one thread, seeded, deterministic.
+    Early stopping by the held-out users' log-loss of the order. The same seed, machine, device and number of ranks give the same bits: one thread, seeded,
+    deterministic. With `ranks` on a GPU the trunk comes back from there.
     """
     settings = settings or TrunkSettings()
     torch.set_num_threads(1)
@@ -179,14 +181,21 @@ def train_trunk(
     generator = torch.Generator().manual_seed(seed)
     held_out = user_fold(rows.user, settings.validation_folds, salt=3) == 0
     raw = np.clip((rows.x.astype(np.float64) - mean) / std, -CLIP, CLIP)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed, ranks):
         trunk = Trunk(mean, std, plan_edges(raw[~held_out], settings), settings)
         heads = LineHeads(len(rows.lines), settings.outputs)
         counts = torch.ones(len(rows)) if weight is None else torch.from_numpy(weight.astype(np.float32))
         best = fit(trunk, heads, rows, counts, held_out, generator, settings, progress, ranks=ranks)
     trunk.load_state_dict(best)
-    return trunk.eval(), held_out
+    return trunk.cpu().eval(), held_out
+
+
+@contextmanager
+def seeded(seed: int, ranks: Ranks) -> Iterator[None]:
+    """Seed torch's draws for the block, on the processor and the ranks' device, and leave the caller's as they were."""
+    with torch.random.fork_rng(devices=[ranks.device] if ranks.device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 def fit(
@@ -198,8 +207,12 @@ def fit(
     `groups`: AdamW's parameter groups for a trunk and heads that were trained already; then the state they come with is the first to beat.
     Each of several ranks takes `settings.batch` rows a step, and they go on with the mean of their gradients.
     """
-    x, line, target = torch.from_numpy(rows.x.copy()), torch.from_numpy(rows.line.astype(np.int64)), torch.from_numpy(rows.happened.astype(np.float32))
-    train, valid = torch.from_numpy(np.flatnonzero(~held_out)), torch.from_numpy(np.flatnonzero(held_out)[:MOST_CHECKED_ROWS])
+    device = ranks.device
+    trunk.to(device)
+    heads.to(device)
+    x, line, target = (torch.from_numpy(np.array(a)).to(device) for a in (rows.x, rows.line.astype(np.int64), rows.happened.astype(np.float32)))
+    train, valid = (torch.from_numpy(a).to(device) for a in (np.flatnonzero(~held_out), np.flatnonzero(held_out)[:MOST_CHECKED_ROWS]))
+    counts = counts.to(device)
     if groups is None:
         with torch.no_grad():
             rate = (target[train].sum(0) + 1) / (len(train) + 2)
@@ -213,7 +226,7 @@ def fit(
         ],
         lr=settings.learning_rate,
     )
-    weight = torch.tensor([0.5, 0.5, 1.0])
+    weight = torch.tensor([0.5, 0.5, 1.0], device=device)
     logits_of: nn.Module = Logits(trunk, heads)
     if ranks.size > 1:
         torch.manual_seed(
@@ -226,7 +239,7 @@ def fit(
     if groups is not None:
         best_loss = ranks.as_rank_0(_order_loss(trunk, heads, x, line, target, valid))
     while step < settings.most_steps and waited < settings.patience:
-        for chosen in torch.split(torch.randperm(len(train), generator=generator), batch):
+        for chosen in torch.split(torch.randperm(len(train), generator=generator).to(device), batch):
             trunk.train()
             index = train[chosen[ranks.rank :: ranks.size]]
             logits = logits_of(x[index], line[index])

@@ -7,7 +7,7 @@ import os
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 import typer
@@ -16,7 +16,7 @@ from features.errors import InputError
 from features.vector import SCHEMA_HASH
 from models.checkpoint import load, save
 from models.fine_tune import FEWEST_CONVERSIONS, Start
-from models.ranks import joined
+from models.ranks import device_of, joined
 from streams import namespace
 from streams.commands.options import ByParts, Config, Format, Json, Lines, Set, Steps, Trunk, Window, progress_bar, time_ms, without_nan, write_json
 from streams.log_parts import last_ms, open_log
@@ -25,7 +25,8 @@ from streams.settings import load_settings
 from streams.training import train
 
 T = TypeVar("T")
-WORLD_SIZE = "WORLD_SIZE"  # torchrun says here how many processes it has started
+Device = Literal["cpu", "cuda"]
+WORLD_SIZE, LOCAL_RANK = "WORLD_SIZE", "LOCAL_RANK"  # torchrun says here how many processes it has started, and which of those on its machine this one is
 
 
 def pretrain(
@@ -55,7 +56,13 @@ def pretrain(
     most_rows: Annotated[
         int, typer.Option("--most-rows", metavar="N", min=1000, help="Of a log with more final exposures, keep those of a part of its shoppers.")
     ] = MOST_ROWS,
-    seed: Annotated[int, typer.Option("--seed", help="The same seed, log and machine give the same bytes.")] = 0,
+    device: Annotated[
+        Device,
+        typer.Option(
+            "--device", help="Where the trunk takes its steps; cuda needs a GPU, and PyTorch's build for it. Features and heads stay on the processor."
+        ),
+    ] = "cpu",
+    seed: Annotated[int, typer.Option("--seed", help="The same seed, log, machine and device give the same bytes.")] = 0,
     window: Window = None,
     format: Format = "auto",
     lines: Lines = None,
@@ -81,7 +88,9 @@ def pretrain(
             raise InputError(f"--from and --trunk are both {parent}: the old trunk would be lost; give another folder for the new one")
     line_weight = read_weights(source_weights) if source_weights is not None else None
     described = read_attributes(attributes) if attributes is not None else None
-    with joined(int(os.environ.get(WORLD_SIZE, "1"))) as ranks:
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else a GPU's sums would not be the same each time, and torch refuses them
+    there = device_of(device, int(os.environ.get(LOCAL_RANK, "0")))
+    with joined(int(os.environ.get(WORLD_SIZE, "1")), there) as ranks:
         log = open_log(events, by_parts=by_parts, format=format, lines=lines, without=without_line or ())
         # An event with a time in the future must not set the end of training: learning online begins there.
         until_ms = time_ms("--until", until) if until else min(last_ms(log) + 1, time.time_ns() // 1_000_000)
