@@ -1,10 +1,11 @@
 """How long after an event was published its score can be read: `python bench/latency.py [--capacity EVENTS_PER_S] [--json FILE]`. SYNTHETIC events.
 
 One Headstart worker, scoring and learning, and beside it, at the same rates and on the same broker, the hand-written loop of `bench/speed/confluent_loop.py`,
-which does next to nothing with an event: what it takes is the machine's part. The rates are 10 %, 50 % and 80 % of what Headstart can do: that is measured
-first, as `bench/throughput.py` does, unless it is given. Broker, Redis, contender, publisher and reader share the machine, so on two cores the higher rates
-say as much about the machine as about the worker: the table tells how many cores all of them kept busy, and how much the contender. An event's way: publisher,
-broker, contender (state, model, commit), broker, reader; the clock starts when the publisher is handed the event. Needs `make peers`.
+which does next to nothing with an event and here fills its batches for no more than 5 ms: what it takes is mostly the machine's part. The rates are 10 %,
+50 % and 80 % of what Headstart can do: that is measured first, as `bench/throughput.py` does and with events of the same kind, unless it is given. Broker,
+Redis, contender, publisher and reader share the machine, so on two cores the higher rates say as much about the machine as about the worker: the table tells
+how many cores all of them kept busy, and how much the contender. An event's way: publisher, broker, contender (state, model, commit), broker, reader; the clock
+starts when the publisher is handed the event. Needs `make peers`.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ from features.events import KINDS
 SHARES = (0.1, 0.5, 0.8)
 PERCENTILES = (50.0, 90.0, 99.0, 99.9)
 SKIP_S = 5.0
-LOOP = "confluent_loop"
+LOOP, LOOP_WAIT_S = "confluent_loop", 0.005
 
 
 def paced(stage: Stage, output: str, number: int, rate: float, seconds: float, users: int) -> dict[str, Any]:
     """Let events come at a rate; returns what `speed/paced.py` has found."""
     command = [
         str(PEERS), str(HERE / "speed" / "paced.py"), "--broker", stage.broker, "--scores", output, "--tag", f"{output}-{number}", "--rate", str(rate),
-        "--seconds", str(seconds), "--skip", str(SKIP_S), "--users", str(users), "--partitions", str(stage.partitions),
+        "--seconds", str(seconds), "--skip", str(SKIP_S), "--users", str(users), "--partitions", str(stage.partitions), "--visit", str(VISIT),
     ]  # fmt: skip
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=seconds + 120)
     found: dict[str, Any] = json.loads(done.stdout)
@@ -48,7 +49,7 @@ def looping(stage: Stage) -> Iterator[list[subprocess.Popen[bytes]]]:
     make_topics(stage.broker, [f"{LOOP}-scores"], stage.partitions)
     command = [
         str(PEERS), str(HERE / "speed" / SCRIPTS[LOOP]), "--broker", stage.broker, "--redis", stage.redis, "--inputs", ",".join(KINDS),
-        "--output", f"{LOOP}-scores", "--name", LOOP, "--folder", str(stage.folder),
+        "--output", f"{LOOP}-scores", "--name", LOOP, "--folder", str(stage.folder), "--wait", str(LOOP_WAIT_S),
     ]  # fmt: skip
     with (stage.folder / f"{LOOP}.log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         try:

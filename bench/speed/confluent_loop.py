@@ -17,7 +17,7 @@ def main() -> None:
     consumer, producer, store = consumer_of(o), producer_of(o), redis.Redis.from_url(o.redis)
     meter = Meter(o.folder)
     while True:
-        messages = [m for m in consumer.consume(num_messages=2000, timeout=0.05) if m.error() is None]
+        messages = [m for m in consumer.consume(num_messages=2000, timeout=o.wait_s) if m.error() is None]
         if not messages:
             continue
         events = [decode(m.value()) for m in messages]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Options:
-    """Where to read and write; `name` is fresh for each run: a consumer group, and a prefix of keys."""
+    """Where to read and write; `name` is fresh for each run: a consumer group, and a prefix of keys. `wait_s`: for how long a batch is filled."""
 
     broker: str
     redis: str
@@ -19,6 +19,7 @@ class Options:
     output: str
     name: str
     folder: str
+    wait_s: float
 
 
 def options() -> Options:
@@ -26,8 +27,9 @@ def options() -> Options:
     parser = argparse.ArgumentParser()
     for name in ("broker", "redis", "inputs", "output", "name", "folder"):
         parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--wait", type=float, default=0.05)
     given = parser.parse_args()
-    return Options(given.broker, given.redis, given.inputs.split(","), given.output, given.name, given.folder)
+    return Options(given.broker, given.redis, given.inputs.split(","), given.output, given.name, given.folder, given.wait)
 
 
 class Meter:

@@ -1,7 +1,8 @@
 """Publish events at an even rate and read the scores, in one process on librdkafka's threads: when was each published, and when was its score read.
 
 `python paced.py --broker … --scores TOPIC --rate N --seconds S --skip S --users N --partitions N --tag T`; prints one JSON object with the latencies in ms.
-An event's id, and its product's, hold the moment at which it was handed to the producer: each contender tells one of them again.
+An event's id, and its product's, hold the moment at which it was handed to the producer: each contender tells one of them again. Shoppers come and stay for
+`--visit` events in the mean, three in a line or so, as those of `bench/throughput.py` do.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 KINDS = ("browse", "click", "cart", "order")
 SHARES = (75, 19, 4, 2)
 LINES = ("coffee", "garden", "bags", "audio", "lamps", "kitchen", "books")
+LEAVES_LINE = 0.2
 STEP_S = 0.002
 LATE_S = 30.0
 STAMP = re.compile(rb'"(?:event|product)_id":"[^"]*?-(\d+)"')
@@ -49,7 +51,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", required=True)
     for name in ("rate", "seconds", "skip"):
         parser.add_argument(f"--{name}", type=float, required=True)
-    for name in ("users", "partitions"):
+    for name in ("users", "partitions", "visit"):
         parser.add_argument(f"--{name}", type=int, required=True)
     o = parser.parse_args()
     draw, found, wanted, ready = random.Random(o.tag), [], [], threading.Event()
@@ -57,10 +59,13 @@ def main() -> None:
     reader.start()
     ready.wait(30)
     producer = Producer({"bootstrap.servers": o.broker, "acks": "all", "linger.ms": 5, "partitioner": "murmur2_random"})
+    there = [(draw.randrange(o.users), draw.choice(LINES)) for _ in range(o.users // 5)]
     began, sent = time.monotonic(), 0
     while (passed := time.monotonic() - began) < o.seconds:
         for _ in range(int(passed * o.rate) - sent):
-            now, user, line = time.time_ns(), f"user-{draw.randrange(o.users)}", draw.choice(LINES)
+            at = draw.randrange(len(there))
+            (number, line), now = there[at], time.time_ns()
+            user = f"user-{number}"
             product, kind, stamp = draw.randrange(2000), draw.choices(KINDS, SHARES)[0], f"{o.tag}-{sent}-{now}"
             event = {
                 "event_id": f"e-{stamp}", "user_id": user, "product_id": f"sku-{product}-{stamp}", "line": line, "category": f"{line}-{product % 20}",
@@ -68,6 +73,10 @@ def main() -> None:
             }  # fmt: skip
             producer.produce(kind, key=user, value=json.dumps(event, separators=(",", ":")))
             sent += 1
+            if draw.random() < 1 / o.visit:
+                there[at] = draw.randrange(o.users), draw.choice(LINES)
+            elif draw.random() < LEAVES_LINE:
+                there[at] = number, draw.choice(LINES)
         producer.poll(0)
         time.sleep(STEP_S)
     producer.flush(30)
