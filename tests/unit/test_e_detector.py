@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from models.e_detector import ARMED_AFTER, BEGINNING_MS, KEPT, TILTS, Alarm, EDetector, evidence_share, threshold
+from models.e_detector import ARMED_AFTER, BEGINNING_MS, KEPT, TILTS, WEIGHTS, Alarm, EDetector, evidence_share, threshold
 
 DAY_MS = 86_400_000
 F = np.array([0.0, 0.5, 0.8, 1.0])
@@ -47,12 +47,12 @@ def reference(rows: Outcomes, *, share: float) -> list[float]:
     h = p * (f_next - f_prev) / (1 - p * f_prev)
     closed, exposed = close_ms // BEGINNING_MS, exposed_ms // BEGINNING_MS
     found = np.zeros(len(p))
-    for tilt in TILTS:
+    for tilt, weight in zip(TILTS, WEIGHTS, strict=True):
         q = 1 / (1 + np.exp(-np.log(h / (1 - h)) - tilt))
         ratio = np.where(y > 0, q / h, (1 - q) / (1 - h)) ** share
         for b in range(closed[0], closed[-1] + 1):
             counts = (closed >= b) & ((exposed >= b) | (closed - b >= KEPT - 1))
-            found += np.where(closed >= b, np.cumprod(np.where(counts, ratio, 1.0)), 0.0) / len(TILTS)
+            found += np.where(closed >= b, np.cumprod(np.where(counts, ratio, 1.0)), 0.0) * weight
     return found.tolist()
 
 
