@@ -148,6 +148,10 @@ class WorkerPositions:
         """Count what is lost."""
         self._worker.log_start_above(self._topics.index(tp.topic), tp.partition, cursor, first)
 
+    def records_gone(self, tp: TP, first: int, upto: int) -> None:
+        """Count what is lost."""
+        self._worker.records_gone(self._topics.index(tp.topic), tp.partition, first, upto)
+
     async def settle(self) -> None:
         """Finish what is in hand."""
         await self._worker.settle()

@@ -119,13 +119,17 @@ class Desk:
         self._news.set()
 
     def skip(self, kind: int, first: int) -> bool:
-        """Go on at `first`, where the log of a topic begins; False if that is no loss, since the partition has not been worked yet."""
+        """Go on at `first`, where the log of a topic begins; False if that is no loss: nothing of Kafka has been worked yet, at most a history was filled in."""
         cursor = self.partition.cursor
-        worked = self.partition.version > 0
+        worked = any(cursor.offsets)
         cursor.totals.lost += first - cursor.offsets[kind] if worked else 0
         cursor.offsets[kind] = first
         self.gate.skip(kind, first)
         return worked
+
+    def gone(self, records: int) -> None:
+        """Count records that left the log while it was being read, before they were."""
+        self.partition.cursor.totals.lost += records
 
     def take(self, kind: int, records: list[Received], next_offset: int, ack: Callable[[], Any], is_current: Callable[[], bool]) -> None:
         """Queue what one poll of one topic brought; `ack` is called when all of it is in the store.

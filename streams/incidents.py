@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Final
 
 from streams.alerts import Alert
 from streams.records import Outgoing, encode_json
 
 JOB: Final = "job"  # in the place of a launch
+SUMMED: Final = ("records", "outcomes", "launches")  # facts that add up
 INCIDENTS: Final[dict[str, str]] = {
     "records_lost": "records left the log of an input topic before they were read; they are lost: keep the topic's records longer, add workers",
     "outcomes_lost": "outcomes were lost by the broker after it had confirmed them, and the outbox no longer had them; they are not learned: check the "
@@ -28,6 +30,21 @@ def incident(kind: str, text: str, **facts: int | float | str) -> Alert:
         alert_id=f"{now_ms:015d}:{JOB}:{kind}", launch_id=JOB, kind=kind, severity="page", at_ms=now_ms, since_ms=now_ms,
         text=f"{text}: {INCIDENTS[kind]}", evidence=facts, done="", trunk="",
     )  # fmt: skip
+
+
+def together(alerts: Sequence[Alert]) -> Alert:
+    """Return one alert for several of a kind: how often it was, in which partitions, and how many records or outcomes in all."""
+    first, *others = alerts
+    if not others:
+        return first
+    facts: dict[str, int | float | str] = {"times": len(alerts)}
+    if places := sorted({int(alert.evidence["partition"]) for alert in alerts if "partition" in alert.evidence}):
+        facts["partitions"] = ", ".join(map(str, places))
+    for name in SUMMED:
+        if any(name in alert.evidence for alert in alerts):
+            facts[name] = sum(int(alert.evidence.get(name, 0)) for alert in alerts)
+    said = "; ".join(f"{name} {value}" for name, value in facts.items() if name != "times")
+    return incident(first.kind, f"{len(alerts)} times more ({said})" if said else f"{len(alerts)} times more", **facts)
 
 
 def outgoing(alert: Alert) -> Outgoing:

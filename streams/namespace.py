@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Container
 
 from features.errors import InputError, Mismatch
@@ -57,7 +58,11 @@ def load_trunk(settings: Settings) -> Artifact:
 
 
 def rules_of(settings: Settings, artifact: Artifact | None, *, replay: bool, window_s: float | None = None) -> Rules:
-    """Return what all partitions agree on; the window is the artifact's, and without one the setting's."""
+    """Return what all partitions agree on; the window is the artifact's, and without one the setting's.
+
+    What a process may hold is that of all its partitions together, see `Rules.shared_by`. A replay and an evaluation follow every exposure, so that no limit
+    of memory tells them apart.
+    """
     edges_s = artifact.edges_s if artifact is not None else default_edges_s(window_s or settings.window_s)
     return Rules(
         edges_ms=tuple(round(1000 * edge) for edge in edges_s[1:].tolist()),
@@ -66,9 +71,9 @@ def rules_of(settings: Settings, artifact: Artifact | None, *, replay: bool, win
         grace_ms=settings.grace_ms,
         ttl_ms=1000 * settings.ttl_s,
         learn_share=settings.learn_share,
-        max_pending=max(1, settings.max_pending // settings.partitions),
+        max_pending=sys.maxsize if replay else settings.max_pending,
         max_tick_events=settings.max_tick_events,
-        lru_users=max(1, settings.lru_users // settings.partitions),
+        lru_users=settings.lru_users,
         timezone=settings.timezone,
         replay=replay,
         partitioner_check=settings.partitioner_check,

@@ -60,7 +60,7 @@ async def run(
     Without a model nothing is scored or learned, and the catalogue is kept all the same: that is how training rows are made.
     """
     lists = Lists(rules.outcome_partitions, heard)
-    partitions = [await Partition.load(p, store, rules) for p in range(rules.partitions)]
+    partitions = [await Partition.load(p, store, rules.shared_by(rules.partitions)) for p in range(rules.partitions)]
     learners = [
         await Learner.load(q, store, model, partitions=rules.partitions, outcome_partitions=rules.outcome_partitions, replay=True, reacts=rules.reacts)
         for q in range(rules.outcome_partitions)

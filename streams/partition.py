@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import msgspec
@@ -46,6 +46,11 @@ class Rules:
     future_ms: int = 300_000
     reacts: bool = True
     explains: bool = False
+
+    def shared_by(self, partitions: int) -> Rules:
+        """Return the rules of each of the partitions that one process holds: they share what it may have in memory."""
+        n = max(1, partitions)
+        return replace(self, max_pending=max(1, self.max_pending // n), lru_users=max(1, self.lru_users // n))
 
 
 class Totals(msgspec.Struct, array_like=True):

@@ -99,7 +99,7 @@ class Settings:
     learn_share: Annotated[
         float, About("share of the exposures that are followed to their label, but for launches that have a share of their own; all are scored", number(0, 1))
     ] = 1.0
-    max_pending: Annotated[int, About("open exposures at most, over all partitions of a worker", whole(1), "exposures")] = 1_000_000
+    max_pending: Annotated[int, About("open exposures at most, over all partitions of a worker; a replay follows all", whole(1), "exposures")] = 1_000_000
     max_poll_records: Annotated[int, About("records taken from Kafka at once", whole(1, 100_000), "records")] = 4_000
     ttl_s: Annotated[int, About("a state without an event for so long reads as empty", whole(60), "s")] = 30 * DAY_S
     max_tick_events: Annotated[int, About("events of one partition in one tick of a replay, at most", whole(1), "events")] = 200_000

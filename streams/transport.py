@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping, Set
 from typing import Any, Final, Protocol, cast
@@ -48,6 +49,8 @@ logger = logging.getLogger(__name__)
 POLL_WAIT_S: Final = 0.1
 """How long one poll waits for records. `resume` and a new fetch wake it, so this is no latency; it bounds how late the end of a pressure is seen."""
 COMMIT_TIMEOUT_S: Final = 5.0
+LOOK_S: Final = 1.0
+"""How often it is asked whether holes between what is read are records that left the log. Transactions and compaction leave holes too."""
 
 
 class Positions(Protocol):
@@ -61,6 +64,9 @@ class Positions(Protocol):
 
     def log_start_above(self, tp: TP, cursor: int, first: int) -> None:
         """Hear that records [cursor, first) are no longer in the log: they are lost, and reading starts at `first`."""
+
+    def records_gone(self, tp: TP, first: int, upto: int) -> None:
+        """Hear that records [first, upto) left the log while it was being read, before they were; reading goes on behind them."""
 
     async def settle(self) -> None:
         """Finish the batch in hand, up to its ack. Called when partitions are revoked and on shutdown; cancelled after `settle_s`."""
@@ -101,6 +107,12 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
     logger = logging.getLogger("faust.transport.batched")
     consumer: Consumer
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._next: dict[TP, int] = {}
+        self._holes: dict[TP, list[tuple[int, int]]] = {}
+        self._looked_s = 0.0
+
     def _create_worker_consumer(self, transport: driver.Transport) -> AIOKafkaConsumer:
         consumer = super()._create_worker_consumer(transport)
         # aiokafka has one fetch in flight for each broker. While it waits for idle partitions, one that has been drained, sought or
@@ -124,11 +136,33 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
     async def _fetch_records(self, consumer: AIOKafkaConsumer, active_partitions: Any, timeout: float | None = None, max_records: int | None = None) -> Any:
         records = await super()._fetch_records(consumer, active_partitions, timeout=timeout, max_records=max_records)
         epochs = self.consumer.epochs
-        return {tp: [Batch(TP(*tp), rows, epochs.get(tp, 0), consumer.highwater(tp) or 0)] for tp, rows in records.items()}
+        batches = {tp: [Batch(TP(*tp), rows, epochs.get(tp, 0), consumer.highwater(tp) or 0)] for tp, rows in records.items()}
+        for (batch,) in batches.values():
+            expected, self._next[batch.tp] = self._next.get(batch.tp, batch.first), batch.next
+            if batch.first > expected and batch.epoch:
+                self._holes.setdefault(batch.tp, []).append((expected, batch.first))
+        if self._holes and time.monotonic() - self._looked_s >= LOOK_S:
+            self._looked_s = time.monotonic()
+            await self._look_at_holes(consumer)
+        return batches
+
+    async def _look_at_holes(self, consumer: AIOKafkaConsumer) -> None:
+        """Tell the consumer of holes that lie before the beginning of their log: there aiokafka has gone on by itself, without a word."""
+        try:
+            firsts = await asyncio.wait_for(consumer.beginning_offsets([TopicPartition(*tp) for tp in self._holes]), COMMIT_TIMEOUT_S)
+        except (KafkaError, TimeoutError):
+            return  # the next look finds them
+        holes, self._holes = self._holes, {}
+        for tp, several in holes.items():
+            for begin, end in several:
+                if (upto := min(end, firsts[TopicPartition(*tp)])) > begin:
+                    self.consumer.loop.call_soon_threadsafe(self.consumer.gone, tp, begin, upto)
 
     async def _seek_wait(self, consumer: AIOKafkaConsumer, partitions: Mapping[TP, int]) -> None:
         for tp, offset in partitions.items():
             consumer.seek(TopicPartition(*tp), offset)
+            self._next[tp] = offset
+            self._holes.pop(tp, None)
             self.consumer.new_epoch(tp)
 
     async def probe(self, partitions: Mapping[TP, int]) -> None:
@@ -213,6 +247,11 @@ class Consumer(driver.Consumer):
         self._epochs_begun += 1
         self.epochs[tp] = self._epochs_begun
         self._drained.pop(tp, None)
+
+    def gone(self, tp: TP, first: int, upto: int) -> None:
+        """Hear from the thread that records left the log before they were read."""
+        if tp in self.epochs:
+            self._batch_transport.positions.records_gone(tp, first, upto)
 
     def is_current(self, batch: Batch) -> bool:
         """Whether no seek, revocation or assignment of its partition came after the batch was drained. Ask before working a queued batch."""

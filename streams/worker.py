@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -22,7 +23,7 @@ from streams.beats import Pulse
 from streams.desk import HELD_BYTES, Desk
 from streams.gate import STALE_MS, End
 from streams.inbox import Expected
-from streams.incidents import INCIDENTS, incident, outgoing
+from streams.incidents import INCIDENTS, incident, outgoing, together
 from streams.knowledge import Knowledge, outcome_slot
 from streams.launches import put_back
 from streams.learner import Learner, expected_in, stamp_of
@@ -94,6 +95,7 @@ class Worker:
         self.incidents = dict.fromkeys(INCIDENTS, 0)
         """How often each kind has befallen this worker, told or not."""
         self._told_s: dict[str, float] = {}
+        self._held_back: dict[str, list[Alert]] = {}
         self._telling: asyncio.Task[None] | None = None
         self._positions: dict[str, tuple[bytes, Mapping[int, Expected]]] = {}  # of the learners, by slot, with the cursor that they come from
 
@@ -105,8 +107,10 @@ class Worker:
         if self._watch is None:
             await self._refresh()
         offsets: dict[tuple[int, int], int] = {}
-        for p in sorted(partitions):
-            self.desks[p] = desk = self._desk(await Partition.load(p, self._store, self._rules))
+        mine = sorted(partitions)
+        rules = self._rules.shared_by(len(mine))
+        for p in mine:
+            self.desks[p] = desk = self._desk(await Partition.load(p, self._store, rules))
             offsets.update({(kind, p): offset for kind, offset in enumerate(desk.partition.cursor.offsets)})
         for q in sorted(outcome_partitions):
             self.learners[q] = learner = self._learner_desk(await self._load_learner(q))
@@ -135,10 +139,20 @@ class Worker:
         desk = self.desks.get(partition)
         if topic == OUTCOMES or desk is None or not desk.skip(topic, first):
             return
-        self.lost_records += first - cursor
+        self._tell_lost(topic, partition, cursor, first)
+
+    def records_gone(self, topic: int, partition: int, first: int, upto: int) -> None:
+        """Count a loss: records [first, upto) left the log while it was being read, before they were."""
+        desk = self.desks.get(partition)
+        if topic != OUTCOMES and desk is not None:
+            desk.gone(upto - first)
+            self._tell_lost(topic, partition, first, upto)
+
+    def _tell_lost(self, topic: int, partition: int, first: int, upto: int) -> None:
+        self.lost_records += upto - first
         name = KINDS[topic]
-        text = f"{name}[{partition}]: records {cursor} to {first - 1} are no longer in the log"
-        self.tell(incident("records_lost", text, topic=name, partition=partition, first=cursor, records=first - cursor))
+        text = f"{name}[{partition}]: records {first} to {upto - 1} are no longer in the log"
+        self.tell(incident("records_lost", text, topic=name, partition=partition, first=first, records=upto - first))
 
     def crashed(self, error: BaseException) -> None:
         """End the process: nothing in hand is acknowledged."""
@@ -193,6 +207,10 @@ class Worker:
 
     def _tell_alerts(self) -> None:
         """Send what is to be told, without waiting: a broker that is down must not hold up the watch."""
+        now_s = time.monotonic()
+        for kind in [kind for kind in self._held_back if now_s - self._told_s[kind] >= ALERT_AGAIN_S]:
+            self._told_s[kind] = now_s
+            self.alerts.append(together(self._held_back.pop(kind)))
         if self.alerts and (self._telling is None or self._telling.done()):
             self._telling = asyncio.get_running_loop().create_task(self._send_alerts(), name="alerts")
 
@@ -287,7 +305,7 @@ class Worker:
 
     def _desk(self, partition: Partition) -> Desk:
         return Desk(
-            partition, store=self._store, rules=self._rules, knowledge=self.knowledge, outlet=self._outlet, source=self, tick_ms=self._tick_ms,
+            partition, store=self._store, rules=partition.rules, knowledge=self.knowledge, outlet=self._outlet, source=self, tick_ms=self._tick_ms,
             patience_s=self._patience_s, clock_ms=self._clock_ms, stamp_ms=lambda: self._stamp_ms, crashed=self.crashed,
             held_bytes=self._held_bytes,
         )  # fmt: skip
@@ -322,13 +340,15 @@ class Worker:
         await self._refresh()
 
     def tell(self, alert: Alert) -> None:
-        """Send an alert, as soon as the broker takes it; of one kind at most one in a while, since what befalls the store befalls every partition."""
+        """Log an alert, and send it as soon as the broker takes it; those of its kind that come soon after are sent together, since what befalls the store befalls every partition."""
         self.incidents[alert.kind] += 1
+        logger.error("alert %s: %s", alert.kind, alert.text)
         now_s = time.monotonic()
-        if now_s - self._told_s.get(alert.kind, -ALERT_AGAIN_S) >= ALERT_AGAIN_S:
+        if now_s - self._told_s.get(alert.kind, -math.inf) >= ALERT_AGAIN_S:
             self._told_s[alert.kind] = now_s
             self.alerts.append(alert)
-            logger.error("alert %s: %s", alert.kind, alert.text)
+        else:
+            self._held_back.setdefault(alert.kind, []).append(alert)
 
     async def seek(self, partition: int, offsets: list[int]) -> None:
         """Read the four topics of a partition on at these offsets."""

@@ -280,6 +280,29 @@ def test_records_deleted_below_the_cursor_are_reported(real_kafka: Any, topic_pr
         assert worker.rows()[topic, 0] == [(i, str(i)) for i in range(12, 20)]
 
 
+def test_records_deleted_while_they_wait_are_reported(real_kafka: Any, topic_prefix: str, tmp_path: Path) -> None:
+    """A worker that lags behind what is deleted tells exactly what it has not read, and goes on at the log's beginning; other holes are no loss."""
+    kafka = real_kafka.address
+    create_topics(kafka, prefix=topic_prefix, partitions=PARTITIONS, outcome_partitions=1)
+    topic = topic_prefix + "browse"
+    publish(kafka, [topic], range(20))
+    with Worker(kafka, topic_prefix, tmp_path / "cursors") as worker:
+        worker.wait(lambda _: worker.count() == 20 * PARTITIONS)
+        worker.process.send_signal(signal.SIGSTOP)
+        publish(kafka, [topic], range(20, 60))
+        admin = KafkaAdminClient(bootstrap_servers=kafka)
+        admin.delete_records({TopicPartition(topic, 0): 50})
+        admin.close()
+        worker.process.send_signal(signal.SIGCONT)
+        lost = worker.wait_for("records_gone")
+        assert lost["tp"] == [topic, 0]
+        assert lost["upto"] == 50
+        worker.wait(lambda _: worker.count() == 60 * PARTITIONS - (lost["upto"] - lost["first"]))
+        read = [offset for offset, _ in worker.rows()[topic, 0]]
+        assert read == [*range(lost["first"]), *range(50, 60)]
+        assert worker.stop() == 0
+
+
 def test_a_cursor_beyond_the_log_ends_the_worker(kafka: str, topic_prefix: str, topics: list[str], tmp_path: Path) -> None:
     """A topic that was made anew under old cursors is refused with one line and a code, instead of being read from its beginning."""
     cursors = tmp_path / "cursors"

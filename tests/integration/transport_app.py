@@ -58,6 +58,10 @@ class FileCursors:
         """Report."""
         say(what="log_start_above", tp=tp, cursor=cursor, first=first)
 
+    def records_gone(self, tp: TP, first: int, upto: int) -> None:
+        """Report."""
+        say(what="records_gone", tp=tp, first=first, upto=upto)
+
     async def settle(self) -> None:
         """Wait for the batch in hand."""
         await self.in_hand.wait()

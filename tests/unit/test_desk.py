@@ -14,8 +14,10 @@ from streams.alerts import Alert
 from streams.desk import Desk
 from streams.gate import End
 from streams.knowledge import Knowledge
+from streams.namespace import rules_of
 from streams.partition import Partition
 from streams.records import Outgoing, received
+from streams.settings import Settings
 from streams.worker import Worker
 from tests.builders import START_MS, make_event, make_model, make_rules, receive
 
@@ -195,3 +197,32 @@ def test_a_topic_is_held_by_what_waits_in_bytes_and_goes_on_when_it_is_worked(mo
         assert not crashes
 
     asyncio.run(work())
+
+
+def test_the_partitions_of_a_worker_share_what_it_may_hold(model: Model) -> None:
+    """`max_pending` and `lru_users` are a worker's, however many partitions there are elsewhere; each of its own has an equal part, after every rebalance."""
+
+    async def work() -> None:
+        rules = make_rules(replay=False, partitioner_check=False, partitions=12, max_pending=900, lru_users=90)
+        worker = Worker(
+            MemoryStore(), model, rules, tick_ms=1000, patience_s=10, outlet=Slow(), wire=NoWire(), hard_exit=lambda *why: pytest.fail(str(why)),
+            clock_ms=lambda: START_MS,
+        )  # fmt: skip
+        for partitions, share in (([0, 1, 2], (300, 30)), ([1], (900, 90))):
+            await worker.assigned(partitions, [])
+            assert {(desk.partition.rules.max_pending, desk.partition.rules.lru_users) for desk in worker.desks.values()} == {share}
+        worker.desks[1].load_again()
+        await asyncio.sleep(0.05)
+        assert worker.desks[1].partition.rules.max_pending == 900
+        await worker.settle()
+
+    asyncio.run(work())
+
+
+def test_a_replay_and_an_evaluation_follow_every_exposure() -> None:
+    """What a log's rows are does not depend on what a live worker may hold."""
+    settings = Settings(max_pending=5, lru_users=7)
+    assert rules_of(settings, None, replay=False).shared_by(1).max_pending == 5
+    replayed = rules_of(settings, None, replay=True)
+    assert replayed.lru_users == 7
+    assert replayed.shared_by(12).max_pending > 10**12
