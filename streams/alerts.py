@@ -53,7 +53,7 @@ def alert_of(launch: str, finding: Finding, *, done: str, trunk: str) -> Alert:
         alert_id=":".join(filter(None, (f"{finding.at_ms:015d}", launch, finding.kind, part))),
         launch_id=launch,
         kind=finding.kind,
-        severity="page" if finding.kind in PAGES else "note",
+        severity=severity_of(finding.kind),
         at_ms=finding.at_ms,
         since_ms=finding.since_ms,
         text=text_of(launch, finding),
@@ -61,6 +61,11 @@ def alert_of(launch: str, finding: Finding, *, done: str, trunk: str) -> Alert:
         done=done,
         trunk=trunk,
     )
+
+
+def severity_of(kind: str) -> str:
+    """Return `page` for what should wake somebody, and `note` for the rest."""
+    return "page" if kind in PAGES else "note"
 
 
 def text_of(launch: str, finding: Finding) -> str:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
+import msgspec
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
 from features.errors import DependencyDown, Mismatch
 from features.events import KINDS
-from features.store import Store, decoded
+from features.store import Changes, Store, decoded, first_version
 from streams import topics
 from streams.kafka_access import client_config, consumer_config
 from streams.knowledge import outcome_slot
@@ -30,6 +34,20 @@ def require_stopped(settings: Settings) -> None:
 
 def bounds(settings: Settings, names: Iterable[str]) -> dict[tuple[str, int], tuple[int, int]]:
     """Return by (topic on the broker, partition) the log's first offset and the one after its last. Raises DependencyDown, and Mismatch for a missing topic."""
+    with _asking(settings, names) as (consumer, tps):
+        first, end = consumer.beginning_offsets(tps), consumer.end_offsets(tps)
+        return {(tp.topic, tp.partition): (first[tp], end[tp]) for tp in tps}
+
+
+def offsets_at(settings: Settings, names: Iterable[str], at_ms: int) -> dict[tuple[str, int], int]:
+    """Return the offset of the first record whose timestamp is `at_ms` or later, and the log's end where there is none. Raises as `bounds`."""
+    with _asking(settings, names) as (consumer, tps):
+        end, found = consumer.end_offsets(tps), consumer.offsets_for_times(dict.fromkeys(tps, at_ms))
+        return {(tp.topic, tp.partition): end[tp] if found[tp] is None or found[tp].offset < 0 else found[tp].offset for tp in tps}
+
+
+@contextmanager
+def _asking(settings: Settings, names: Iterable[str]) -> Iterator[tuple[Any, list[TopicPartition]]]:
     topics.require_reachable(settings.broker, client_config(settings))
     try:
         consumer = KafkaConsumer(**consumer_config(settings))
@@ -40,12 +58,11 @@ def bounds(settings: Settings, names: Iterable[str]) -> dict[tuple[str, int], tu
                 if not there:
                     raise Mismatch(f"topic {name} is missing: create the topics with `headstart topics create`")
                 tps += [TopicPartition(name, p) for p in sorted(there)]
-            first, end = consumer.beginning_offsets(tps), consumer.end_offsets(tps)
+            yield consumer, tps
         finally:
             consumer.close()
     except KafkaError as error:
         raise DependencyDown(f"the broker at {settings.broker} does not answer: {error}") from None
-    return {(tp.topic, tp.partition): (first[tp], end[tp]) for tp in tps}
 
 
 async def cursors_of(store: Store, partitions: int, outcome_partitions: int) -> dict[int, Cursor]:
@@ -56,6 +73,13 @@ async def cursors_of(store: Store, partitions: int, outcome_partitions: int) -> 
         none = Cursor(epoch=0, offsets=[0] * len(KINDS), numbers=[0] * outcome_partitions, totals=Totals(), told=Told())
         found[p] = decoded(slot.cursor, Cursor, "a partition's cursor") if slot.version else none
     return found
+
+
+async def put_cursor(store: Store, partition: int, version: int, cursor: Cursor) -> None:
+    """Write a partition's cursor over the one that was loaded at `version`. Raises Mismatch if somebody has worked the partition since."""
+    changes = Changes(cursor=msgspec.msgpack.encode(cursor), version=first_version(version, secrets.randbits(32)))
+    if not await store.commit(str(partition), version, changes):
+        raise Mismatch(f"partition {partition} was worked meanwhile: stop the workers")
 
 
 async def unlearned(store: Store, cursors: Mapping[int, Cursor], outcome_partitions: int) -> int:

@@ -21,13 +21,15 @@ INCIDENTS: Final[dict[str, str]] = {
     "learned_ahead": "heads have learned outcomes that their partition has forgotten, and may learn those exposures again: parts of a Redis Cluster went back apart "
     "from each other (setting durability)",
 }
+NOTES: Final = ("outcomes_refilled",)
+"""Kinds after which nothing is missing: they can wait until morning. The others should wake somebody."""
 
 
 def incident(kind: str, text: str, **facts: int | float | str) -> Alert:
     """Return an alert of now."""
     now_ms = time.time_ns() // 1_000_000
     return Alert(
-        alert_id=f"{now_ms:015d}:{JOB}:{kind}", launch_id=JOB, kind=kind, severity="page", at_ms=now_ms, since_ms=now_ms,
+        alert_id=f"{now_ms:015d}:{JOB}:{kind}", launch_id=JOB, kind=kind, severity="note" if kind in NOTES else "page", at_ms=now_ms, since_ms=now_ms,
         text=f"{text}: {INCIDENTS[kind]}", evidence=facts, done="", trunk="",
     )  # fmt: skip
 

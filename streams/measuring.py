@@ -17,7 +17,9 @@ from prometheus_client.registry import Collector
 
 from features.events import REASONS
 from features.store import Changes, Slot, Store
+from streams.alerts import KINDS, Alert, decode_alert, severity_of
 from streams.batches import Batch
+from streams.incidents import JOB
 from streams.meters import BUCKETS_S, BY_NAME
 from streams.pipeline import Outlet
 from streams.records import REASON_HEADER, Outgoing
@@ -34,6 +36,7 @@ class Meters:
         ProcessCollector(registry=self.registry)
         GCCollector(registry=self.registry)
         self.sent = self._counting("headstart_records_sent_total")
+        self.alerts = self._counting("headstart_alerts_total")
         self.rejected = self._counting("headstart_rejected_total")
         self.loads = self._counting("headstart_partition_loads_total")
         self.score_delay = self._histogram("headstart_score_delay_seconds")
@@ -42,6 +45,8 @@ class Meters:
         # A rate needs the zero before the first one.
         for topic in ("scores", "outcomes", "heads", "alerts", "rejected"):
             self.sent.labels(topic)
+        for kind in KINDS:
+            self.alerts.labels(kind, severity_of(kind))
         for reason in REASONS:
             self.rejected.labels(reason)
 
@@ -95,6 +100,13 @@ class MeteredOutlet:
         refused = Counter(value.decode() for record in records if record.topic == "rejected" for name, value in record.headers if name == REASON_HEADER)
         for reason, number in refused.items():
             meters.rejected.labels(reason).inc(number)
+        found = Counter((alert.kind, alert.severity) for alert in _alerts_in(records) if alert.launch_id != JOB)
+        for (kind, severity), number in found.items():
+            meters.alerts.labels(kind, severity).inc(number)
+
+
+def _alerts_in(records: Sequence[Outgoing]) -> Iterator[Alert]:
+    return (decode_alert(record.value) for record in records if record.topic == "alerts" and record.value is not None)
 
 
 class MeteredStore:

@@ -45,6 +45,13 @@ METERS: Final[tuple[Meter, ...]] = (
     Meter("headstart_launch_orders_total", "counter", "orders", "orders among them", ("launch",)),
     # What is done, by this process.
     Meter("headstart_records_sent_total", "counter", "records", "records that the broker has confirmed, by the topic's plain name", ("topic",)),
+    Meter(
+        "headstart_alerts_total",
+        "counter",
+        "alerts",
+        "alerts of drift and poor quality that the broker has confirmed, by kind and severity (streams/alerts.py); those about the job's data are incidents",
+        ("kind", "severity"),
+    ),
     Meter("headstart_rejected_total", "counter", "events", "refused events by reason (features/events.py lists them)", ("reason",)),
     Meter(
         "headstart_lost_records_total",
@@ -85,6 +92,12 @@ METERS: Final[tuple[Meter, ...]] = (
     Meter("headstart_held_bytes", "gauge", "bytes", "their keys' and values' size"),
     Meter("headstart_parked_topics", "gauge", "topic partitions", "topic partitions that are not read at the moment, because enough of them waits"),
     Meter("headstart_open_exposures", "gauge", "exposures", "exposures whose delay bins are still open", ("partition",)),
+    Meter(
+        "headstart_exposures_fill",
+        "gauge",
+        "",
+        "how full the fullest of this worker's partitions is: open exposures over its share of max_pending; at 1 it follows no more",
+    ),
     Meter("headstart_outbox_outcomes", "gauge", "outcomes", "outcomes that are committed and not yet known to be on Kafka", ("partition",)),
     Meter("headstart_info", "gauge", "", "1, with the version, the namespace and the trunk in use", ("version", "namespace", "trunk")),
 )

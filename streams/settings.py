@@ -2,8 +2,9 @@
 
 The class `Settings` is the one table. A value comes, in increasing precedence, from its default, from a TOML file
 (`headstart.toml` in the current folder, or the one that `--config` or HEADSTART_CONFIG names), from the environment
-(HEADSTART_ and the name in capitals; an empty variable counts as absent), and from options. A secret may also be read from a
-file of its own, named in any of these places by the secret's name with _file after it (HEADSTART_SASL_PASSWORD_FILE).
+(HEADSTART_ and the name in capitals; an empty variable counts as absent), and from options. A secret is no option: whoever lists
+the machine's processes sees it. It may also be read from a file of its own, named in any of these places by the secret's name with
+_file after it (HEADSTART_SASL_PASSWORD_FILE).
 """
 
 from __future__ import annotations
@@ -165,7 +166,7 @@ def load_settings(config: Path | None = None, *, needs: Sequence[str] = (), assi
     """Return the settings from all sources.
 
     `config` names a TOML file that must exist; `needs` names settings that must not be empty (broker, redis);
-    `assignments` are texts NAME=VALUE, as `--set` takes them; an override of None counts as not given, and wins over all else otherwise.
+    `assignments` are texts NAME=VALUE, as `--set` takes them, but for secrets; an override of None counts as not given, and wins over all else otherwise.
     Raises InputError with one line that names the setting, the source, what was expected and what came. Secrets are hidden from then on
     in whatever this process logs or prints as an error.
     """
@@ -197,6 +198,8 @@ def load_settings(config: Path | None = None, *, needs: Sequence[str] = (), assi
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         name = name.strip().replace("-", "_")
+        if name in SECRETS:
+            raise InputError(f"--set {name}: a secret is no option of a command: give {variable(name)}, or the setting {name}_file that names a file with it")
         if not equals:
             raise InputError(f"--set {name}: expected NAME=VALUE")
         if name not in ABOUT and name not in SECRET_FILES:

@@ -10,14 +10,19 @@ from typing import Annotated
 import typer
 
 from features.errors import Mismatch
+from features.events import KINDS
+from features.store import decoded
 from models.model import Model
 from streams import namespace
+from streams.at_rest import bounds, put_cursor
 from streams.commands.options import Broker, ByParts, Config, Format, Lines, Namespace, Redis, Set, Trunk, progress_bar
 from streams.ledger.base import begin_account
 from streams.log_parts import open_log, parts
 from streams.offline import run
+from streams.partition import Cursor
 from streams.settings import load_settings
 from streams.ticks import cut
+from streams.topics import broker_names
 
 
 def backfill(
@@ -35,12 +40,15 @@ def backfill(
     """Take a history into the live namespace through the same pipeline, without scores, before workers start: else every user is cold for a week.
 
     Shoppers' states, open exposures, the catalogue and what the old lines still teach end up in Redis; Kafka is asked for its topics only.
-    The namespace must not have been worked yet. Workers then read the topics from their beginning: the history should end where they begin.
+    The namespace must not have been worked yet. Workers then read the topics from their beginning, and what is in the history too counts twice: cut the
+    history where the topics begin, or let workers begin where it ends, with `headstart cursor move --partition all --topic all --to TIME --yes`.
     """
     settings = load_settings(config, needs=("broker", "redis"), assignments=assignments or (), broker=broker, redis=redis, namespace=namespace_, trunk=trunk)
     artifact = namespace.load_trunk(settings)
     log = open_log(events, by_parts=by_parts, format=format, lines=lines)
     found = namespace.check_partitions(settings)
+    names = broker_names(settings.topic_prefix, settings.topic_names)
+    begins = bounds(settings, [names[kind] for kind in KINDS])
     rules = namespace.rules_of(settings, artifact, replay=False)
 
     async def work() -> None:
@@ -59,6 +67,11 @@ def backfill(
                 ticks = cut(parts(log), settings.replay_tick_ms)
                 past = replace(rules, replay=True)
                 await run(ticks, store, past, Model(artifact), scoring=False, on_tick=lambda tick: bar.advance(task, len(tick.records)))
+            for p in range(rules.partitions):  # else what Kafka has deleted by now would count as lost
+                if (slot := await store.load(str(p), ())).version:
+                    cursor = decoded(slot.cursor, Cursor, "a partition's cursor")
+                    cursor.offsets = [begins[names[kind], p][0] for kind in KINDS]
+                    await put_cursor(store, p, slot.version, cursor)
             await begin_account(store, partitions=rules.partitions, outcome_partitions=rules.outcome_partitions)
         finally:
             await store.close()

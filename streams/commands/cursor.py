@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from typing import Annotated
 
 import msgspec
@@ -11,17 +10,18 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from features.errors import InputError, Mismatch
-from features.events import KINDS
+from features.errors import InputError
+from features.events import KINDS, Refused, milliseconds
 from features.redis_store import RedisStore
-from features.store import Changes, decoded, first_version
+from features.store import decoded
 from streams import namespace
-from streams.at_rest import bounds, cursors_of, require_stopped
-from streams.commands.options import Broker, Config, Json, Namespace, Redis, Set, write_json
+from streams.at_rest import bounds, cursors_of, offsets_at, put_cursor, require_stopped
+from streams.commands.options import Broker, Config, Json, Namespace, Redis, Set, Trunk, write_json
 from streams.knowledge import outcome_slot
 from streams.learner import LearnerCursor
 from streams.ledger.base import begin_account
-from streams.partition import Cursor
+from streams.outbox import first_epoch
+from streams.partition import Cursor, Totals
 from streams.settings import Settings, load_settings
 from streams.topics import broker_names
 
@@ -79,57 +79,67 @@ def show(
 
 @cursor_app.command("move")
 def move(
-    to: Annotated[str, typer.Option("--to", metavar="OFFSET|beginning|end", help="Where to read on.")],
+    to: Annotated[
+        str, typer.Option("--to", metavar="OFFSET|beginning|end|TIME", help="Where to read on; TIME (ISO 8601): at the first record that is not older.")
+    ],
     partition: Annotated[str, typer.Option("--partition", metavar="P|all", help="Which partition.")],
     topic: Annotated[str, typer.Option("--topic", metavar="browse|click|cart|order|all", help="Which topic.")],
     yes: Annotated[bool, typer.Option("--yes", help="Do it; without this, only say what would be done.")] = False,
     broker: Broker = None,
     redis: Redis = None,
     namespace_: Namespace = None,
+    trunk: Trunk = None,
     config: Config = None,
     assignments: Set = None,
 ) -> None:
-    """Move cursors by hand, with the workers stopped: past records that must not be worked, or back.
+    """Move cursors by hand, with the workers stopped: past records that must not be worked, or back; or say where a new namespace begins.
 
     What is passed over is never worked. What is read again is applied again, but for the last 16 events of each shopper. To go back with the state, restore a
-    backup instead. The ledger counts from here on.
+    backup instead. The ledger counts from here on. A partition that nobody has worked gets a cursor: a namespace begins now with `--to end`, or where the
+    history of `headstart backfill` ends, with that time. Without this it begins at the topics' beginning. A new namespace needs the trunk.
     """
-    settings = _settings(config, assignments, broker, redis, namespace_)
+    settings = _settings(config, assignments, broker, redis, namespace_, trunk)
     if topic != "all" and topic not in KINDS:
         raise InputError(f"--topic {topic}: expected one of {', '.join(KINDS)}, or all")
-    if to not in ("beginning", "end") and not to.isdigit():
-        raise InputError(f"--to {to}: expected an offset, beginning or end")
+    at_ms = None if to in ("beginning", "end") or to.isdigit() else _time_ms(to)
     require_stopped(settings)
     names = broker_names(settings.topic_prefix, settings.topic_names)
     found = bounds(settings, [names[kind] for kind in KINDS])
+    at_time = {} if at_ms is None else offsets_at(settings, [names[kind] for kind in KINDS], at_ms)
+
+    def target(name: str, p: int) -> int:
+        first, end = found[names[name], p]
+        wanted = first if to == "beginning" else end if to == "end" else int(to) if at_ms is None else at_time[names[name], p]
+        if not first <= wanted <= end:
+            raise InputError(f"--to {to}: {name}[{p}] has the offsets {first} to {end}")
+        return wanted
 
     async def work() -> list[str]:
         store = namespace.open_store(settings, patience_s=5.0)
         try:
-            partitions, outcome_partitions = await _sizes(store, settings)
+            held = await store.meta() or await _begun(store, settings, join=yes)
+            partitions, outcome_partitions = int(held["partitions"]), int(held["outcome_partitions"])
             if partition != "all" and not (partition.isdigit() and int(partition) < partitions):
                 raise InputError(f"--partition {partition}: expected a number below {partitions}, or all")
             lines = []
             for p in range(partitions) if partition == "all" else [int(partition)]:
                 slot = await store.load(str(p), ())
-                if not slot.version:
-                    lines.append(f"partition {p}: nobody has worked it yet; it is left as it is")
+                if slot.version:
+                    cursor = decoded(slot.cursor, Cursor, "a partition's cursor")
+                elif namespace.clock_of(held) == namespace.LIVE:
+                    cursor = first_cursor([found[names[kind], p][0] for kind in KINDS], outcome_partitions, schema=held["schema"])
+                else:
+                    lines.append(f"partition {p}: nobody has worked it yet, and a replay begins at the beginning; it is left as it is")
                     continue
-                cursor = decoded(slot.cursor, Cursor, "a partition's cursor")
                 for kind, name in enumerate(KINDS):
                     if topic not in ("all", name):
                         continue
-                    first, end = found[names[name], p]
-                    target = first if to == "beginning" else end if to == "end" else int(to)
-                    if not first <= target <= end:
-                        raise InputError(f"--to {to}: {name}[{p}] has the offsets {first} to {end}")
-                    before, cursor.offsets[kind] = cursor.offsets[kind], target
-                    what = f"{target - before} records are passed over" if target > before else f"{before - target} records are read again"
-                    lines.append(f"{name}[{p}]: {before} → {target}; {what}")
-                if yes and not await store.commit(
-                    str(p), slot.version, Changes(cursor=msgspec.msgpack.encode(cursor), version=first_version(slot.version, secrets.randbits(32)))
-                ):
-                    raise Mismatch(f"partition {p} was worked meanwhile: stop the workers")
+                    before, cursor.offsets[kind] = cursor.offsets[kind], target(name, p)
+                    past = cursor.offsets[kind] - max(before, found[names[name], p][0])
+                    what = f"{past} records are passed over" if past >= 0 else f"{-past} records are read again"
+                    lines.append(f"{name}[{p}]: {before} → {cursor.offsets[kind]}; {what}")
+                if yes:
+                    await put_cursor(store, p, slot.version, cursor)
             if yes:
                 await begin_account(store, partitions=partitions, outcome_partitions=outcome_partitions)
             return lines
@@ -141,6 +151,26 @@ def move(
     typer.echo("done; start the workers" if yes else "nothing was changed: give --yes to do it")
 
 
+def first_cursor(offsets: list[int], outcome_partitions: int, *, schema: str) -> Cursor:
+    """Return the cursor of a partition that nobody has worked, and that begins at `offsets`, one for each input topic."""
+    return Cursor(epoch=first_epoch(), offsets=offsets, numbers=[0] * outcome_partitions, totals=Totals(), schema=schema)
+
+
+async def _begun(store: RedisStore, settings: Settings, *, join: bool) -> dict[str, str]:
+    """Return what a new namespace's description will say; with `join` it is written."""
+    artifact = namespace.load_trunk(settings)
+    rules = namespace.rules_of(settings, artifact, replay=False)
+    wanted = namespace.description(settings, artifact, rules, clock=namespace.LIVE, broker=namespace.check_partitions(settings))
+    return await namespace.join(store, wanted, settings.namespace) if join else wanted
+
+
+def _time_ms(to: str) -> int:
+    try:
+        return milliseconds(to)
+    except Refused:
+        raise InputError(f"--to {to}: expected an offset, beginning, end, or a time in ISO 8601") from None
+
+
 async def _sizes(store: RedisStore, settings: Settings) -> tuple[int, int]:
     held = await store.meta()
     if not held:
@@ -148,5 +178,5 @@ async def _sizes(store: RedisStore, settings: Settings) -> tuple[int, int]:
     return int(held["partitions"]), int(held["outcome_partitions"])
 
 
-def _settings(config: Config, assignments: Set, broker: str | None, redis: str | None, name: str | None) -> Settings:
-    return load_settings(config, needs=("broker", "redis"), assignments=assignments or (), broker=broker, redis=redis, namespace=name)
+def _settings(config: Config, assignments: Set, broker: str | None, redis: str | None, name: str | None, trunk: Trunk = None) -> Settings:
+    return load_settings(config, needs=("broker", "redis"), assignments=assignments or (), broker=broker, redis=redis, namespace=name, trunk=trunk)

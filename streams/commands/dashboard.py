@@ -22,9 +22,9 @@ def dashboard(
 ) -> None:
     """Show launches live: funnel, calibration, drift, uplift, rejects, lag. Reads Redis (and topics, if a broker is given); slows no worker down.
 
-    It listens on this machine alone. To let others in give --host, and set http_token, or http_user and http_password: browsers then ask for a name
-    and password, programs send the header "Authorization: Bearer TOKEN". With one of them set, GET /api/users/USER/scores tells a shop page
-    the current scores of one shopper.
+    It listens on this machine alone. To let others in give --host, and set http_token, or http_user and http_password, in the environment or by
+    a file (HEADSTART_HTTP_PASSWORD_FILE): browsers then ask for a name and password, programs send the header "Authorization: Bearer TOKEN". With one of
+    them set, GET /api/users/USER/scores tells a shop page the current scores of one shopper.
     """
     from streams.dashboard.run import serve
 

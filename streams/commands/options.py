@@ -23,7 +23,9 @@ Broker = Annotated[str | None, typer.Option("--broker", metavar="HOST:PORT[,…]
 Redis = Annotated[str | None, typer.Option("--redis", metavar="URL", help="Redis or Valkey, such as redis://127.0.0.1:6379/0.")]
 Namespace = Annotated[str | None, typer.Option("--namespace", metavar="NAME", help="Prefix of every Redis key (default: live).")]
 Trunk = Annotated[Path | None, typer.Option("--trunk", metavar="FOLDER", help="Folder of the trained trunk (default: var/trunk).")]
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any setting that `headstart config` lists; may be given again.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any setting that `headstart config` lists, but no secret; may be given again.")
+]
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures as JSON; - is standard output.")]
 
 Format = Annotated[str, typer.Option("--format", metavar="auto|taobao|rees46|jsonl|parquet", help="What the file holds; auto looks at its name and columns.")]

@@ -13,10 +13,13 @@ from faust.types import TP
 from features.errors import DependencyDown
 from features.memory_store import MemoryStore
 from features.store import Changes
+from models.watch import Finding
+from streams.alerts import KINDS, alert_of, severity_of
 from streams.batches import Batch
+from streams.incidents import incident, outgoing
 from streams.measuring import MeteredOutlet, MeteredStore, Meters, Polls
 from streams.meters import METERS, page
-from streams.records import REASON_HEADER, Outgoing
+from streams.records import REASON_HEADER, Outgoing, encode_json
 
 ROOT = Path(__file__).parents[2]
 
@@ -62,6 +65,20 @@ def test_what_is_delivered_is_counted_by_topic_and_reason() -> None:
     assert value("headstart_records_sent_total", {"topic": "rejected"}) == 1
     assert value("headstart_rejected_total", {"reason": "not_json"}) == 1
     assert value("headstart_delivery_seconds_count") == 1
+
+
+def test_alerts_are_counted_by_kind_and_severity_from_zero_on() -> None:
+    """Of a calibration alarm an alert rule can wake somebody; what is about the job itself is an incident, and counted there."""
+    meters = Meters()
+    value = meters.registry.get_sample_value
+    finding = Finding("calibration", 2, 1, {"direction": 1})
+    told = alert_of("shoes", finding, done="", trunk="")
+    assert [value("headstart_alerts_total", {"kind": kind, "severity": severity_of(kind)}) for kind in KINDS] == [0] * len(KINDS)
+    records = [Outgoing("alerts", b"shoes", encode_json(told)), outgoing(incident("store_went_back", "x"))]
+    asyncio.run(MeteredOutlet(Outlet(), meters).deliver(records))
+    assert value("headstart_alerts_total", {"kind": "calibration", "severity": "page"}) == 1
+    assert value("headstart_alerts_total", {"kind": "store_went_back", "severity": "page"}) is None
+    assert value("headstart_records_sent_total", {"topic": "alerts"}) == 2
 
 
 def test_a_metered_store_does_what_the_store_does() -> None:

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from streams.incidents import INCIDENTS
+from streams.alerts import KINDS, severity_of
+from streams.incidents import INCIDENTS, incident
 from streams.meters import BY_NAME, METERS
 
 ROOT = Path(__file__).parents[2]
@@ -75,12 +76,28 @@ def test_every_alert_is_explained_in_the_runbook() -> None:
 
 
 def test_every_incident_is_watched_and_explained() -> None:
-    """Each kind has a line in the runbook that says what to do, and a rule that asks for it."""
+    """Each kind has a line in the runbook that says what to do, and a rule that also sees it where the figure begins above 0, and of that severity there."""
     runbook = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
-    asked = " ".join(expressions())
     for kind in INCIDENTS:
         assert f"- `{kind}`: " in runbook
-        assert kind in asked or (kind == "records_lost" and "headstart_lost_records_total" in asked)
+        figure = "headstart_lost_records_total" if kind == "records_lost" else kind
+        (rule,) = [rule for rule in rules() if figure in rule["expr"]]
+        assert rule["expr"].count(figure) >= 2
+        assert "increase(" in rule["expr"]
+        assert " unless " in rule["expr"]
+        assert f"### {kind}\n**{rule['labels']['severity']}" in runbook
+        assert (rule["labels"]["severity"] == "page") == (incident(kind, "").severity == "page")
+
+
+def test_every_alert_of_the_learner_is_watched_and_explained() -> None:
+    """One that pages has a rule that pages, and a line in that rule's section; one that explains has a rule that does not page."""
+    runbook = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    of = {severity: [rule for rule in rules() if f'severity="{severity}"' in rule["expr"]] for severity in map(severity_of, KINDS)}
+    assert [[rule["labels"]["severity"] for rule in of[severity]] for severity in ("page", "note")] == [["page"], ["info"]]
+    for kind in KINDS:
+        (rule,) = of[severity_of(kind)]
+        section = runbook.partition(f"### {rule['alert']}\n")[2].partition("\n### ")[0]
+        assert f"`{kind}`" in section
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="no promtool on the PATH: install Debian's package prometheus")

@@ -141,6 +141,21 @@ def test_a_wrong_assignment_is_refused(assignment: str, expected: str) -> None:
         load_settings(assignments=[assignment])
 
 
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_secret_is_no_option_but_its_file_is(name: str, tmp_path: Path) -> None:
+    """`ps` shows a command's options to everybody: the line names the variable and the file's setting, and does not repeat the secret."""
+    for given in (f"{name}=hunter2hunter2", name, f"{name.replace('_', '-')}=hunter2hunter2"):
+        with pytest.raises(InputError) as refused:
+            load_settings(assignments=[given])
+        said = str(refused.value)
+        assert f"HEADSTART_{name.upper()}" in said
+        assert f"{name}_file" in said
+        assert "hunter2" not in said
+        assert "\n" not in said
+    (tmp_path / "secret").write_text("hunter2hunter2\n", encoding="utf-8")
+    assert getattr(load_settings(assignments=[f"{name}_file={tmp_path / 'secret'}"]), name) == "hunter2hunter2"
+
+
 def test_an_override_that_is_no_setting_is_a_bug() -> None:
     """A command that passes an unknown name fails loudly."""
     with pytest.raises(TypeError, match="brokers"):
