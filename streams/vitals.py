@@ -175,6 +175,7 @@ class Vitals:
             "headstart_held_bytes": [((), float(sum(gate.held_bytes(kind) for gate in held for kind in range(len(KINDS)))))],
             "headstart_parked_topics": [((), float(worker.parked()))],
             "headstart_open_exposures": [((str(p),), float(len(desk.partition.pending))) for p, desk in desks],
+            "headstart_exposures_fill": [((), max((len(desk.partition.pending) / desk.partition.rules.max_pending for _, desk in desks), default=0.0))],
             "headstart_outbox_outcomes": [((str(p),), float(desk.partition.outbox.waiting())) for p, desk in desks],
             "headstart_info": [((*self._info, worker.knowledge.trunk), 1.0)],
         }
