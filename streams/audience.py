@@ -77,10 +77,10 @@ async def gather(
         parts: list[Audience] = []
         scored = held_out = left_out = 0
         for number in range(rules.partitions):
-            partition = await partition_of(store, number, rules)
+            partition = await partition_of(store, number, rules, time.time_ns() // 1_000_000)
             if partition is None:
                 continue
-            now_ms = partition.cursor.tick_ms if rules.replay else time.time_ns() // 1_000_000
+            now_ms = partition.cursor.tick_ms
             seen: set[str] = set()
             async for keys in store.records(str(number), "u:"):
                 fresh = sorted({key[2:] for key in keys} - seen)

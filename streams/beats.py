@@ -24,7 +24,10 @@ FORGOTTEN_MS: Final = 3_600_000
 
 
 class PartitionBeat(msgspec.Struct):
-    """Where one partition of a worker is: its event time, and how many records are on Kafka and not worked off, None before the broker has answered."""
+    """Where one partition of a worker is: its event time, and how many records are on Kafka and not worked off, None before the broker has answered.
+
+    `time_ms`: the end of the last tick that it closed. A quiet tick is not written to the partition's cursor, so this may be later.
+    """
 
     partition: int
     time_ms: int

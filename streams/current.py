@@ -66,12 +66,17 @@ def domain_of(launch: Launch) -> str:
     return f"\x1e{launch.id}" if launch.products else launch.line
 
 
-async def partition_of(store: Store, number: int, rules: Rules) -> Partition | None:
-    """Return a partition to read records from, without its open exposures; None if nobody has worked it."""
+async def partition_of(store: Store, number: int, rules: Rules, now_ms: int) -> Partition | None:
+    """Return a partition to read records from, without its open exposures; None if nobody has worked it.
+
+    Its last tick is a replay's own. Live it is `now_ms`, as it is for a worker in a moment: a quiet tick is not written to the cursor.
+    """
     slot = await store.load(str(number), ())
     if not slot.version:
         return None
     cursor = decoded(slot.cursor, Cursor, "a partition's cursor")
+    if not rules.replay:
+        cursor.tick_ms = max(cursor.tick_ms, now_ms)
     return Partition(number, store, rules, version=slot.version, cursor=cursor, pending=Pending(rules.edges_ms))
 
 
@@ -145,12 +150,12 @@ class CurrentScores:
             await self._believer.knowledge.refresh()
         self._as_of_s = time.monotonic()
         known, rules = self._believer.knowledge, self._believer.rules
-        partition = await partition_of(self._store, partition_for(user.encode(), rules.partitions), rules)
+        partition = await partition_of(self._store, partition_for(user.encode(), rules.partitions), rules, time.time_ns() // 1_000_000)
         if partition is not None:
-            at_ms = time.time_ns() // 1_000_000 if not rules.replay else partition.cursor.tick_ms
+            at_ms = partition.cursor.tick_ms
             entries = []
             for launch in known.launches.all:
-                if launch.is_open(partition.cursor.tick_ms):
+                if launch.is_open(at_ms):
                     found = await shoppers(partition, known, launch, [user], at_ms)
                     if found.users:
                         entries.append({

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from features.advance import APPLIED, advance
 from features.errors import InputError, Mismatch
 from features.events import KINDS, Event
-from features.exposures import Exposure, Pending, exposure_id
+from features.exposures import Exposure, exposure_id
 from features.hashing import partition_for
 from features.intake import Arrived, LocalTime, rows
 from features.store import Store, decoded
@@ -24,9 +24,10 @@ from models.checkpoint import Artifact
 from models.explain import Ledger, ledger
 from models.model import Model
 from streams import launches, namespace
+from streams.current import partition_of
 from streams.feature_words import by_group, reasons
 from streams.knowledge import Knowledge
-from streams.partition import Cursor, Partition, Rules, line_key
+from streams.partition import Partition, Rules, line_key
 from streams.records import Launch
 from streams.settings import Settings
 from streams.trunks import Shelf
@@ -108,7 +109,7 @@ async def explain(store: Store, settings: Settings, artifact: Artifact, asked: A
     rules = _rules(settings, artifact, held)
     knowledge = await _knowledge(store, artifact, held, rules)
     assert knowledge.model is not None and knowledge.shared is not None
-    partition = await _partition(store, asked.user, rules, settings.namespace)
+    partition = await _partition(store, asked.user, rules, settings.namespace, now_ms)
     # A replay's clock is its last tick; whoever comes next comes after it.
     at_ms = partition.cursor.tick_ms
     ts_ms = asked.at_ms if asked.at_ms is not None else now_ms if not rules.replay else at_ms
@@ -148,16 +149,14 @@ async def _knowledge(store: Store, artifact: Artifact, held: dict[str, str], rul
     return knowledge
 
 
-async def _partition(store: Store, user: str, rules: Rules, name: str) -> Partition:
+async def _partition(store: Store, user: str, rules: Rules, name: str, now_ms: int) -> Partition:
     """The user's partition, to read from, without its open exposures. Raises InputError if nothing is known of the user."""
     home = partition_for(user.encode(), rules.partitions)
     elsewhere = [] if rules.partitioner_check else [p for p in range(rules.partitions) if p != home]
     for number in (home, *elsewhere):
-        slot = await store.load(str(number), ())
-        if not slot.version:
+        partition = await partition_of(store, number, rules, now_ms)
+        if partition is None:
             continue
-        cursor = decoded(slot.cursor, Cursor, "a partition's cursor")
-        partition = Partition(number, store, rules, version=slot.version, cursor=cursor, pending=Pending(rules.edges_ms))
         place = await partition.place_users([user])
         if partition.users.rows["ref_ms"][place][0]:
             return partition

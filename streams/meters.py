@@ -86,7 +86,12 @@ METERS: Final[tuple[Meter, ...]] = (
     Meter("headstart_live", "gauge", "", "1 while the worker gets on, 0 when it stands still: as /live says"),
     Meter("headstart_ready", "gauge", "", "1 when the worker has joined, and reaches Kafka and Redis: as /ready says"),
     Meter("headstart_assigned_partitions", "gauge", "partitions", "input partitions that this worker works"),
-    Meter("headstart_dependency_down_seconds", "gauge", "s", "for how long Redis or the broker has failed the partition that waits longest; 0 if none waits"),
+    Meter(
+        "headstart_dependency_down_seconds",
+        "gauge",
+        "s",
+        "for how long Redis or the broker has failed the partition that waits longest, or the broker has answered nothing, above 10 s; 0 if all is well",
+    ),
     Meter("headstart_event_loop_lag_seconds", "gauge", "s", "how long the event loop took to answer, when it was last asked"),
     Meter("headstart_held_records", "gauge", "records", "records that were read and wait to be worked"),
     Meter("headstart_held_bytes", "gauge", "bytes", "their keys' and values' size"),

@@ -40,7 +40,7 @@ def flow(look: Look, wall_ms: int, lags: dict[int, int]) -> Verdict:
         return Verdict(question, "No: no worker is alive", f"No sign of life for {span(ALIVE_MS)}. The last event time is {when(look.now_ms)}.", "bad", panel)
     if orphans:
         return Verdict(question, "Not all of it", f"No worker has partitions {', '.join(map(str, orphans[:8]))}.", "bad", panel)
-    slowest = min((cursor.tick_ms for cursor in look.cursors.values()), default=wall_ms)
+    slowest = min(look.times(wall_ms).values(), default=wall_ms)
     late = max(0, wall_ms - slowest)
     told = f"{_workers_in_words(len(alive))}, {whole(behind)} records waiting, the slowest partition is {span(late)} behind the clock."
     if late > LATE_MS:
@@ -98,10 +98,11 @@ def _throughput(look: Look) -> Panel:
 
 def _flow(look: Look, wall_ms: int, lags: dict[int, int]) -> Panel:
     owner = {beat.partition: worker.worker for worker in look.alive(wall_ms) for beat in worker.partitions}
+    times = look.times(wall_ms)
     rows = []
     for p, cursor in sorted(look.cursors.items()):
         t = cursor.totals
-        rows.append([p, owner.get(p, "none"), iso(cursor.tick_ms), lags.get(p), t.read, t.applied, t.duplicate, t.rejected, t.exposures, t.late_orders])
+        rows.append([p, owner.get(p, "none"), iso(times[p]), lags.get(p), t.read, t.applied, t.duplicate, t.rejected, t.exposures, t.late_orders])
     verdict = flow(look, wall_ms, lags)
     known = [row for row in rows if row[3] is not None]
     return Panel(

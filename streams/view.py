@@ -28,7 +28,7 @@ LOOKED_AT: Final = (ROWS, BLOCKS, TRAFFIC, EXAMPLES, ALERTS, ABOUT, HEADS)
 
 @dataclass(frozen=True)
 class Look:
-    """A namespace in one moment. Times in ms; `now_ms` is event time, the latest tick that any partition has closed."""
+    """A namespace in one moment. Times in ms; `now_ms` is event time, the latest tick that any partition has closed, as far as is known."""
 
     name: str
     clock: str
@@ -54,6 +54,14 @@ class Look:
     def alive(self, wall_ms: int) -> list[Beat]:
         """Return the workers that gave a sign of life lately."""
         return [beat for beat in self.beats if wall_ms - beat.at_ms <= ALIVE_MS]
+
+    def times(self, wall_ms: int) -> dict[int, int]:
+        """Return {partition: the event time up to which it is worked off}; live as its worker says, since a quiet tick is not written to the cursor."""
+        times = {p: cursor.tick_ms for p, cursor in self.cursors.items()}
+        for beat in (beat for worker in self.alive(wall_ms) for beat in worker.partitions):
+            if self.live and beat.partition in times:
+                times[beat.partition] = max(times[beat.partition], beat.time_ms)
+        return times
 
     def alerts_of(self, domain: str) -> list[Alert]:
         """Return a domain's alerts, the latest first."""
@@ -99,12 +107,16 @@ class Reader:
                 cursors[p] = decoded(slot.cursor, Cursor, "a partition's cursor")
         held = [await self._slot(outcome_slot(q)) for q in range(outcome_partitions)]
         beats = sorted((decode_beat(raw) for raw in (await self._store.beats()).values()), key=lambda beat: beat.worker)
+        clock = namespace.clock_of(meta)
+        ticks = [cursor.tick_ms for cursor in cursors.values()]
+        if clock == namespace.LIVE:  # a quiet tick is in no cursor; the last beat of a worker that has died tells of it too
+            ticks += [beat.time_ms for worker in beats for beat in worker.partitions]
         alerts = sorted((decode_alert(raw) for one in held for raw in one.hashes[ALERTS].values()), key=lambda a: a.alert_id, reverse=True)
         abouts = [decode_about(raw) for one in held for raw in one.hashes[ABOUT].values()]
         return Look(
             name=self._name,
-            clock=namespace.clock_of(meta),
-            now_ms=max((cursor.tick_ms for cursor in cursors.values()), default=0),
+            clock=clock,
+            now_ms=max(ticks, default=0),
             trunk=abouts[0].trunk if abouts else meta["trunk"][:16],
             launches=self._launches,
             rows={domain: rows for one in held for domain, rows in one.rows.items()},

@@ -17,6 +17,8 @@ from streams.measuring import Polls, Row
 from streams.worker import OUTCOMES, Worker
 
 NAMES: Final = (*KINDS, "outcomes")
+SILENT_S: Final = 10.0
+"""A broker that has answered no fetch for so long is down. One that is well answers several times a second, with records or without."""
 
 
 class Gauges(Protocol):
@@ -117,15 +119,25 @@ class Vitals:
             found.append("not a member of its consumer group yet")
         if self._gauges.stands_still():
             found.append("a rebalance is under way")
-        down_s = self.down_s()
-        if down_s:
-            found.append(f"Redis or the broker has not answered a partition for {down_s:.0f} s")
+        waits_s, silent_s = self._waits_s(), self._silent_s()
+        if waits_s:
+            found.append(f"Redis or the broker has not answered a partition for {waits_s:.0f} s")
+        if silent_s:
+            found.append(f"the broker has not answered for {silent_s:.0f} s")
         return found
 
     def down_s(self) -> float:
-        """Return for how long Redis or the broker has failed the partition that waits longest; 0 if none waits."""
+        """Return for how long Redis or the broker has failed the partition that waits longest, or the broker has been silent; 0 if all is well."""
+        return max(self._waits_s(), self._silent_s())
+
+    def _waits_s(self) -> float:
+        """For how long what a partition has in hand could not be delivered or committed: who has nothing in hand does not notice a broker that is down."""
         waits = [desk.down_s() for _, desk in _items(self._worker.desks)] + [learner.down_s() for _, learner in _items(self._worker.learners)]
         return max(waits, default=0.0)
+
+    def _silent_s(self) -> float:
+        silent_s = self._worker.broker_silent_s
+        return silent_s if silent_s > SILENT_S else 0.0
 
     def figures(self) -> Mapping[str, Iterable[Row]]:
         """Return the figures that are read when someone asks, by the names of `streams.meters`."""

@@ -89,6 +89,8 @@ class Worker:
         self._parked: set[tuple[int, int]] = set()
         self._answers: dict[tuple[int, int], int | None] = {}
         self._heard_s = time.monotonic()
+        self.broker_silent_s = 0.0
+        """For how long no fetch had been answered when it was last looked at; 0 if one had been since the look before, or nothing is read."""
         self.lost_records = 0
         self._pulse = Pulse(store, clock_ms=clock_ms)
         self.alerts: list[Alert] = []
@@ -224,9 +226,11 @@ class Worker:
         """Raise DependencyDown when no fetch was answered for as long as the setting allows, though some partition is being read."""
         reading = {(kind, p) for p in self.desks for kind in range(len(KINDS))} | {(OUTCOMES, q) for q in self.learners}
         answers = {one: self._wire.answered_ms(*one) for one in reading - self._parked}
+        now_s = time.monotonic()
         if answers != self._answers or not answers:
-            self._answers, self._heard_s = answers, time.monotonic()
-        elif time.monotonic() - self._heard_s > self._patience_s:
+            self._answers, self._heard_s = answers, now_s
+        self.broker_silent_s = now_s - self._heard_s
+        if self.broker_silent_s > self._patience_s:
             raise DependencyDown(f"the broker has not answered for {self._patience_s:g} s")
 
     def _touch_alive_file(self) -> None:

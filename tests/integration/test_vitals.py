@@ -16,9 +16,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from features.events import KINDS, Event
-from streams.embedded import free_port
+from streams.embedded import EmbeddedBroker, free_port
 from streams.meters import BY_NAME, METERS
 from streams.settings import ENVIRONMENT_PREFIX, as_environment, with_changes
+from streams.vitals import SILENT_S
 from tests.integration.harness import Live, wait_until
 from tests.integration.test_live import browsing, listening
 
@@ -91,6 +92,26 @@ def test_the_figures_are_those_of_the_cursors_and_only_for_who_may_see_them(quic
         assert get(address, "/live") == (200, "ok\n")
         assert TOKEN not in get(address, "/metrics")[1] + job.log.read_text()
         assert job.stop(worker) == 0
+
+
+def test_a_broker_that_falls_silent_is_told_though_nothing_waits(quick_trunk: Path, redis_url: str, tmp_path: Path) -> None:
+    """While there is nothing to deliver: /ready says so after some seconds, the figure behind the alert rises, and both are well again when it answers."""
+    address = f"127.0.0.1:{free_port()}"
+    with (
+        EmbeddedBroker() as kafka,
+        Live(quick_trunk, kafka.address, redis_url, tmp_path, http_address=address, http_token=TOKEN, dependency_timeout_s=60) as job,
+    ):
+        job.prepare()
+        (worker,) = job.start_ready(1)
+        wait_until(lambda: get(address, "/ready") == (200, "ok\n"), "it is ready", log=job.log)
+        kafka.pause()
+        wait_until(lambda: "the broker has not answered for" in get(address, "/ready")[1], "it is told", log=job.log, timeout_s=25, poll_s=0.2)
+        assert get(address, "/ready")[0] == 503
+        assert figures(address)["headstart_dependency_down_seconds"][()] > SILENT_S
+        kafka.resume()
+        wait_until(lambda: get(address, "/ready") == (200, "ok\n"), "it is ready again", log=job.log, timeout_s=40, poll_s=0.2)
+        assert figures(address)["headstart_dependency_down_seconds"] == {(): 0.0}
+        assert worker.poll() is None
 
 
 @contextmanager

@@ -15,9 +15,11 @@ from models.model import Model
 from streams import launches
 from streams.gate import End
 from streams.incidents import INCIDENTS, incident
+from streams.measuring import Meters, Polls
 from streams.offline import put_launches
 from streams.partition import Partition
 from streams.records import Launch, Outgoing
+from streams.vitals import SILENT_S, Vitals
 from streams.worker import ALERT_AGAIN_S, OUTCOMES, Worker
 from tests.builders import START_MS, make_event, make_model, make_rules, receive
 
@@ -57,10 +59,10 @@ def model() -> Model:
     return make_model("shoes")
 
 
-def make_worker(store: MemoryStore, model: Model, broker: Everything, **meta: str) -> Worker:
+def make_worker(store: MemoryStore, model: Model, broker: Everything, patience_s: float = 10, **meta: str) -> Worker:
     """A worker on a store."""
     return Worker(
-        store, model, RULES, tick_ms=60_000, patience_s=10, outlet=broker, wire=broker, hard_exit=lambda *why: pytest.fail(str(why)), clock_ms=lambda: START_MS,
+        store, model, RULES, tick_ms=60_000, patience_s=patience_s, outlet=broker, wire=broker, hard_exit=lambda *why: pytest.fail(str(why)), clock_ms=lambda: START_MS,
         meta={"trunk": model.artifact.sha256, **meta},
     )  # fmt: skip
 
@@ -172,6 +174,53 @@ def test_a_silent_broker_is_noticed_whatever_the_clocks_do(model: Model, monkeyp
         now_s += 2
         with pytest.raises(DependencyDown, match="the broker has not answered for 10 s"):
             worker._listen_to_broker()
+        monkeypatch.undo()
+        await worker.settle()
+
+    asyncio.run(work())
+
+
+class Joined:
+    """A transport that is a member of its group, and reads."""
+
+    def reading(self, topic: int, partition: int) -> None:
+        """Nothing is known."""
+
+    def drained(self, topic: int, partition: int) -> int:
+        """Nothing came."""
+        return 0
+
+    def stands_still(self) -> bool:
+        """It goes on."""
+        return False
+
+    def has_joined(self) -> bool:
+        """It is there."""
+        return True
+
+
+def test_a_worker_with_nothing_in_hand_is_not_ready_while_the_broker_is_silent(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No delivery fails where there is none: the fetches that are not answered say it, in /ready and in the figure, and as soon as one is, all is well."""
+
+    async def work() -> None:
+        broker, now_s = Everything(), 1_000.0
+        worker = make_worker(MemoryStore(), model, broker, patience_s=60)
+        vitals = Vitals(worker, Joined(), Polls(Meters()), replay=False, info=("0", "test"))
+        await worker.assigned([0], [0])
+        monkeypatch.setattr("streams.worker.time", SimpleNamespace(monotonic=lambda: now_s))
+
+        def look(after_s: float, answered: int) -> tuple[list[str], float, list[object]]:
+            nonlocal now_s
+            now_s, broker.answered = now_s + after_s, answered
+            worker._listen_to_broker()
+            figures = vitals.figures()
+            return vitals.problems(), vitals.down_s(), [*figures["headstart_dependency_down_seconds"], *figures["headstart_ready"]]
+
+        well: tuple[list[str], float, list[object]] = ([], 0.0, [((), 0.0), ((), 1.0)])
+        assert look(1, START_MS) == well
+        assert look(SILENT_S, START_MS) == well
+        assert look(2, START_MS) == (["the broker has not answered for 12 s"], 12.0, [((), 12.0), ((), 0.0)])
+        assert look(20, START_MS + 1) == well
         monkeypatch.undo()
         await worker.settle()
 
