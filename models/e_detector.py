@@ -25,7 +25,7 @@ from features.kernel import kernel
 from models.head import Vector, check_outcomes
 
 TILTS: Final = np.array([-0.6, -0.3, 0.3, 0.6])
-WEIGHTS: Final = np.array([0.5, 0.3, 0.05, 0.15])
+WEIGHTS: Final = np.array([0.5, 0.25, 0.1, 0.15])
 """Of the tilts in the statistic. Where orders are rare, those that stay away tell less than as many that come: so decreases weigh more, and both are found about as soon."""
 DAYS_BETWEEN_FALSE_ALARMS: Final = 100.0
 ARMED_AFTER: Final = 50
