@@ -24,8 +24,8 @@ KINDS: Final = {
     "quality": "many events are refused",
     "mixture_bound": "the mixture has broken its bound: a defect",
 }
-PAGES: Final = ("calibration", "quality", "mixture_bound")
-"""Kinds that should wake somebody; the others explain."""
+PAGES: Final = ("calibration", "mixture_bound")
+"""Kinds that should wake somebody; the others explain. Refused events are a rule of the monitoring, which knows how many are usual."""
 
 
 class Alert(msgspec.Struct, frozen=True, kw_only=True):
