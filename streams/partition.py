@@ -39,7 +39,7 @@ class Rules:
     learn_share: float = 1.0
     max_pending: int = 1_000_000
     max_tick_events: int = 200_000
-    lru_users: int = 150_000
+    lru_users: int = 100_000
     timezone: str = "UTC"
     replay: bool = True
     partitioner_check: bool = True

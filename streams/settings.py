@@ -113,7 +113,7 @@ class Settings:
     max_held_mb: Annotated[
         int, About("records that were read and wait to be worked, over all partitions of a worker, at most about so much", whole(16), "MB")
     ] = 256  # fmt: skip
-    lru_users: Annotated[int, About("users whose states a worker keeps in memory", whole(1), "users")] = 150_000
+    lru_users: Annotated[int, About("users whose states a worker keeps in memory", whole(1), "users")] = 100_000
     drift_actions: Annotated[bool, About("let a drift alarm reset a launch's level in part and restart one expert; alerts come all the same", switch)] = True
     explain_scores: Annotated[
         bool, About("give the transfer ledger on the score record to events with explain: true; each takes tens of milliseconds", switch)
