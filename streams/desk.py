@@ -73,6 +73,7 @@ class Desk:
         self._news = asyncio.Event()
         self._stopping = False
         self._reload = False
+        self._gone: list[tuple[int, int, int]] = []
         self._acks: list[deque[tuple[int, Callable[[], Any]]]] = [deque() for _ in range(4)]
         self._held = [False] * 4
         self._meanwhile: list[_Taken] | None = None  # what comes while the desk starts over
@@ -119,17 +120,20 @@ class Desk:
         self._news.set()
 
     def skip(self, kind: int, first: int) -> bool:
-        """Go on at `first`, where the log of a topic begins; False if that is no loss: nothing of Kafka has been worked yet, at most a history was filled in."""
+        """Go on at `first`, where the log of a topic begins; False if that is no loss, since the partition has not been worked yet."""
         cursor = self.partition.cursor
-        worked = any(cursor.offsets)
+        worked = self.partition.version > 0
         cursor.totals.lost += first - cursor.offsets[kind] if worked else 0
         cursor.offsets[kind] = first
         self.gate.skip(kind, first)
         return worked
 
-    def gone(self, records: int) -> None:
-        """Count records that left the log while it was being read, before they were."""
-        self.partition.cursor.totals.lost += records
+    def gone(self, kind: int, first: int, upto: int) -> None:
+        """Hear that records [first, upto) left the log before they were read; they count as lost in the commit that goes past them."""
+        self._gone.append((kind, first, upto))
+
+    def _passed(self) -> list[tuple[int, int, int]]:
+        return [(kind, first, upto) for kind, first, upto in self._gone if upto <= self.partition.cursor.offsets[kind]]
 
     def take(self, kind: int, records: list[Received], next_offset: int, ack: Callable[[], Any], is_current: Callable[[], bool]) -> None:
         """Queue what one poll of one topic brought; `ack` is called when all of it is in the store.
@@ -239,8 +243,11 @@ class Desk:
             self._reload = True  # heads or records are of another time: this worker lost the partition, or the store went back
             return
         partition.cursor.time_ms = max(partition.cursor.time_ms, portion.time_ms)
+        passed = self._passed()
+        partition.cursor.totals.lost += sum(upto - first for _, first, upto in passed)
         self._said_s = time.monotonic()
         await settle(partition, worked, self._outlet, self._store, tick_done_ms=portion.tick_end_ms if self._rules.replay else None)
+        self._gone = [one for one in self._gone if one not in passed]
         for kind, acks in enumerate(self._acks):
             while acks and acks[0][0] <= portion.offsets[kind]:
                 acks.popleft()[1]()
@@ -251,6 +258,7 @@ class Desk:
         self._meanwhile = []
         before = self.partition.version
         self.partition = await Partition.load(self.number, self._store, self._rules)
+        self._gone = self._passed()  # of what lies ahead of the cursor the seek tells again
         now = self.partition.version
         if now < before:
             text = f"partition {self.number} was at version {before} and is at {now}"

@@ -81,6 +81,11 @@ class Cursor(msgspec.Struct, array_like=True, kw_only=True):
     told: Told = msgspec.field(default_factory=Told)  # what its lives have told, as far as it is not learned
 
 
+def first_cursor(offsets: list[int], outcome_partitions: int, *, schema: str = SCHEMA_HASH) -> Cursor:
+    """Return the cursor of a partition that nobody has worked, and that begins at `offsets` (4,)."""
+    return Cursor(epoch=first_epoch(), offsets=offsets, numbers=[0] * outcome_partitions, totals=Totals(), schema=schema)
+
+
 class LostCommit(Exception):
     """Another worker, or an earlier life of this one, has committed: drop everything and load again. Retried at once."""
 
@@ -115,7 +120,7 @@ class Partition:
             if len(cursor.numbers) != rules.outcome_partitions:
                 raise Mismatch(f"partition {number} knows {len(cursor.numbers)} outcome partitions, the settings say {rules.outcome_partitions}")
         else:
-            cursor = Cursor(epoch=first_epoch(), offsets=[0] * TOPICS, numbers=[0] * rules.outcome_partitions, totals=Totals())
+            cursor = first_cursor([0] * TOPICS, rules.outcome_partitions)
         outbox = Outbox(slot.hashes[OUTBOX], epoch=cursor.epoch, sent=cursor.told.sent)
         if slot.version and not rules.replay:
             cursor.epoch, cursor.told = begin_life(cursor.epoch, cursor.numbers, cursor.told)

@@ -43,6 +43,7 @@ from features.errors import DependencyDown, Mismatch
 from streams.batches import Batch as Batch
 from streams.batches import Reading as Reading
 from streams.batches import batch_topic as batch_topic
+from streams.holes import Holes
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ POLL_WAIT_S: Final = 0.1
 """How long one poll waits for records. `resume` and a new fetch wake it, so this is no latency; it bounds how late the end of a pressure is seen."""
 COMMIT_TIMEOUT_S: Final = 5.0
 LOOK_S: Final = 1.0
-"""How often it is asked whether holes between what is read are records that left the log. Transactions and compaction leave holes too."""
+"""How often, at most, it is asked whether holes in what is read are records that left the log."""
 
 
 class Positions(Protocol):
@@ -109,9 +110,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._next: dict[TP, int] = {}
-        self._holes: dict[TP, list[tuple[int, int]]] = {}
-        self._looked_s = 0.0
+        self._holes, self._looked_s = Holes(), 0.0
 
     def _create_worker_consumer(self, transport: driver.Transport) -> AIOKafkaConsumer:
         consumer = super()._create_worker_consumer(transport)
@@ -138,31 +137,24 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         epochs = self.consumer.epochs
         batches = {tp: [Batch(TP(*tp), rows, epochs.get(tp, 0), consumer.highwater(tp) or 0)] for tp, rows in records.items()}
         for (batch,) in batches.values():
-            expected, self._next[batch.tp] = self._next.get(batch.tp, batch.first), batch.next
-            if batch.first > expected and batch.epoch:
-                self._holes.setdefault(batch.tp, []).append((expected, batch.first))
-        if self._holes and time.monotonic() - self._looked_s >= LOOK_S:
+            self._holes.read(batch)
+        if (places := self._holes.places()) and time.monotonic() - self._looked_s >= LOOK_S:
             self._looked_s = time.monotonic()
-            await self._look_at_holes(consumer)
+            await self._look_at_holes(consumer, places)
         return batches
 
-    async def _look_at_holes(self, consumer: AIOKafkaConsumer) -> None:
-        """Tell the consumer of holes that lie before the beginning of their log: there aiokafka has gone on by itself, without a word."""
+    async def _look_at_holes(self, consumer: AIOKafkaConsumer, places: list[TP]) -> None:
         try:
-            firsts = await asyncio.wait_for(consumer.beginning_offsets([TopicPartition(*tp) for tp in self._holes]), COMMIT_TIMEOUT_S)
+            firsts = await asyncio.wait_for(consumer.beginning_offsets([TopicPartition(*tp) for tp in places]), COMMIT_TIMEOUT_S)
         except (KafkaError, TimeoutError):
             return  # the next look finds them
-        holes, self._holes = self._holes, {}
-        for tp, several in holes.items():
-            for begin, end in several:
-                if (upto := min(end, firsts[TopicPartition(*tp)])) > begin:
-                    self.consumer.loop.call_soon_threadsafe(self.consumer.gone, tp, begin, upto)
+        for tp, first, upto in self._holes.gone({tp: firsts[TopicPartition(*tp)] for tp in places}):
+            self.consumer.loop.call_soon_threadsafe(self.consumer.gone, tp, first, upto)
 
     async def _seek_wait(self, consumer: AIOKafkaConsumer, partitions: Mapping[TP, int]) -> None:
         for tp, offset in partitions.items():
             consumer.seek(TopicPartition(*tp), offset)
-            self._next[tp] = offset
-            self._holes.pop(tp, None)
+            self._holes.sought(tp, offset)
             self.consumer.new_epoch(tp)
 
     async def probe(self, partitions: Mapping[TP, int]) -> None:

@@ -147,7 +147,7 @@ class Worker:
         """Count a loss: records [first, upto) left the log while it was being read, before they were."""
         desk = self.desks.get(partition)
         if topic != OUTCOMES and desk is not None:
-            desk.gone(upto - first)
+            desk.gone(topic, first, upto)
             self._tell_lost(topic, partition, first, upto)
 
     def _tell_lost(self, topic: int, partition: int, first: int, upto: int) -> None:

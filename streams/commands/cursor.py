@@ -20,8 +20,7 @@ from streams.commands.options import Broker, Config, Json, Namespace, Redis, Set
 from streams.knowledge import outcome_slot
 from streams.learner import LearnerCursor
 from streams.ledger.base import begin_account
-from streams.outbox import first_epoch
-from streams.partition import Cursor, Totals
+from streams.partition import Cursor, first_cursor
 from streams.settings import Settings, load_settings
 from streams.topics import broker_names
 
@@ -149,11 +148,6 @@ def move(
     for line in asyncio.run(work()):
         typer.echo(line)
     typer.echo("done; start the workers" if yes else "nothing was changed: give --yes to do it")
-
-
-def first_cursor(offsets: list[int], outcome_partitions: int, *, schema: str) -> Cursor:
-    """Return the cursor of a partition that nobody has worked, and that begins at `offsets`, one for each input topic."""
-    return Cursor(epoch=first_epoch(), offsets=offsets, numbers=[0] * outcome_partitions, totals=Totals(), schema=schema)
 
 
 async def _begun(store: RedisStore, settings: Settings, *, join: bool) -> dict[str, str]:

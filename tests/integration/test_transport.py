@@ -281,7 +281,7 @@ def test_records_deleted_below_the_cursor_are_reported(real_kafka: Any, topic_pr
 
 
 def test_records_deleted_while_they_wait_are_reported(real_kafka: Any, topic_prefix: str, tmp_path: Path) -> None:
-    """A worker that lags behind what is deleted tells exactly what it has not read, and goes on at the log's beginning; other holes are no loss."""
+    """A worker that lags behind what is deleted tells exactly what it has not read, and goes on at the log's beginning."""
     kafka = real_kafka.address
     create_topics(kafka, prefix=topic_prefix, partitions=PARTITIONS, outcome_partitions=1)
     topic = topic_prefix + "browse"

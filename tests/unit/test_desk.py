@@ -226,3 +226,35 @@ def test_a_replay_and_an_evaluation_follow_every_exposure() -> None:
     replayed = rules_of(settings, None, replay=True)
     assert replayed.lru_users == 7
     assert replayed.shared_by(12).max_pending > 10**12
+
+
+def test_what_left_the_log_counts_in_the_commit_that_goes_past_it(model: Model) -> None:
+    """Once, also where the desk starts over in between: of what is still ahead then, the seek tells."""
+
+    async def work() -> None:
+        worker = Worker(
+            MemoryStore(), model, RULES, tick_ms=1000, patience_s=10, outlet=Slow(), wire=NoWire(), hard_exit=lambda *why: pytest.fail(str(why)),
+            clock_ms=lambda: START_MS,
+        )  # fmt: skip
+        await worker.assigned([0], [])
+        desk = worker.desks[0]
+
+        async def take(offset: int) -> int:
+            worker.take(0, 0, [received(0, offset, b"u", b"broken")], offset + 1, lambda: None, lambda: True)
+            await until(lambda: desk.partition.cursor.offsets[0] == offset + 1)
+            return desk.partition.cursor.totals.lost
+
+        assert await take(0) == 0
+        worker.records_gone(0, 0, 1, 20)
+        assert desk.partition.cursor.totals.lost == 0
+        assert await take(20) == 19
+        assert await take(21) == 19
+        worker.records_gone(0, 0, 22, 30)
+        held = desk.partition
+        desk.load_again()
+        await until(lambda: desk.partition is not held)
+        assert await take(30) == 19
+        assert worker.lost_records == 27
+        await worker.settle()
+
+    asyncio.run(work())

@@ -60,6 +60,7 @@ def test_equals_the_definition() -> None:
     """The recursion in the kernel is the sum over all beginnings, old ones too, in plain float64, with all and with a share of the evidence."""
     rows = outcomes(6.5, shift=0.5, per_day=60, delay_days=1.2)
     assert (rows[4][-1] - rows[4][0]) // BEGINNING_MS > KEPT + 5
+    assert WEIGHTS.sum() == pytest.approx(1.0)  # or the promise about false alarms is another
     for share in (1.0, 0.43):
         detector, said = EDetector.unlearned(), []
         for i in range(len(rows[0])):

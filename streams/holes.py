@@ -1,0 +1,42 @@
+"""Holes in what is read of a log: transactions and compaction leave some, and some are records that were deleted before they were read.
+
+Where the broker has deleted what comes next, aiokafka goes on at the beginning of the log by itself, without a word. So each hole is held against the first
+offset that the log still has: what lies before that is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from faust.types import TP
+
+from streams.batches import Batch
+
+
+class Holes:
+    """The holes that were read over and not looked at yet."""
+
+    def __init__(self) -> None:
+        self._next: dict[TP, int] = {}
+        self._found: dict[TP, list[tuple[int, int]]] = {}
+
+    def sought(self, tp: TP, offset: int) -> None:
+        """Note that reading goes on at `offset`."""
+        self._next[tp] = offset
+        self._found.pop(tp, None)
+
+    def read(self, batch: Batch) -> None:
+        """Note what was read; a batch without an epoch is stale, and has no holes."""
+        expected, self._next[batch.tp] = self._next.get(batch.tp, batch.first), batch.next
+        if batch.first > expected and batch.epoch:
+            self._found.setdefault(batch.tp, []).append((expected, batch.first))
+
+    def places(self) -> list[TP]:
+        """Return the partitions that have holes."""
+        return list(self._found)
+
+    def gone(self, firsts: Mapping[TP, int]) -> list[tuple[TP, int, int]]:
+        """Return (partition, first, upto) of what is gone, where `firsts` are the beginnings of the logs of `places`; all these holes are looked at then."""
+        found = {tp: self._found.pop(tp, []) for tp in firsts}  # a seek may have come between
+        cut = ((tp, begin, min(end, firsts[tp])) for tp, several in found.items() for begin, end in several)
+        return [(tp, begin, upto) for tp, begin, upto in cut if upto > begin]
