@@ -25,12 +25,12 @@ ROOT = Path(__file__).parents[2]
 
 def running(pid: int) -> bool:
     """Whether the process exists and is no zombie."""
+    status = Path(f"/proc/{pid}/stat")
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+        return not Path("/proc/self/stat").exists() or status.read_text().rpartition(")")[2].split()[0] != "Z"
+    except (ProcessLookupError, FileNotFoundError):  # it may end between the looks
         return False
-    status = Path(f"/proc/{pid}/stat")
-    return not status.exists() or status.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 def gone(pids: list[int], within_s: float = 10.0) -> bool:
