@@ -62,7 +62,8 @@ class Knowledge:
         self.trunk = model.artifact.sha256[:16] if model else ""
         self._number = 0 if shelf is None else -1  # the activation that trunk and heads belong to
         self._slots = [outcome_slot(q) for q in range(outcome_partitions)]
-        self._versions = dict.fromkeys([*self._slots, CONTROL_SLOT], -1)
+        self._versions = dict.fromkeys(self._slots, -1)
+        self._control_version = -1
         self.cursors: dict[str, bytes] = {}
         """The learners' cursors, by slot, as they were stored."""
         self.went_back = False  # the learners' state; whoever draws the conclusions clears it
@@ -77,7 +78,7 @@ class Knowledge:
         self._forget()
 
     def _forget(self) -> None:
-        """Believe nothing but the artifact."""
+        """Believe nothing but the artifact. The launches stay as they are: only their own slot tells whether they went back too."""
         self._versions = dict.fromkeys(self._versions, -1)
         self.shared: SharedHeads | None = SharedHeads.of(self.model) if self.model else None
         self._heads: dict[str, LaunchHead] = {}
@@ -86,14 +87,14 @@ class Knowledge:
     async def refresh(self) -> None:
         """Bring everything up to the store's present state."""
         control = await self._store.load(CONTROL_SLOT, ())
-        if control.version != self._versions[CONTROL_SLOT]:
-            if control.version < self._versions[CONTROL_SLOT]:
-                self.forgotten = self.launches.all
+        if control.version != self._control_version:
             control = await self._store.load(CONTROL_SLOT, ("launches", trunks.ACTIVATIONS))
+            if control.version < self._control_version:
+                self.forgotten = self.launches.all
             if self._shelf is not None:
                 await self._shelf.take(control.hashes[trunks.ACTIVATIONS])
             self.launches = Launches([decode_launch(value) for _, value in sorted(control.hashes["launches"].items())])
-            self._versions[CONTROL_SLOT] = control.version
+            self._control_version = control.version
         for _ in range(LOOKS):
             if await self._refresh_slots():
                 return

@@ -251,7 +251,7 @@ class Worker:
             await self._believe()
             if self.knowledge.went_back:  # and so, it seems, did the partitions, or what they have heard of the learners is no longer true
                 self.knowledge.went_back = False
-                self._start_over()
+                await self._start_over()
             self._hear_learners()
             self._wake()
             return
@@ -267,10 +267,11 @@ class Worker:
         before_ms, self._highest_ms = self._highest_ms, stamp_ms
         if stamp_ms < before_ms:
             logger.warning("the store went back to tick %d: all partitions start over from their cursors", stamp_ms)
-            self._start_over()
+            await self._start_over()
         self._wake()
 
-    def _start_over(self) -> None:
+    async def _start_over(self) -> None:
+        await self._store.claim_meta(self._meta)  # a store that was emptied has lost it, and nothing else tells of that where there is no launch
         for desk in self.desks.values():
             desk.load_again()
         for learner in self.learners.values():
@@ -280,9 +281,9 @@ class Worker:
         """Take up what the learners and control records say. If the store has forgotten control records that we know, put them back first."""
         await self.knowledge.refresh()
         if (known := self.knowledge.forgotten) is not None:
-            self.knowledge.forgotten = None
             await self._store.claim_meta(self._meta)
             lost = await put_back(self._store, known)
+            self.knowledge.forgotten = None
             if lost:
                 self.tell(incident("store_went_back", f"the control records had lost the launches {', '.join(lost)}; they were put back", launches=len(lost)))
             await self.knowledge.refresh()

@@ -6,15 +6,17 @@ import asyncio
 from collections.abc import Sequence
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 
 from features.errors import DependencyDown
 from features.memory_store import MemoryStore
-from features.store import Changes
+from features.store import Changes, Slot
 from models.model import Model
 from streams import launches
 from streams.gate import End
 from streams.incidents import INCIDENTS, incident
+from streams.learner import LearnerCursor
 from streams.measuring import Meters, Polls
 from streams.offline import put_launches
 from streams.partition import Partition
@@ -119,6 +121,49 @@ def test_a_store_that_was_emptied_gets_its_launches_and_its_description_back(mod
         assert (await store.meta())["clock"] == "live"
         assert [alert.evidence for alert in worker.alerts] == [{"launches": 2}]
         await worker.settle()
+
+    asyncio.run(work())
+
+
+class EmptiedStore(MemoryStore):
+    """One that is emptied right before the `at`-th of its slots is loaded."""
+
+    at = -1
+
+    async def load(self, slot: str, hashes: Sequence[str]) -> Slot:
+        """Count down first."""
+        if self.at == 0:
+            vars(self).update(vars(MemoryStore()))
+        self.at -= 1
+        return await super().load(slot, hashes)
+
+
+@pytest.mark.parametrize("known", [(LAUNCH,), ()], ids=["launch", "none"])
+def test_a_store_that_is_emptied_while_it_is_looked_at_gets_everything_back(model: Model, known: tuple[Launch, ...]) -> None:
+    """Whichever slot was the last to be read from before: launches and description are back after the next look."""
+
+    async def work() -> None:
+        looks = 0
+        for moment in range(99):
+            store, broker = EmptiedStore(), Everything()
+            await put_launches(store, known)
+            await store.put_meta({"clock": "live"})
+            assert await store.commit("o0", 0, Changes(cursor=msgspec.msgpack.encode(LearnerCursor())))
+            worker = make_worker(store, model, broker, clock="live")
+            await worker.assigned([0], [0])
+            await worker.settle()
+            if known:  # one more launch, since the last look: the launches are read as well
+                await put_launches(store, [Launch(id="newer", line="bags", window_s=21_600.0)])
+            store.at = moment
+            await worker.look_again()
+            if store.at >= 0:
+                looks = moment
+                break
+            await worker.look_again()
+            back = await launches.read(store)
+            assert back.keys() >= {launch.id for launch in known}, moment
+            assert (await store.meta()).get("clock") == "live", moment
+        assert looks == (3 if known else 2)
 
     asyncio.run(work())
 
