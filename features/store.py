@@ -7,6 +7,7 @@ fulfil the same contract, `tests/contract/test_store.py`.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
@@ -59,6 +60,11 @@ def first_version(version: int, draw: int) -> int:
     from there, never comes to a version that someone from before still holds.
     """
     return ((version >> 64) + 1) << 64 | draw << 32
+
+
+def fresh_version(version: int) -> int:
+    """Return `first_version` with a draw of its own: for one who loads a slot for a single commit."""
+    return first_version(version, secrets.randbits(32))
 
 
 def decoded(raw: bytes, kind: type[T], what: str) -> T:

@@ -153,10 +153,12 @@ class Desk:
     def _hold(self) -> None:
         for kind in range(4):
             much = self.gate.held(kind) > HELD_RECORDS or self.gate.held_bytes(kind) > self._held_bytes
-            full = much and not self.gate.waits_for(kind)
-            if full != self._held[kind]:
-                self._held[kind] = full
-                self._source.hold(self.number, kind, full)
+            self._hold_one(kind, much and not self.gate.waits_for(kind))
+
+    def _hold_one(self, kind: int, held: bool) -> None:
+        if held != self._held[kind]:
+            self._held[kind] = held
+            self._source.hold(self.number, kind, held)
 
     async def _run(self) -> None:
         try:
@@ -187,6 +189,8 @@ class Desk:
                     continue
                 try:
                     await asyncio.wait_for(self._news.wait(), IDLE_S)
+                    if not self._rules.replay:  # ticks may be news all the time
+                        await self._idle()
                 except TimeoutError:
                     await self._idle()
         except asyncio.CancelledError:
@@ -256,6 +260,8 @@ class Desk:
     async def _start_over(self) -> None:
         self._reload = False
         self._meanwhile = []
+        for kind in range(4):  # what comes before the seek is of no use, and could be much
+            self._hold_one(kind, True)
         before = self.partition.version
         self.partition = await Partition.load(self.number, self._store, self._rules)
         self._gone = self._passed()  # of what lies ahead of the cursor the seek tells again
@@ -265,13 +271,14 @@ class Desk:
             self._source.tell(incident("store_went_back", text, partition=self.number, version_before=before, version=now))
         await self._source.look_again()  # if the store went back, so did the heads
         await self._again()
-        for kind in range(4):
-            self._acks[kind].clear()
-            if self._held[kind]:
-                self._held[kind] = False
-                self._source.hold(self.number, kind, False)
+        for acks in self._acks:
+            acks.clear()
+        if self.stopping():
+            return
         await self._source.seek(self.number, self.partition.cursor.offsets)
         self._open_gate()
+        for kind in range(4):
+            self._hold_one(kind, False)
         meanwhile, self._meanwhile = self._meanwhile, None
         for taken in meanwhile:
             if taken[-1]():

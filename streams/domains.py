@@ -24,6 +24,11 @@ class Launches:
             if not launch.products:
                 self._by_line.setdefault(launch.line, []).append(launch)
 
+    def forgotten(self, known: Sequence[Launch]) -> list[Launch]:
+        """Return those of `known` that are not here, or not closed any more: no command deletes a launch or opens it again, so the store went back."""
+        there = {launch.id: launch for launch in self.all}
+        return [launch for launch in known if launch.id not in there or (launch.closed_ms is not None and there[launch.id].closed_ms is None)]
+
     def holding(self, event: Event) -> Sequence[Launch]:
         """Return those that the event belongs to, open or not."""
         of_line, of_product = self._by_line.get(event.line, _NONE), self._by_product.get(event.product_id, _NONE)

@@ -68,8 +68,8 @@ class Knowledge:
         """The learners' cursors, by slot, as they were stored."""
         self.went_back = False  # the learners' state; whoever draws the conclusions clears it
         self.launches = Launches()
-        self.forgotten: Sequence[Launch] | None = None
-        """The launches as they were when the control records went back to an older state; whoever puts them back clears it."""
+        self.forgotten: Sequence[Launch] = ()
+        """Launches that were known, and that the control records have no more, or not as closed: the store went back."""
         self.catalogue = empty()  # (C,) CATALOGUE, the whole shop in row 0
         self.catalogue_names = [SHOP]
         self._rows: dict[str, int] = {SHOP: 0}
@@ -86,15 +86,24 @@ class Knowledge:
 
     async def refresh(self) -> None:
         """Bring everything up to the store's present state."""
+        await self.refresh_control()
+        await self.refresh_heads()
+
+    async def refresh_control(self) -> None:
+        """Bring launches and trunks up to the store's present state."""
         control = await self._store.load(CONTROL_SLOT, ())
-        if control.version != self._control_version:
-            control = await self._store.load(CONTROL_SLOT, ("launches", trunks.ACTIVATIONS))
-            if control.version < self._control_version:
-                self.forgotten = self.launches.all
-            if self._shelf is not None:
-                await self._shelf.take(control.hashes[trunks.ACTIVATIONS])
-            self.launches = Launches([decode_launch(value) for _, value in sorted(control.hashes["launches"].items())])
-            self._control_version = control.version
+        if control.version == self._control_version:
+            return
+        control = await self._store.load(CONTROL_SLOT, ("launches", trunks.ACTIVATIONS))
+        if self._shelf is not None:
+            await self._shelf.take(control.hashes[trunks.ACTIVATIONS])
+        known = {launch.id: launch for launch in (*self.forgotten, *self.launches.all)}
+        self.launches = Launches([decode_launch(value) for _, value in sorted(control.hashes["launches"].items())])
+        self.forgotten = self.launches.forgotten(list(known.values()))
+        self._control_version = control.version
+
+    async def refresh_heads(self) -> None:
+        """Bring heads and catalogue up to the store's present state."""
         for _ in range(LOOKS):
             if await self._refresh_slots():
                 return

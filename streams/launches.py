@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
 
 from features.errors import InputError, Mismatch
-from features.store import Changes, Store
+from features.store import Changes, Store, fresh_version
 from models.launch_head import LaunchHead
+from streams.domains import Launches
 from streams.knowledge import CONTROL_SLOT, outcome_slot
 from streams.records import Launch, decode_launch, encode_json
 
@@ -31,18 +32,18 @@ async def change(store: Store, launch_id: str, launch: Launch, *, must_exist: bo
             raise unknown(launch_id, list(there))
         if not must_exist and launch_id in there:
             raise InputError(f"there is a launch {launch_id!r} already; `headstart launch show {launch_id}` shows it")
-        if await store.commit(CONTROL_SLOT, slot.version, Changes(cursor=b"", put={"launches": {launch_id: encode_json(launch)}})):
+        changes = Changes(cursor=slot.cursor, put={"launches": {launch_id: encode_json(launch)}}, version=fresh_version(slot.version))
+        if await store.commit(CONTROL_SLOT, slot.version, changes):
             return
     raise Mismatch("the launches are being changed by others all the time; try again")
 
 
-async def put_back(store: Store, known: Iterable[Launch]) -> list[str]:
+async def put_back(store: Store, known: Sequence[Launch]) -> list[str]:
     """Write launches that the store has forgotten, or forgotten to be closed, back into it; returns their ids."""
     for _ in range(TRIES):
         slot = await store.load(CONTROL_SLOT, ("launches",))
-        there = {name: decode_launch(value) for name, value in slot.hashes["launches"].items()}
-        lost = [launch for launch in known if launch.id not in there or (launch.closed_ms is not None and there[launch.id].closed_ms is None)]
-        changes = Changes(cursor=slot.cursor, put={"launches": {launch.id: encode_json(launch) for launch in lost}})
+        lost = Launches([decode_launch(value) for value in slot.hashes["launches"].values()]).forgotten(known)
+        changes = Changes(cursor=slot.cursor, put={"launches": {launch.id: encode_json(launch) for launch in lost}}, version=fresh_version(slot.version))
         if not lost or await store.commit(CONTROL_SLOT, slot.version, changes):
             return [launch.id for launch in lost]
     raise Mismatch("the launches are being changed by others all the time")

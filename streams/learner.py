@@ -14,6 +14,7 @@ import asyncio
 import logging
 import math
 import secrets
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -35,7 +36,7 @@ from models.model import Model
 from models.shared_heads import SharedHeads
 from streams import trunks
 from streams.alerts import Alert
-from streams.inbox import Expected, Inbox, Passed
+from streams.inbox import Expected, Inbox, Passed, lives_of
 from streams.incidents import incident
 from streams.knowledge import CHANGED, CHANGED_KEPT, HEADS, HEADS_BEFORE, encode_names, outcome_slot
 from streams.outbox import OUTBOX, held_for
@@ -47,6 +48,7 @@ from streams.snapshots import snapshot
 logger = logging.getLogger(__name__)
 
 SNAPSHOT_MS: Final = 60_000  # live, a head's snapshots are at least so far apart
+ANSWER_FRESH_S: Final = 0.1  # live, for so long what a partition has told is taken for what the store still holds
 
 
 class LearnerCursor(msgspec.Struct, array_like=True, kw_only=True):
@@ -84,6 +86,7 @@ class Learner:
         self._read_to = 0
         self._inbox = Inbox(q, {})
         self._news = False  # live: something has come, or was refilled, since the last step
+        self._asked_s = 0.0  # live, when the partitions were asked what they have told
         self.alerts: list[Alert] = []
         """What is to be told; whoever tells it clears it."""
         self._snapshots: dict[str, bytes] = {}
@@ -198,6 +201,8 @@ class Learner:
         if self._replay:
             outcomes.sort(key=lambda m: (m.closed.close_ms, m.closed.exposure.id, m.closed.bin))
         heads = await self._learn(outcomes)
+        if not self._replay:
+            await self._check_told(now)
         put: dict[str, dict[str, bytes]] = {HEADS: heads}
         self.sight.count(counted)
         if counted:
@@ -223,13 +228,25 @@ class Learner:
         return True
 
     async def _due_live(self) -> list[Outcome | Counted]:
-        self._news = False
+        self._news, self._asked_s = False, time.monotonic()
         partitions = self._inbox.partitions()
         cursors = await asyncio.gather(*map(self._partition_cursor, partitions))
         now, passed = self._inbox.due(dict(zip(partitions, cursors, strict=True)))
         self.cursor.duplicates += passed.duplicates
         self.alerts += _incidents(passed, self.q)
         return now
+
+    async def _check_told(self, now: Sequence[Outcome | Counted]) -> None:
+        """Ask once more whether all of this is told, if the answer is not fresh: the store may have gone back since. Raises LostCommit if it did."""
+        if time.monotonic() - self._asked_s <= ANSWER_FRESH_S:
+            return
+        last: dict[int, tuple[int, int]] = {}
+        for m in now:
+            last[m.partition] = max(last.get(m.partition, (0, 0)), (m.epoch, m.number))
+        cursors = await asyncio.gather(*map(self._partition_cursor, last))
+        for (p, (epoch, number)), cursor in zip(last.items(), cursors, strict=True):
+            if lives_of(cursor, self.q).get(epoch, 0) <= number:
+                raise LostCommit(f"outcomes[{self.q}]: partition {p} went back while its outcomes were learned")
 
     async def look_for_holes(self, *, all_read: bool) -> bool:
         """Live: fill what the broker has lost from the partitions' outboxes; True if there is something to learn. `all_read`: the topic, to its end."""
@@ -238,6 +255,8 @@ class Learner:
         cursors = dict(enumerate(await asyncio.gather(*map(self._partition_cursor, range(self._partitions)))))
         for p in self._inbox.holes(cursors, all_read=all_read):
             slot = await self._store.load(str(p), (OUTBOX,))
+            if not slot.version:
+                continue  # the store was emptied meanwhile
             cursor = decoded(slot.cursor, Cursor, "a partition's cursor")
             refilled, lost = self._inbox.fill(p, cursor, held_for(self.q, slot.hashes[OUTBOX]), self._read_to, all_read=all_read)
             self.cursor.refilled += refilled

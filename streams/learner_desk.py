@@ -178,9 +178,12 @@ class LearnerDesk:
         self._meanwhile = []
         self._queue.clear()
         self._acks.clear()
-        self._set_hold(False)
+        self._set_hold(True)  # what comes before the seek is of no use, and could be much
         self.learner = await self._load(self.q)
+        if self._stopping:
+            return
         await self._seek(self.q, self.learner.cursor.offset)
+        self._set_hold(False)
         meanwhile, self._meanwhile = self._meanwhile, None
         for taken in meanwhile:
             if taken[-1]():

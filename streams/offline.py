@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from features.hashing import partition_for
-from features.store import Changes, Store
+from features.store import Changes, Store, fresh_version
 from models.model import Model
 from streams.knowledge import CONTROL_SLOT, Knowledge
 from streams.learner import Learner
@@ -39,7 +39,8 @@ class Lists:
 async def put_launches(store: Store, launches: Sequence[Launch]) -> None:
     """Write launches among the control records, each under its id."""
     slot = await store.load(CONTROL_SLOT, ())
-    await store.commit(CONTROL_SLOT, slot.version, Changes(cursor=b"", put={"launches": {launch.id: encode_json(launch) for launch in launches}}))
+    put = {"launches": {launch.id: encode_json(launch) for launch in launches}}
+    await store.commit(CONTROL_SLOT, slot.version, Changes(cursor=slot.cursor, put=put, version=fresh_version(slot.version)))
 
 
 async def run(

@@ -86,6 +86,14 @@ def first_cursor(offsets: list[int], outcome_partitions: int, *, schema: str = S
     return Cursor(epoch=first_epoch(), offsets=offsets, numbers=[0] * outcome_partitions, totals=Totals(), schema=schema)
 
 
+@dataclass(frozen=True)
+class _Heard:
+    """What a learner expected, (epoch, number), when the partition was at `version` and no commit was under way."""
+
+    version: int
+    at: tuple[int, int]
+
+
 class LostCommit(Exception):
     """Another worker, or an earlier life of this one, has committed: drop everything and load again. Retried at once."""
 
@@ -99,7 +107,9 @@ class Partition:
         self.local = LocalTime(rules.timezone)
         self._store, self.version, self._next_version = store, version, first_version(version, secrets.randbits(32))
         self._q_of: dict[str, int] = {}
-        self._learned: dict[int, tuple[int, int]] = {}  # by outcome partition: the epoch and number that its learner expects
+        self._learned: dict[int, tuple[int, int]] = {}  # by outcome partition: the epoch and number below which all may be let go
+        self._heard: dict[int, _Heard] = {}  # by outcome partition, what is not yet taken for certain
+        self._committing = False
         self.users = Residents(USER, rules.lru_users)  # by the user's id
         self.lines = Residents(USER_LINE, rules.lru_users)  # by `line_key`
         self.has_read = False  # records from the store, since the last commit
@@ -175,11 +185,23 @@ class Partition:
         self.outbox.post((q, message.epoch, message.number), key_of(message), encode_message(message))
         self.cursor.numbers[q] += 1
 
-    def learned(self, q: int, epoch: int, number: int) -> None:
-        """Hear that the learner of outcome partition q expects (epoch, number) next of this partition: the next commit lets go what is before that."""
+    def learned(self, q: int, epoch: int, number: int, *, as_of: int) -> None:
+        """Hear that the learner of outcome partition q expects (epoch, number) next of this partition, as was read after the commit of version `as_of`.
+
+        The store may go back to before the learner's commit and still hold this partition's version, so a commit of ours would pass. What the learner had
+        learned before a commit of ours, and has still learned after it, is in every state of the store that holds that commit: only that is let go.
+        """
+        if self._committing or (epoch != self.cursor.epoch and epoch not in [past.epoch for past in self.cursor.told.before]):
+            return  # or: a life that all have learned to its end, or one of another state of the store
+        heard, now = self._heard.get(q), (epoch, number)
+        if heard is not None and heard.at <= now and as_of <= heard.version < self.version:
+            return  # it was read before our last commit
+        if heard is not None and heard.at <= now and heard.version < as_of:
+            self._let_go(q, *heard.at)
+        self._heard[q] = _Heard(self.version, now)
+
+    def _let_go(self, q: int, epoch: int, number: int) -> None:
         told = self.cursor.told
-        if epoch != self.cursor.epoch and epoch not in [past.epoch for past in told.before]:
-            return  # a life that all have learned to its end, or one of another state of the store
         self.outbox.learned(q, epoch, number)
         self._learned[q] = epoch, number
         told.before = [past for past in told.before if not all(self._is_learned(q, past) for q in range(len(past.ends)))]
@@ -201,9 +223,10 @@ class Partition:
             drop={"pending": closed, OUTBOX: learned},
             version=self._next_version,
         )
+        self._committing = True  # and for good, if it fails
         if not await self._store.commit(str(self.number), self.version, changes):
             raise LostCommit(f"partition {self.number}: version {self.version} is no longer the store's")
-        self.version, self._next_version = self._next_version, self._next_version + 1
+        self.version, self._next_version, self._committing = self._next_version, self._next_version + 1, False
         for kept in (self.users, self.lines, self.outbox):
             kept.committed()
         self.has_read = False

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -109,12 +109,16 @@ async def wait_for(store: Store, last_ms: int, outcome_partitions: int, *, check
         await asyncio.sleep(POLL_S)
 
 
-def start_worker(settings: Settings, log: Path) -> subprocess.Popen[bytes]:
-    """Start a worker of the settings' namespace as a process of its own; its log is appended to a file."""
+def start_worker(settings: Settings, log: Path, environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+    """Start a worker of the settings' namespace as a process of its own, with more in its environment; its log is appended to a file."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(ENVIRONMENT_PREFIX)}
     with log.open("ab") as out:
         return subprocess.Popen(
-            [sys.executable, "-m", "streams.cli", "worker"], env={**inherited, **as_environment(settings)}, stdin=subprocess.DEVNULL, stdout=out, stderr=out
+            [sys.executable, "-m", "streams.cli", "worker"],
+            env={**inherited, **as_environment(settings), **(environment or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
         )
 
 

@@ -192,7 +192,10 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         consumer, key = self._consumer, TopicPartition(*tp)
         if consumer is None or not consumer._subscription.is_assigned(key):
             return None
-        state = consumer._subscription.subscription.assignment.state_value(key)
+        try:
+            state = consumer._subscription.subscription.assignment.state_value(key)
+        except (AttributeError, AssertionError):
+            return None  # the thread is just giving it away
         if state.timestamp is None or state.highwater is None or not state.has_valid_position:
             return None
         return Reading(state.position, state.highwater, state.timestamp)

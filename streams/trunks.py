@@ -11,14 +11,14 @@ import json
 import tempfile
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import msgspec
 
 from features.errors import InputError, Mismatch
-from features.store import Changes, Slot, Store
+from features.store import Changes, Slot, Store, fresh_version
 from models.carry import differences, same_scaler
 from models.checkpoint import MANIFEST, TENSORS, Artifact, load
 from models.model import Model
@@ -85,8 +85,8 @@ async def read(store: Store) -> list[Activation]:
 
 
 async def known(store: Store) -> set[str]:
-    """Return the sha256 of every trunk that was ever activated; the one that the namespace was made with is in its `meta`."""
-    return {activation.sha256 for activation in await read(store)}
+    """Return the sha256 of every trunk that was ever activated, or followed by one that was; the one that the namespace was made with is in its `meta`."""
+    return {sha256 for activation in await read(store) for sha256 in (activation.sha256, activation.previous) if sha256}
 
 
 def active(found: list[Activation], base: str, at_ms: int) -> str:
@@ -114,6 +114,26 @@ async def keep(store: Store, folder: Path, artifact: Artifact) -> None:
         return None, None if there else {ARTIFACTS: files(folder, artifact)}
 
     await _changed(store, change)
+
+
+async def put_back(store: Store, activation: Activation | None, known: Mapping[str, bytes]) -> bool:
+    """Write what the store has forgotten: the latest activation, and entries of the hash `artifacts`; returns whether the activation was lost."""
+
+    async def change(slot: Slot) -> tuple[bool, dict[str, dict[str, bytes]] | None]:
+        there = await store.read_hash(CONTROL_SLOT, ARTIFACTS, list(known))
+        gone = {name: value for (name, value), held in zip(known.items(), there, strict=True) if held is None}
+        put = {ARTIFACTS: gone} if gone else {}
+        lost = is_lost(activation, activations(slot.hashes[ACTIVATIONS]))
+        if lost and activation is not None:
+            put[ACTIVATIONS] = {str(activation.number): _encode(activation)}
+        return lost, put or None
+
+    return await _changed(store, change)
+
+
+def is_lost(activation: Activation | None, held: Sequence[Activation]) -> bool:
+    """Whether the store, which holds these, had an activation once and has neither it nor a later one."""
+    return activation is not None and all(other.number < activation.number for other in held)
 
 
 async def fetch(store: Store, sha256: str) -> Artifact:
@@ -151,7 +171,7 @@ async def _changed(store: Store, change: Callable[[Slot], Awaitable[tuple[T, dic
     for _ in range(TRIES):
         slot = await store.load(CONTROL_SLOT, (ACTIVATIONS,))
         result, put = await change(slot)
-        if put is None or await store.commit(CONTROL_SLOT, slot.version, Changes(cursor=b"", put=put)):
+        if put is None or await store.commit(CONTROL_SLOT, slot.version, Changes(cursor=slot.cursor, put=put, version=fresh_version(slot.version))):
             return result
     raise Mismatch("the control records are being changed by others all the time; try again")
 
@@ -205,15 +225,25 @@ class Shelf:
     """The trunks of a live namespace as one process knows them. `take` hears of new activations; models are made once and kept."""
 
     def __init__(self, store: Store, own: Model, base: str, *, clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000) -> None:
-        self._store, self._own, self._base, self._clock_ms = store, own, base, clock_ms
+        self._store, self._own, self.base, self._clock_ms = store, own, base, clock_ms
         self._models: OrderedDict[str, Model] = OrderedDict()
         self._activations: list[Activation] = []
+        self.forgotten: Activation | None = None
+        """The last activation that was known, if the control records have neither it nor a later one: the store went back."""
+        self.files: dict[str, bytes] = {}
+        """The files of the active trunk, and of the one that this process came with, as the store had them: entries of the hash `artifacts`."""
 
     async def take(self, held: Mapping[str, bytes]) -> None:
         """Take in the control record `trunk`, and make the model of the latest activation ahead of its time."""
+        last = self._activations[-1] if self._activations else self.forgotten
         self._activations = activations(held)
+        self.forgotten = last if is_lost(last, self._activations) else None
         if self._activations:
             await self.model(self._activations[-1].sha256)
+        now = self.forgotten or (self._activations[-1] if self._activations else None)
+        wanted = [_field(sha256, name) for sha256 in (self._own.artifact.sha256, now.sha256 if now else self.base) for name in (MANIFEST, TENSORS)]
+        found = {name: value for name, value in zip(wanted, await self._store.read_hash(CONTROL_SLOT, ARTIFACTS, wanted), strict=True) if value is not None}
+        self.files = {name: value for name, value in (self.files | found).items() if name in wanted}
 
     def after(self, number: int) -> Activation | None:
         """Return the activation that follows `number`, once its time has come. None is ever passed over."""
@@ -222,7 +252,7 @@ class Shelf:
 
     async def model(self, sha256: str) -> Model:
         """Return the model of a trunk, "" for the one that the namespace was made with; from the store unless this process came with it."""
-        sha256 = sha256 or self._base
+        sha256 = sha256 or self.base
         if sha256 == self._own.artifact.sha256:
             return self._own
         if sha256 not in self._models:

@@ -18,6 +18,7 @@ from features.errors import DependencyDown, HeadstartError, InputError
 from features.events import KINDS
 from features.store import Store
 from models.model import Model
+from streams import trunks
 from streams.alerts import Alert
 from streams.beats import Pulse
 from streams.desk import HELD_BYTES, Desk
@@ -30,8 +31,8 @@ from streams.learner import Learner, expected_in, stamp_of
 from streams.learner_desk import LearnerDesk
 from streams.partition import Partition, Rules
 from streams.pipeline import Outlet
-from streams.records import Received
-from streams.trunks import Shelf
+from streams.records import Launch, Received
+from streams.trunks import Activation, Shelf
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +85,7 @@ class Worker:
         self.learners: dict[int, LearnerDesk] = {}
         self._stamp_ms = self._highest_ms = -1
         self._watch: asyncio.Task[None] | None = None
+        self._believed_s = 0.0  # when the last look succeeded
         self._refreshing = asyncio.Lock()
         self._stamp_news = asyncio.Event()
         self._parked: set[tuple[int, int]] = set()
@@ -107,6 +109,7 @@ class Worker:
         """Open desks for exactly these partitions and return the offsets {(topic, partition): next} to read from."""
         await self.settle()
         if self._watch is None:
+            await self._claim()  # a store that was emptied since the process joined the namespace has lost it
             await self._refresh()
         offsets: dict[tuple[int, int], int] = {}
         mine = sorted(partitions)
@@ -187,6 +190,7 @@ class Worker:
 
     async def _watching(self) -> None:
         look_s = 0.0
+        self._believed_s = time.monotonic()
         try:
             while True:
                 if self._rules.replay:
@@ -195,7 +199,12 @@ class Worker:
                         await asyncio.wait_for(self._stamp_news.wait(), STAMP_POLL_S)
                 else:
                     await asyncio.sleep(self._tick_ms / 1000)
-                await self._refresh()
+                try:
+                    await self._refresh()
+                    self._believed_s = time.monotonic()
+                except DependencyDown:  # what is refused now, such as a write to a full store, may be taken at the next look
+                    if time.monotonic() - self._believed_s > self._patience_s:
+                        raise
                 await self._pulse.beat(list(self.desks.values()), sorted(self.learners), self.ends, trunk=self.knowledge.trunk, lost=self.lost_records)
                 if time.monotonic() >= look_s:
                     look_s = time.monotonic() + LOOK_S
@@ -248,11 +257,12 @@ class Worker:
         if not self._rules.replay:
             if self._ask_time is not None:
                 await self._ask_time()
+            versions = {p: desk.partition.version for p, desk in self.desks.items()}
             await self._believe()
             if self.knowledge.went_back:  # and so, it seems, did the partitions, or what they have heard of the learners is no longer true
-                self.knowledge.went_back = False
                 await self._start_over()
-            self._hear_learners()
+                self.knowledge.went_back = False
+            self._hear_learners(versions)
             self._wake()
             return
         stamp_ms = await self._stamped()
@@ -263,40 +273,52 @@ class Worker:
             refreshed_ms = stamp_ms
             await self._believe()
             stamp_ms = await self._stamped()
-        self._stamp_ms = stamp_ms
-        before_ms, self._highest_ms = self._highest_ms, stamp_ms
-        if stamp_ms < before_ms:
+        if stamp_ms < self._highest_ms:
             logger.warning("the store went back to tick %d: all partitions start over from their cursors", stamp_ms)
             await self._start_over()
+        self._stamp_ms = self._highest_ms = stamp_ms
         self._wake()
 
     async def _start_over(self) -> None:
-        await self._store.claim_meta(self._meta)  # a store that was emptied has lost it, and nothing else tells of that where there is no launch
         for desk in self.desks.values():
             desk.load_again()
         for learner in self.learners.values():
             learner.load_again()
+        await self._claim()  # a store that was emptied has lost it, and nothing else tells of that where there is no launch
 
     async def _believe(self) -> None:
-        """Take up what the learners and control records say. If the store has forgotten control records that we know, put them back first."""
-        await self.knowledge.refresh()
-        if (known := self.knowledge.forgotten) is not None:
-            await self._store.claim_meta(self._meta)
-            lost = await put_back(self._store, known)
-            self.knowledge.forgotten = None
-            if lost:
-                self.tell(incident("store_went_back", f"the control records had lost the launches {', '.join(lost)}; they were put back", launches=len(lost)))
-            await self.knowledge.refresh()
+        """Take up what control records and learners say. What the store has forgotten of the control records, and we know, is put back first."""
+        await self.knowledge.refresh_control()
+        if self.knowledge.forgotten or (self._shelf is not None and self._shelf.forgotten is not None):
+            await self._put_back(self.knowledge.forgotten, self._shelf.forgotten if self._shelf is not None else None)
+            await self.knowledge.refresh_control()
+        await self.knowledge.refresh_heads()
 
-    def _hear_learners(self) -> None:
-        """Let the partitions know what is learned."""
+    async def _put_back(self, launches: Sequence[Launch], trunk: Activation | None) -> None:
+        """Put launches and trunk back. A namespace that was emptied goes on with the trunk that was active: nobody may have the one that it was made with."""
+        await self._claim(**({"trunk": trunk.sha256} if trunk is not None else {}))
+        names = await put_back(self._store, launches)
+        lost = [f"launch {name}" for name in names]
+        if self._shelf is not None and await trunks.put_back(self._store, trunk, self._shelf.files):
+            lost.append(f"trunk {trunk.sha256[:16] if trunk else ''}")
+        if lost:
+            self.tell(incident("store_went_back", f"the control records had lost {', '.join(lost)}; they were put back", launches=len(names)))
+
+    async def _claim(self, **instead: str) -> None:
+        """Describe the namespace anew if it has lost its description, and hold to what is written there."""
+        held = await self._store.claim_meta({**self._meta, **instead})
+        if self._shelf is not None and "trunk" in held:
+            self._meta["trunk"] = self._shelf.base = held["trunk"]
+
+    def _hear_learners(self, versions: Mapping[int, int]) -> None:
+        """Let the partitions know what is learned; `versions` are those that they had before the learners were asked."""
         for q in range(self._rules.outcome_partitions):
             cursor = self.knowledge.cursors.get(outcome_slot(q), b"")
             if self._positions.get(outcome_slot(q), (b"",))[0] != cursor:
                 self._positions[outcome_slot(q)] = cursor, expected_in(cursor)
             for p, expected in self._positions.get(outcome_slot(q), (b"", {}))[1].items():
                 if (desk := self.desks.get(p)) is not None:
-                    desk.partition.learned(q, expected.epoch, expected.number)
+                    desk.partition.learned(q, expected.epoch, expected.number, as_of=versions.get(p, 0))
 
     async def _stamped(self) -> int:
         slots = await asyncio.gather(*(self._store.load(outcome_slot(q), ()) for q in range(self._rules.outcome_partitions)))
@@ -317,13 +339,13 @@ class Worker:
 
     def _learner_desk(self, learner: Learner) -> LearnerDesk:
         async def seek(q: int, offset: int) -> None:
-            await self._wire.seek({(OUTCOMES, q): offset})
+            await self._seek({(OUTCOMES, q): offset})
 
         def hold(q: int, held: bool) -> None:
             self.hold(q, OUTCOMES, held)
 
         return LearnerDesk(
-            learner, load=self._load_learner, seek=seek, hold=hold, end=self._outcomes_end, outlet=self._outlet, tell=self.tell,
+            learner, load=self._load_learner_again, seek=seek, hold=hold, end=self._outcomes_end, outlet=self._outlet, tell=self.tell,
             patience_s=self._patience_s, learned=self._stamp_news.set, crashed=self.crashed,
         )  # fmt: skip
 
@@ -331,6 +353,11 @@ class Worker:
         """Return where `outcomes` ended when the broker last said so, None if that is long ago."""
         end = self._wire.end(OUTCOMES, q)
         return end.offset if end is not None and self._clock_ms() - end.as_of_ms <= STALE_MS else None
+
+    async def _load_learner_again(self, q: int) -> Learner:
+        if not self._rules.replay:
+            await self._refresh()  # if the store was emptied, the trunk that the heads belong to is put back first
+        return await self._load_learner(q)
 
     async def _load_learner(self, q: int) -> Learner:
         return await Learner.load(
@@ -357,8 +384,11 @@ class Worker:
 
     async def seek(self, partition: int, offsets: list[int]) -> None:
         """Read the four topics of a partition on at these offsets."""
+        await self._seek({(kind, partition): offset for kind, offset in enumerate(offsets)})
+
+    async def _seek(self, offsets: Mapping[tuple[int, int], int]) -> None:
         try:
-            await self._wire.seek({(kind, partition): offset for kind, offset in enumerate(offsets)})
+            await self._wire.seek(offsets)
         except OSError as error:
             raise DependencyDown(f"the broker does not answer: {error}") from error
 

@@ -13,7 +13,7 @@ import msgspec
 from features.catalogue import SHOP
 from features.errors import Mismatch
 from features.events import KINDS
-from features.store import Changes, Store, decoded
+from features.store import Changes, Store, decoded, fresh_version
 from models.launch_head import LaunchHead
 from streams.knowledge import CONTROL_SLOT, HEADS, outcome_slot
 from streams.learner import LearnerCursor
@@ -83,7 +83,7 @@ async def write_base(store: Store, put: Mapping[str, bytes]) -> None:
     for _ in range(TRIES):
         slot = await store.load(CONTROL_SLOT, (BASE,))
         stale = [name for name in slot.hashes[BASE] if name not in put]
-        changes = Changes(cursor=slot.cursor, put={BASE: dict(put)}, drop={BASE: stale})
+        changes = Changes(cursor=slot.cursor, put={BASE: dict(put)}, drop={BASE: stale}, version=fresh_version(slot.version))
         if await store.commit(CONTROL_SLOT, slot.version, changes):
             return
     raise Mismatch("the control records are being changed by others all the time; try again")

@@ -157,7 +157,9 @@ def group_deleted(stage: Stage, draw: random.Random) -> None:
     stage.staff(0)
     admin = KafkaAdminClient(bootstrap_servers=stage.kafka.address.split(","), bootstrap_timeout_ms=15_000)
     try:
-        admin.delete_groups([f"headstart-{stage.settings.namespace}"])
+        # Workers that ended without leaving are members until their session is over.
+        group = f"headstart-{stage.settings.namespace}"
+        stage.wait(lambda: admin.delete_groups([group]) == {group: "OK"}, "the group is deleted", 3 * SESSION_S)
     finally:
         admin.close()
     stage.staff(WORKERS)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
+import threading
 import time
 from pathlib import Path
 from subprocess import Popen
@@ -26,6 +26,7 @@ class Seat:
         self.clock = folder / f"clock-{number}"
         self.process: Popen[bytes] | None = None
         self.wanted = False
+        self._starting = threading.Lock()
         self.ends: list[int] = []
         self.starts: list[float] = []  # seconds that each start took, until it had partitions
         self._ended_s = self._started_s = 0.0
@@ -34,7 +35,13 @@ class Seat:
     @property
     def pid(self) -> int:
         """The process, 0 if there is none."""
-        return self.process.pid if self.process is not None and self.process.poll() is None else 0
+        process = self.process
+        return process.pid if process is not None and process.poll() is None else 0
+
+    def want(self, wanted: bool) -> None:
+        """Say whether it is to run; once this has returned, none that is not wanted is started any more."""
+        with self._starting:
+            self.wanted = wanted
 
     def look(self) -> None:
         """Do what a supervisor does: note how it ended, and start it again."""
@@ -47,11 +54,9 @@ class Seat:
         if self.wanted and self.process is None and time.monotonic() - self._ended_s > 1:
             self._started_s = time.monotonic()
             self._log_from = self.log.stat().st_size if self.log.exists() else 0
-            os.environ[VARIABLE] = f"clock:{self.clock}"
-            try:
-                self.process = start_worker(self.settings, self.log)
-            finally:
-                del os.environ[VARIABLE]
+            with self._starting:
+                if self.wanted:
+                    self.process = start_worker(self.settings, self.log, {VARIABLE: f"clock:{self.clock}"})
 
     def works(self) -> tuple[set[int], set[int]]:
         """Return the partitions and outcome partitions that this process was given last, as it says."""

@@ -159,7 +159,7 @@ class Stage:
     def staff(self, number: int) -> None:
         """Want so many workers: those above are stopped with SIGTERM, and must end well."""
         for seat in self.seats:
-            seat.wanted = seat.number < number
+            seat.want(seat.number < number)
         for seat in self.seats[number:]:
             self.stop(seat)
 
@@ -195,7 +195,7 @@ class Stage:
 
     def _kill(self) -> None:
         for seat in self.seats:
-            seat.wanted = False
+            seat.want(False)
             if seat.process is not None and seat.process.poll() is None:
                 seat.process.kill()
                 seat.process.wait()
@@ -254,9 +254,9 @@ class Stage:
                     for p, cursor in cursors.items():
                         told = [(past.epoch, past.ends[q]) for past in cursor.told.before if past.ends[q]]
                         told += [(cursor.epoch, cursor.numbers[q])] if cursor.numbers[q] else []
-                        if told and (p not in expected or (expected[p].epoch, expected[p].number) != told[-1]):
+                        if told and (p not in expected or (expected[p].epoch, expected[p].number) < told[-1]):
                             return False
-                return not any(cursor.counts for cursor in cursors.values())
+                return not any(cursor.counts or cursor.seen for cursor in cursors.values())
         except (redis.RedisError, KafkaError, OSError):
             return False
 

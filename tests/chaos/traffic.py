@@ -104,7 +104,7 @@ class Traffic:
                 owed = min(owed + self.rate * (now_s - last_s), self.rate)  # what a standstill held back is not made up for
                 last_s = now_s
                 with self._lock:
-                    for _ in range(int(owed)):
+                    for _ in range(int(owed) if self._running.is_set() else 0):
                         self._next()
                 owed -= int(owed)
                 time.sleep(0.02)

@@ -9,11 +9,15 @@ import pytest
 
 from features.errors import DependencyDown
 from features.memory_store import MemoryStore
+from features.store import Slot
 from models.model import Model
+from streams import desk as desk_module
 from streams.alerts import Alert
 from streams.desk import Desk
 from streams.gate import End
 from streams.knowledge import Knowledge
+from streams.learner import Learner
+from streams.learner_desk import LearnerDesk
 from streams.namespace import rules_of
 from streams.partition import Partition
 from streams.records import Outgoing, received
@@ -194,6 +198,81 @@ def test_a_topic_is_held_by_what_waits_in_bytes_and_goes_on_when_it_is_worked(mo
         await until(lambda: len(source.holds) > 1)
         await desk.stop()
         assert source.holds == [(0, True), (0, False)]
+        assert not crashes
+
+    asyncio.run(work())
+
+
+def test_nothing_is_read_while_a_desk_starts_over(model: Model) -> None:
+    """A store that is away for long would let a backlog pile up in memory: topics are held until the seek is done."""
+
+    async def work() -> None:
+        store, source, back = MemoryStore(), Holding(), asyncio.Event()
+        load, crashes = store.load, list[BaseException]()
+        knowledge = Knowledge(store, model, 1)
+        desk = source.desk = Desk(
+            await Partition.load(0, store, RULES), store=store, rules=RULES, knowledge=knowledge, outlet=Slow(), source=source,
+            tick_ms=1000, patience_s=10, clock_ms=lambda: START_MS, stamp_ms=lambda: -1, crashed=crashes.append,
+        )  # fmt: skip
+        learner = await Learner.load(0, store, model, partitions=1, outcome_partitions=1, replay=False)
+        learner_holds: list[bool] = []
+        sought: list[int] = []
+
+        async def load_learner(q: int) -> Learner:
+            return await Learner.load(q, store, model, partitions=1, outcome_partitions=1, replay=False)
+
+        async def seek(q: int, offset: int) -> None:
+            assert learner_holds[-1]
+            sought.append(offset)
+
+        other = LearnerDesk(
+            learner, load=load_learner, seek=seek, outlet=Slow(), hold=lambda q, held: learner_holds.append(held), end=lambda q: None, tell=lambda alert: None,
+            patience_s=10, learned=lambda: None, crashed=crashes.append,
+        )  # fmt: skip
+
+        async def slow(slot: str, hashes: Sequence[str]) -> Slot:
+            await back.wait()
+            return await load(slot, hashes)
+
+        store.load = slow  # type: ignore[method-assign]
+        for one in (desk, other):
+            one.load_again()
+            one.start()
+        await until(lambda: len(source.holds) == 4 and learner_holds == [True])
+        assert source.holds == [(kind, True) for kind in range(4)]
+        back.set()
+        await until(lambda: learner_holds == [True, False] and len(source.holds) == 8)
+        assert source.holds[4:] == [(kind, False) for kind in range(4)]
+        assert sought == [0]
+        for one in (desk, other):
+            await one.stop()
+        assert not crashes
+
+    asyncio.run(work())
+
+
+def test_a_desk_that_is_woken_all_the_time_sees_that_the_store_went_back(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ticks are news, and leave no quiet moment."""
+    monkeypatch.setattr(desk_module, "CHECK_S", 0.2)
+
+    async def work() -> None:
+        store, source = MemoryStore(), Holding()
+        crashes: list[BaseException] = []
+        partition = await Partition.load(0, store, RULES)
+        await partition.commit()
+        desk = source.desk = Desk(
+            partition, store=store, rules=RULES, knowledge=Knowledge(store, model, 1), outlet=Slow(), source=source,
+            tick_ms=1000, patience_s=10, clock_ms=lambda: START_MS, stamp_ms=lambda: -1, crashed=crashes.append,
+        )  # fmt: skip
+        desk.start()
+        store.__dict__.update(MemoryStore().__dict__)
+        for _ in range(200):
+            desk.wake()
+            await asyncio.sleep(0.01)
+            if desk.partition is not partition:
+                break
+        await desk.stop()
+        assert desk.partition is not partition
         assert not crashes
 
     asyncio.run(work())

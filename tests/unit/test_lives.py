@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import random
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,8 @@ import pytest
 
 from features.layout import CATALOGUE
 from features.memory_store import MemoryStore
+from features.store import Slot
+from streams import learner as learner_module
 from streams import outbox
 from streams.learner import Learner, LearnerCursor, expected_in
 from streams.partition import Cursor, LostCommit, Partition
@@ -95,7 +97,7 @@ class World:
         self.learner.alerts.clear()
         for p, expected in expected_in((await self.store.load("o0", ())).cursor).items():
             if p in self.partitions:
-                self.partitions[p].learned(0, expected.epoch, expected.number)
+                self.partitions[p].learned(0, expected.epoch, expected.number, as_of=self.partitions[p].version)
 
     async def settle(self) -> None:
         """Everybody starts anew, and all is told, learned and filled."""
@@ -148,7 +150,12 @@ def test_each_fact_is_learned_once_whatever_happens(seed: int) -> None:
             world.store.__dict__.update(copy.deepcopy(store).__dict__)
             for p in range(PARTITIONS):  # a worker sees at its next tick that the learner went back; the others' commits are refused
                 if await world.partitions[p].is_current():
-                    await world.open(p)
+                    for _ in range(draw.randrange(3)):  # until then it works on
+                        await world.tell(p, draw.randrange(3), send=draw.random() < 0.8)
+                        if draw.random() < 0.5:
+                            await world.learn()
+                    if draw.random() < 0.5:
+                        await world.open(p)
 
         for _ in range(150):
             p, chance = draw.randrange(PARTITIONS), draw.random()
@@ -200,6 +207,84 @@ def test_what_a_forgotten_life_told_is_passed_over_with_an_alert() -> None:
         await world.tell(0, 2)
         await world.learn()
         assert await world.counts() == {f"0:{n}": 1 for n in range(5)}
+
+    go(work())
+
+
+def test_what_a_learner_has_forgotten_is_not_let_go() -> None:
+    """The store goes back to before the learner's commit, and to after the partition's: the partition has heard of the first, and commits on."""
+
+    async def work() -> None:
+        for commits in range(3):
+            world = await make()
+            await world.tell(0, 3)
+            await world.open(0)
+            saved = copy.deepcopy(world.store)
+            await world.learn()
+            await world.hear()
+            world.store.__dict__.update(saved.__dict__)
+            for _ in range(commits):
+                await world.tell(0, 1)
+            await world.open_learner()
+            await world.learn()
+            await world.settle()
+            assert await world.counts() == {f"0:{n}": 1 for n in range(3 + commits)}
+
+    go(work())
+
+
+def test_what_a_partition_has_forgotten_while_it_was_learned_is_not_committed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store goes back to before the partition's commit, and to after the learner's, while the learner learns."""
+    monkeypatch.setattr(learner_module, "ANSWER_FRESH_S", -1.0)
+
+    async def work() -> None:
+        world = await make()
+        await world.tell(0, 1)
+        await world.learn()
+        saved = copy.deepcopy(world.store)
+        await world.tell(0, 2)
+        load, loads = world.store.load, 0
+
+        async def twice(slot: str, hashes: Sequence[str]) -> Slot:
+            nonlocal loads
+            loads += slot == "0"
+            if slot == "0" and loads == 2:
+                world.store.__dict__.update(saved.__dict__)
+            return await load(slot, hashes)
+
+        monkeypatch.setattr(world.store, "load", twice)
+        await world.learn()
+        assert loads >= 2
+        monkeypatch.setattr(world.store, "load", load)
+        await world.open(0)
+        await world.tell(0, 2)
+        await world.learn()
+        await world.settle()
+        assert await world.counts() == {f"0:{n}": 1 for n in range(3)}
+
+    go(work())
+
+
+def test_a_store_that_is_emptied_while_a_hole_is_looked_at_has_none() -> None:
+    """What the partition had told is not there any more: the learner goes on, and does not take that for damage."""
+
+    async def work() -> None:
+        world = await make()
+        await world.tell(0, 4)
+        world.topic[2] = None
+        await world.learn()
+        await world.partitions[0].commit()
+        await world.learn()
+        await world.learner.look_for_holes(all_read=True)
+        load = world.store.load
+
+        async def emptied(slot: str, hashes: Sequence[str]) -> Slot:
+            if "outbox" in hashes:
+                world.store.__dict__.update(MemoryStore().__dict__)
+            return await load(slot, hashes)
+
+        world.store.load = emptied  # type: ignore[method-assign]
+        assert not await world.learner.look_for_holes(all_read=True)
 
     go(work())
 
@@ -258,8 +343,11 @@ def test_the_outbox_lets_go_what_is_learned() -> None:
         assert len(world.partitions[0].cursor.told.before) == 5
         await world.learn()
         await world.tell(0, 1)
+        assert len((await world.store.load("0", ("outbox",))).hashes["outbox"]) == 11  # the store might yet go back to before it was learned
+        await world.hear()
+        await world.tell(0, 1)
         held = await world.store.load("0", ("outbox",))
-        assert [decode_message(value).number for value in held.hashes["outbox"].values()] == [0]
+        assert [decode_message(value).number for value in held.hashes["outbox"].values()] == [0, 1]
         assert msgspec.msgpack.decode(held.cursor, type=Cursor).told.before == []
 
     go(work())

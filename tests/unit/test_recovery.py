@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 
 import msgspec
@@ -12,8 +13,9 @@ import pytest
 from features.errors import DependencyDown
 from features.memory_store import MemoryStore
 from features.store import Changes, Slot
+from models.checkpoint import save
 from models.model import Model
-from streams import launches
+from streams import launches, trunks
 from streams.gate import End
 from streams.incidents import INCIDENTS, incident
 from streams.learner import LearnerCursor
@@ -23,7 +25,7 @@ from streams.partition import Partition
 from streams.records import Launch, Outgoing
 from streams.vitals import SILENT_S, Vitals
 from streams.worker import ALERT_AGAIN_S, OUTCOMES, Worker
-from tests.builders import START_MS, make_event, make_model, make_rules, receive
+from tests.builders import START_MS, make_artifact, make_event, make_model, make_rules, receive
 
 RULES = make_rules(replay=False, partitioner_check=False)
 LAUNCH = Launch(id="new", line="hats", window_s=21_600.0)
@@ -250,5 +252,86 @@ def test_a_worker_with_nothing_in_hand_is_not_ready_while_the_broker_is_silent(m
         assert look(20, START_MS + 1) == well
         monkeypatch.undo()
         await worker.settle()
+
+    asyncio.run(work())
+
+
+def test_a_store_that_was_emptied_goes_on_with_the_trunk_that_was_active(tmp_path: Path) -> None:
+    """Also where no worker has the one that the namespace was made with. Launches are back, a rollback knows its way, and workers with either trunk may join."""
+
+    async def work() -> None:
+        old = save(make_artifact("shoes"), tmp_path / "0")
+        new = save(make_artifact("shoes", "hats"), tmp_path / "1")
+        store, broker = MemoryStore(), Everything()
+        await store.put_meta({"trunk": old.sha256, "clock": "live"})
+        await trunks.keep(store, tmp_path / "0", old)
+        await put_launches(store, [LAUNCH])
+        await trunks.promote(store, tmp_path / "1", new, base=old.sha256, stamped=0, at_ms=0)
+        first = make_worker(store, Model(old), broker, clock="live", trunk=old.sha256)
+        await first.assigned([0], [0])
+        for _ in range(200):
+            if trunks.stamp_in(await store.load("o0", (trunks.STAMP,))).number:
+                break
+            await asyncio.sleep(0.05)
+        await first.settle()
+        second = make_worker(store, Model(new), broker, clock="live", trunk=old.sha256)
+        await second.assigned([0], [0])
+        assert second.knowledge.trunk == new.sha256[:16]
+        store.__dict__.update(MemoryStore().__dict__)
+        await second.look_again()
+        assert [alert.text.partition(";")[0] for alert in second.alerts] == [f"the control records had lost launch new, trunk {new.sha256[:16]}"]
+        assert second.knowledge.trunk == new.sha256[:16]
+        assert list(await launches.read(store)) == ["new"]
+        assert (await store.meta())["trunk"] == new.sha256
+        assert (await trunks.fetch(store, new.sha256)).sha256 == new.sha256
+        assert {old.sha256, new.sha256} <= await trunks.known(store)
+        await second.look_again()
+        assert len(second.alerts) == 1
+        await second.settle()
+
+    asyncio.run(work())
+
+
+def test_control_records_that_come_to_the_same_version_again_are_read(model: Model) -> None:
+    """Emptied, and written once by a worker that starts: as many commits as before."""
+
+    async def work() -> None:
+        store, broker = MemoryStore(), Everything()
+        await put_launches(store, [LAUNCH])
+        worker = make_worker(store, model, broker, clock="live")
+        await worker.assigned([0], [0])
+        store.__dict__.update(MemoryStore().__dict__)
+        await put_launches(store, [])
+        await worker.look_again()
+        assert list(await launches.read(store)) == ["new"]
+        assert (await store.meta())["clock"] == "live"
+        await worker.settle()
+
+    asyncio.run(work())
+
+
+def test_a_store_that_refuses_to_be_described_is_asked_again(model: Model) -> None:
+    """Partitions are told to start over all the same, and again at the next look."""
+
+    async def work() -> None:
+        store, broker = MemoryStore(), Everything()
+        assert await store.commit("o0", 0, Changes(cursor=msgspec.msgpack.encode(LearnerCursor()), version=5))
+        worker = make_worker(store, model, broker, clock="live")
+        await worker.assigned([0], [0])
+        await worker.settle()
+        await worker.look_again()
+        store.__dict__.update(MemoryStore().__dict__)
+        claim = store.claim_meta
+
+        async def refused(values: Mapping[str, str]) -> dict[str, str]:
+            raise DependencyDown("no memory")
+
+        store.claim_meta = refused  # type: ignore[method-assign]
+        with pytest.raises(DependencyDown):
+            await worker.look_again()
+        store.claim_meta = claim  # type: ignore[method-assign]
+        await worker.look_again()
+        assert (await store.meta())["clock"] == "live"
+        assert not worker.knowledge.went_back
 
     asyncio.run(work())
