@@ -323,7 +323,7 @@ def staged(stack: ExitStack, given: argparse.Namespace, n: int) -> Stage:
     if given.kafka:
         from tests.kafka_server import KafkaServer
 
-        broker = stack.enter_context(KafkaServer(given.kafka, folder / "kafka")).address
+        broker = stack.enter_context(KafkaServer(given.kafka, folder / "kafka", light=False)).address
     else:
         broker = stack.enter_context(EmbeddedBroker()).address
     valkey = stack.enter_context(EmbeddedValkey()).url

@@ -36,10 +36,14 @@ def kafka_home() -> tuple[Path, str]:
     return home, ""
 
 
+LIGHT = {"KAFKA_JIT_LEVEL": "1", "KAFKA_JVM_PERFORMANCE_OPTS": "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"}
+"""For a broker that has little to do and ends soon: half of the processor time. Not for one whose speed is measured."""
+
+
 class KafkaServer(EmbeddedServer):
     """One node, broker and controller; its log is kept in `folder`, so that `kill` and `start` lose nothing. Topics are not made by themselves.
 
-    `voters` are the controllers' ports by node, of a cluster. Clients that come to `entrance_port` are told to come to `advertised_port`, say of a proxy.
+    `voters` are the controllers' ports by node, of a cluster; `light`: see `LIGHT`. Clients that come to `entrance_port` are told to come to `advertised_port`, say of a proxy.
     """
 
     name = "Kafka"
@@ -47,11 +51,12 @@ class KafkaServer(EmbeddedServer):
     start_timeout_s = 90.0
 
     def __init__(
-        self, home: Path, folder: Path, *, node: int = 1, voters: Mapping[int, int] | None = None, port: int | None = None, advertised_port: int | None = None
+        self, home: Path, folder: Path, *, node: int = 1, voters: Mapping[int, int] | None = None, port: int | None = None, advertised_port: int | None = None,
+        light: bool = True,
     ) -> None:  # fmt: skip
         super().__init__(folder, port=port)
         self.home, self.node = home, node
-        self.environment = {**self.environment, "LOG_DIR": str(folder)}
+        self.environment = {**self.environment, **(LIGHT if light else {}), "LOG_DIR": str(folder)}
         self._voters = dict(voters or {node: free_port()})
         self.entrance_port = free_port() if advertised_port else 0
         self._advertised_port = advertised_port
@@ -162,11 +167,12 @@ class SecureKafka(KafkaServer):
 class KafkaCluster:
     """One or more nodes; replication is 3 and two replicas must be in sync where there are three. `advertised_ports`: one for each node, of proxies."""
 
-    def __init__(self, home: Path, folder: Path, *, nodes: int = 3, advertised_ports: Sequence[int] = ()) -> None:
+    def __init__(self, home: Path, folder: Path, *, nodes: int = 3, advertised_ports: Sequence[int] = (), light: bool = True) -> None:
         voters = {node: free_port() for node in range(1, nodes + 1)}
         self.nodes = {
             node: KafkaServer(
-                home, folder / f"node-{node}", node=node, voters=voters, port=free_port(), advertised_port=advertised_ports[node - 1] if advertised_ports else None
+                home, folder / f"node-{node}", node=node, voters=voters, port=free_port(), advertised_port=advertised_ports[node - 1] if advertised_ports else None,
+                light=light,
             )
             for node in voters
         }  # fmt: skip

@@ -56,7 +56,7 @@ def main() -> int:
     draw = random.Random(options.seed)
     print(f"millions: --seed {options.seed}, {options.events} events, {options.workers} workers", flush=True)  # noqa: T201
     with (
-        KafkaCluster(home, run / "kafka", nodes=1) as cluster,
+        KafkaCluster(home, run / "kafka", nodes=1, light=False) as cluster,
         Stage(cluster, [], trunk, run, seed=options.seed, rate=RATE, wires=False, most_lag=MOST_LAG, redis_config={"appendfsync": "everysec"}, durability="memory",
               dependency_timeout_s=60, bulk=True) as stage,
     ):  # fmt: skip
