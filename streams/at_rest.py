@@ -15,6 +15,7 @@ from features.errors import DependencyDown, Mismatch
 from features.events import KINDS
 from features.store import Changes, Store, decoded, first_version
 from streams import topics
+from streams.inbox import Expected
 from streams.kafka_access import client_config, consumer_config
 from streams.knowledge import outcome_slot
 from streams.learner import LearnerCursor
@@ -88,8 +89,15 @@ async def unlearned(store: Store, cursors: Mapping[int, Cursor], outcome_partiti
     for q in range(outcome_partitions):
         slot = await store.load(outcome_slot(q), ())
         expected = decoded(slot.cursor, LearnerCursor, "a learner's cursor").expected if slot.version else {}
-        for p, cursor in cursors.items():
-            told = [(past.epoch, past.ends[q]) for past in cursor.told.before if past.ends[q]]
-            told += [(cursor.epoch, cursor.numbers[q])] if cursor.numbers[q] else []
-            missing += bool(told) and (p not in expected or (expected[p].epoch, expected[p].number) != told[-1])
+        missing += sum(is_behind(expected.get(p), cursor, q) for p, cursor in cursors.items())
     return missing
+
+
+def is_behind(expected: Expected | None, cursor: Cursor, q: int) -> bool:
+    """Whether the learner of outcome partition q, which expects this next of a partition, has not learned all that the partition has told it.
+
+    It may be further than the last life that the cursor names for it: lives leave the cursor when all learners are through, not in their order.
+    """
+    told = [(past.epoch, past.ends[q]) for past in cursor.told.before if past.ends[q]]
+    told += [(cursor.epoch, cursor.numbers[q])] if cursor.numbers[q] else []
+    return bool(told) and (expected is None or (expected.epoch, expected.number) < told[-1])

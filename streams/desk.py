@@ -161,10 +161,13 @@ class Desk:
             self._source.hold(self.number, kind, held)
 
     async def _run(self) -> None:
+        quiet = False
         try:
             while not self.stopping():
                 self._news.clear()
                 try:
+                    if not self._reload:
+                        await self._look(quiet)
                     if self._reload:
                         await self._start_over()
                     elif self._unsaid:
@@ -187,12 +190,11 @@ class Desk:
                     self._reload = True
                     await self._pause()
                     continue
+                quiet = False
                 try:
                     await asyncio.wait_for(self._news.wait(), IDLE_S)
-                    if not self._rules.replay:  # ticks may be news all the time
-                        await self._idle()
                 except TimeoutError:
-                    await self._idle()
+                    quiet = True
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001  whatever it is, the process must not go on
@@ -205,14 +207,14 @@ class Desk:
             if not self.stopping():
                 await asyncio.sleep(PAUSE_S)
 
-    async def _idle(self) -> None:
-        """Look whether the store went back: who commits nothing would not hear of it."""
+    async def _look(self, quiet: bool) -> None:
+        """Look whether the store went back: who commits nothing would not hear of it. In a replay only in a `quiet` moment; live, ticks may leave none."""
         now_s = time.monotonic()
-        if self._rules.replay or now_s - self._checked_s > CHECK_S:
+        if quiet if self._rules.replay else now_s - self._checked_s > CHECK_S:
             self._checked_s = now_s
             if not await self.partition.is_current():
                 self._reload = True
-        if self._rules.replay and now_s - self._said_s > BARRIER_S:
+        if self._rules.replay and quiet and now_s - self._said_s > BARRIER_S:
             self.partition.outbox.send_again()  # what was said may be lost
             self._unsaid = True
 

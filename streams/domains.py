@@ -29,6 +29,10 @@ class Launches:
         there = {launch.id: launch for launch in self.all}
         return [launch for launch in known if launch.id not in there or (launch.closed_ms is not None and there[launch.id].closed_ms is None)]
 
+    def with_forgotten(self, forgotten: Sequence[Launch]) -> Launches:
+        """Return these with some in their place, ordered by id."""
+        return Launches([launch for _, launch in sorted({launch.id: launch for launch in (*self.all, *forgotten)}.items())])
+
     def holding(self, event: Event) -> Sequence[Launch]:
         """Return those that the event belongs to, open or not."""
         of_line, of_product = self._by_line.get(event.line, _NONE), self._by_product.get(event.product_id, _NONE)

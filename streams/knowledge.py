@@ -69,7 +69,7 @@ class Knowledge:
         self.went_back = False  # the learners' state; whoever draws the conclusions clears it
         self.launches = Launches()
         self.forgotten: Sequence[Launch] = ()
-        """Launches that were known, and that the control records have no more, or not as closed: the store went back."""
+        """Launches that were known, and that the control records have no more, or not as closed: the store went back. They go on as they were."""
         self.catalogue = empty()  # (C,) CATALOGUE, the whole shop in row 0
         self.catalogue_names = [SHOP]
         self._rows: dict[str, int] = {SHOP: 0}
@@ -89,18 +89,19 @@ class Knowledge:
         await self.refresh_control()
         await self.refresh_heads()
 
-    async def refresh_control(self) -> None:
-        """Bring launches and trunks up to the store's present state."""
+    async def refresh_control(self) -> bool:
+        """Bring launches and trunks up to the store's present state; returns whether the control records have changed."""
         control = await self._store.load(CONTROL_SLOT, ())
         if control.version == self._control_version:
-            return
+            return False
         control = await self._store.load(CONTROL_SLOT, ("launches", trunks.ACTIVATIONS))
         if self._shelf is not None:
             await self._shelf.take(control.hashes[trunks.ACTIVATIONS])
-        known = {launch.id: launch for launch in (*self.forgotten, *self.launches.all)}
-        self.launches = Launches([decode_launch(value) for _, value in sorted(control.hashes["launches"].items())])
-        self.forgotten = self.launches.forgotten(list(known.values()))
+        stored = Launches([decode_launch(value) for _, value in sorted(control.hashes["launches"].items())])
+        self.forgotten = stored.forgotten(self.launches.all)
+        self.launches = stored.with_forgotten(self.forgotten)
         self._control_version = control.version
+        return True
 
     async def refresh_heads(self) -> None:
         """Bring heads and catalogue up to the store's present state."""

@@ -88,11 +88,12 @@ class LearnerDesk:
             self._hold(self.q, held)
 
     async def _run(self) -> None:
+        quiet = False
         try:
             while not self._stopping:
                 self._news.clear()
                 try:
-                    if self._reload:
+                    if self._reload or (quiet and not await self.learner.is_current()):  # or: the store went back, and nothing that comes would tell
                         await self._start_over()
                     await self._work()
                     await self._look_for_holes()
@@ -111,11 +112,11 @@ class LearnerDesk:
                     self._reload = True
                     await self._pause()
                     continue
+                quiet = False
                 try:
                     await asyncio.wait_for(self._news.wait(), IDLE_S)
                 except TimeoutError:
-                    if not await self.learner.is_current():  # the store went back, and nothing that comes would tell
-                        self._reload = True
+                    quiet = True
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001  whatever it is, the process must not go on

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Container
 
 from features.errors import InputError, Mismatch
 from features.events import KINDS
@@ -97,13 +96,13 @@ def description(settings: Settings, artifact: Artifact, rules: Rules, *, clock: 
     }
 
 
-async def join(store: Store, wanted: dict[str, str], namespace: str, *, trunks: Container[str] = ()) -> dict[str, str]:
+async def join(store: Store, wanted: dict[str, str], namespace: str, *, may_follow: bool = False) -> dict[str, str]:
     """Claim a new namespace, or check that this process belongs to it; returns its description. Raises Mismatch with one line that says what differs.
 
-    `trunks`: those that were activated in the namespace. A process may come with any of them, and takes the active one from the store.
+    `may_follow`: the process' trunk is one of the namespace's, though perhaps not the one that it was made with; it takes the active one from the store.
     """
     held = await store.claim_meta(wanted)
-    _compare(held, {**wanted, "trunk": held["trunk"]} if wanted.get("trunk") in trunks else wanted, namespace)
+    _compare(held, {**wanted, "trunk": held["trunk"]} if may_follow else wanted, namespace)
     return held
 
 

@@ -194,9 +194,9 @@ class Partition:
         if self._committing or (epoch != self.cursor.epoch and epoch not in [past.epoch for past in self.cursor.told.before]):
             return  # or: a life that all have learned to its end, or one of another state of the store
         heard, now = self._heard.get(q), (epoch, number)
-        if heard is not None and heard.at <= now and as_of <= heard.version < self.version:
-            return  # it was read before our last commit
-        if heard is not None and heard.at <= now and heard.version < as_of:
+        if heard is not None and heard.at <= now and heard.version < self.version:
+            if as_of <= heard.version:
+                return  # it was read before our last commit
             self._let_go(q, *heard.at)
         self._heard[q] = _Heard(self.version, now)
 

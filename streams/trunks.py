@@ -84,9 +84,9 @@ async def read(store: Store) -> list[Activation]:
     return activations((await store.load(CONTROL_SLOT, (ACTIVATIONS,))).hashes[ACTIVATIONS])
 
 
-async def known(store: Store) -> set[str]:
-    """Return the sha256 of every trunk that was ever activated, or followed by one that was; the one that the namespace was made with is in its `meta`."""
-    return {sha256 for activation in await read(store) for sha256 in (activation.sha256, activation.previous) if sha256}
+async def is_kept(store: Store, sha256: str) -> bool:
+    """Whether a trunk is one of the namespace's: a worker that belonged to it came with it, or it was promoted."""
+    return await manifest(store, sha256) is not None
 
 
 def active(found: list[Activation], base: str, at_ms: int) -> str:
@@ -116,12 +116,12 @@ async def keep(store: Store, folder: Path, artifact: Artifact) -> None:
     await _changed(store, change)
 
 
-async def put_back(store: Store, activation: Activation | None, known: Mapping[str, bytes]) -> bool:
-    """Write what the store has forgotten: the latest activation, and entries of the hash `artifacts`; returns whether the activation was lost."""
+async def put_back(store: Store, activation: Activation | None, entries: Mapping[str, bytes]) -> bool:
+    """Write what the store has forgotten: the latest activation, and entries of the hash `artifacts`; returns whether it had forgotten the activation."""
 
     async def change(slot: Slot) -> tuple[bool, dict[str, dict[str, bytes]] | None]:
-        there = await store.read_hash(CONTROL_SLOT, ARTIFACTS, list(known))
-        gone = {name: value for (name, value), held in zip(known.items(), there, strict=True) if held is None}
+        there = await store.read_hash(CONTROL_SLOT, ARTIFACTS, list(entries))
+        gone = {name: value for (name, value), held in zip(entries.items(), there, strict=True) if held is None}
         put = {ARTIFACTS: gone} if gone else {}
         lost = is_lost(activation, activations(slot.hashes[ACTIVATIONS]))
         if lost and activation is not None:
@@ -225,25 +225,38 @@ class Shelf:
     """The trunks of a live namespace as one process knows them. `take` hears of new activations; models are made once and kept."""
 
     def __init__(self, store: Store, own: Model, base: str, *, clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000) -> None:
-        self._store, self._own, self.base, self._clock_ms = store, own, base, clock_ms
+        self._store, self._own, self._base, self._clock_ms = store, own, base, clock_ms
         self._models: OrderedDict[str, Model] = OrderedDict()
         self._activations: list[Activation] = []
         self.forgotten: Activation | None = None
-        """The last activation that was known, if the control records have neither it nor a later one: the store went back."""
-        self.files: dict[str, bytes] = {}
-        """The files of the active trunk, and of the one that this process came with, as the store had them: entries of the hash `artifacts`."""
+        """The last activation that was known, if the control records have neither it nor a later one: the store went back. It goes on all the same."""
+        self.missing: dict[str, bytes] = {}
+        """Entries of the hash `artifacts` that were there once."""
+        self._files: dict[str, dict[str, bytes]] = {}
 
     async def take(self, held: Mapping[str, bytes]) -> None:
         """Take in the control record `trunk`, and make the model of the latest activation ahead of its time."""
-        last = self._activations[-1] if self._activations else self.forgotten
-        self._activations = activations(held)
-        self.forgotten = last if is_lost(last, self._activations) else None
+        stored, last = activations(held), self._activations[-1] if self._activations else None
+        self.forgotten = last if is_lost(last, stored) else None
+        self._activations = [*stored, *([self.forgotten] if self.forgotten else [])]
+        await self._keep_files()
         if self._activations:
             await self.model(self._activations[-1].sha256)
-        now = self.forgotten or (self._activations[-1] if self._activations else None)
-        wanted = [_field(sha256, name) for sha256 in (self._own.artifact.sha256, now.sha256 if now else self.base) for name in (MANIFEST, TENSORS)]
-        found = {name: value for name, value in zip(wanted, await self._store.read_hash(CONTROL_SLOT, ARTIFACTS, wanted), strict=True) if value is not None}
-        self.files = {name: value for name, value in (self.files | found).items() if name in wanted}
+
+    async def _keep_files(self) -> None:
+        """Have the files at hand of the trunks that must not get lost: the first one, which heads begin with, this process' own, the active one, and the one before."""
+        latest = self._activations[-1:]
+        wanted = {self._base, self._own.artifact.sha256, *(sha256 for a in latest for sha256 in (a.sha256, a.previous) if sha256)}
+        self._files = {sha256: files for sha256, files in self._files.items() if sha256 in wanted}
+        self.missing = {}
+        for sha256 in sorted(wanted):
+            if sha256 not in self._files:
+                names = [_field(sha256, name) for name in (MANIFEST, TENSORS)]
+                values = await self._store.read_hash(CONTROL_SLOT, ARTIFACTS, names)
+                if None not in values:
+                    self._files[sha256] = {name: value for name, value in zip(names, values, strict=True) if value is not None}
+            elif not await is_kept(self._store, sha256):
+                self.missing |= self._files[sha256]
 
     def after(self, number: int) -> Activation | None:
         """Return the activation that follows `number`, once its time has come. None is ever passed over."""
@@ -251,12 +264,13 @@ class Shelf:
         return following if following is not None and following.from_ms <= self._clock_ms() else None
 
     async def model(self, sha256: str) -> Model:
-        """Return the model of a trunk, "" for the one that the namespace was made with; from the store unless this process came with it."""
-        sha256 = sha256 or self.base
+        """Return the model of a trunk, "" for the one that the namespace was made with; from the store unless this process came with it or has its files."""
+        sha256 = sha256 or self._base
         if sha256 == self._own.artifact.sha256:
             return self._own
         if sha256 not in self._models:
-            self._models[sha256] = Model(await fetch(self._store, sha256))
+            files = self._files.get(sha256)
+            self._models[sha256] = Model(_unpack(sha256, *files.values()) if files else await fetch(self._store, sha256))
             while len(self._models) > MODELS_KEPT:
                 self._models.popitem(last=False)
         self._models.move_to_end(sha256)

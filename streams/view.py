@@ -84,7 +84,6 @@ class Reader:
     def __init__(self, store: Store, name: str) -> None:
         self._store, self._name = store, name
         self._held: dict[str, _Held] = {}
-        self._control_version = -1
         self._launches: dict[str, Launch] = {}
         self._reading = asyncio.Lock()
 

@@ -31,8 +31,8 @@ from streams.learner import Learner, expected_in, stamp_of
 from streams.learner_desk import LearnerDesk
 from streams.partition import Partition, Rules
 from streams.pipeline import Outlet
-from streams.records import Launch, Received
-from streams.trunks import Activation, Shelf
+from streams.records import Received
+from streams.trunks import Shelf
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ class Worker:
         self.learners: dict[int, LearnerDesk] = {}
         self._stamp_ms = self._highest_ms = -1
         self._watch: asyncio.Task[None] | None = None
-        self._believed_s = 0.0  # when the last look succeeded
+        self._is_whole = False  # the store has all control records that we know
         self._refreshing = asyncio.Lock()
         self._stamp_news = asyncio.Event()
         self._parked: set[tuple[int, int]] = set()
@@ -109,7 +109,6 @@ class Worker:
         """Open desks for exactly these partitions and return the offsets {(topic, partition): next} to read from."""
         await self.settle()
         if self._watch is None:
-            await self._claim()  # a store that was emptied since the process joined the namespace has lost it
             await self._refresh()
         offsets: dict[tuple[int, int], int] = {}
         mine = sorted(partitions)
@@ -189,8 +188,7 @@ class Worker:
     # Between ticks: stamps, heads, catalogue, launches.
 
     async def _watching(self) -> None:
-        look_s = 0.0
-        self._believed_s = time.monotonic()
+        look_s, believed_s = 0.0, time.monotonic()
         try:
             while True:
                 if self._rules.replay:
@@ -201,10 +199,11 @@ class Worker:
                     await asyncio.sleep(self._tick_ms / 1000)
                 try:
                     await self._refresh()
-                    self._believed_s = time.monotonic()
-                except DependencyDown:  # what is refused now, such as a write to a full store, may be taken at the next look
-                    if time.monotonic() - self._believed_s > self._patience_s:
+                    believed_s = time.monotonic()
+                except DependencyDown as down:  # what is refused now, such as a write to a full store, may be taken at the next look
+                    if time.monotonic() - believed_s > self._patience_s:
                         raise
+                    logger.warning("%s; looking again", down)
                 await self._pulse.beat(list(self.desks.values()), sorted(self.learners), self.ends, trunk=self.knowledge.trunk, lost=self.lost_records)
                 if time.monotonic() >= look_s:
                     look_s = time.monotonic() + LOOK_S
@@ -260,13 +259,15 @@ class Worker:
             versions = {p: desk.partition.version for p, desk in self.desks.items()}
             await self._believe()
             if self.knowledge.went_back:  # and so, it seems, did the partitions, or what they have heard of the learners is no longer true
-                await self._start_over()
                 self.knowledge.went_back = False
+                self._start_over()
             self._hear_learners(versions)
             self._wake()
+            await self._make_whole()
             return
         stamp_ms = await self._stamped()
         if stamp_ms == self._stamp_ms:
+            await self._make_whole()
             return
         self._stamp_ms, refreshed_ms = -1, -1  # nobody works with beliefs of two times, nor says what came of it
         while stamp_ms != refreshed_ms:  # else the store went back in the meantime
@@ -275,40 +276,34 @@ class Worker:
             stamp_ms = await self._stamped()
         if stamp_ms < self._highest_ms:
             logger.warning("the store went back to tick %d: all partitions start over from their cursors", stamp_ms)
-            await self._start_over()
+            self._start_over()
         self._stamp_ms = self._highest_ms = stamp_ms
         self._wake()
+        await self._make_whole()
 
-    async def _start_over(self) -> None:
+    def _start_over(self) -> None:
+        self._is_whole = False  # on a Redis Cluster the description may be lost, and the control records not
         for desk in self.desks.values():
             desk.load_again()
         for learner in self.learners.values():
             learner.load_again()
-        await self._claim()  # a store that was emptied has lost it, and nothing else tells of that where there is no launch
 
     async def _believe(self) -> None:
-        """Take up what control records and learners say. What the store has forgotten of the control records, and we know, is put back first."""
-        await self.knowledge.refresh_control()
-        if self.knowledge.forgotten or (self._shelf is not None and self._shelf.forgotten is not None):
-            await self._put_back(self.knowledge.forgotten, self._shelf.forgotten if self._shelf is not None else None)
-            await self.knowledge.refresh_control()
+        """Take up what control records and learners say."""
+        if await self.knowledge.refresh_control():
+            self._is_whole = False
         await self.knowledge.refresh_heads()
 
-    async def _put_back(self, launches: Sequence[Launch], trunk: Activation | None) -> None:
-        """Put launches and trunk back. A namespace that was emptied goes on with the trunk that was active: nobody may have the one that it was made with."""
-        await self._claim(**({"trunk": trunk.sha256} if trunk is not None else {}))
-        names = await put_back(self._store, launches)
-        lost = [f"launch {name}" for name in names]
-        if self._shelf is not None and await trunks.put_back(self._store, trunk, self._shelf.files):
-            lost.append(f"trunk {trunk.sha256[:16] if trunk else ''}")
-        if lost:
-            self.tell(incident("store_went_back", f"the control records had lost {', '.join(lost)}; they were put back", launches=len(names)))
-
-    async def _claim(self, **instead: str) -> None:
-        """Describe the namespace anew if it has lost its description, and hold to what is written there."""
-        held = await self._store.claim_meta({**self._meta, **instead})
-        if self._shelf is not None and "trunk" in held:
-            self._meta["trunk"] = self._shelf.base = held["trunk"]
+    async def _make_whole(self) -> None:
+        """Put back what the store has forgotten of the control records, and we know; the namespace's description last, which others take for the rest."""
+        if self._is_whole:
+            return
+        if lost := await put_back(self._store, self.knowledge.forgotten) if self.knowledge.forgotten else []:
+            self.tell(incident("store_went_back", f"the launches {', '.join(lost)} had left the control records; they were put back", launches=len(lost)))
+        if (shelf := self._shelf) is not None and (shelf.missing or shelf.forgotten) and await trunks.put_back(self._store, shelf.forgotten, shelf.missing):
+            self.tell(incident("store_went_back", "the trunk that was promoted last had left the control records; it was put back"))
+        await self._store.claim_meta(self._meta)
+        self._is_whole = True
 
     def _hear_learners(self, versions: Mapping[int, int]) -> None:
         """Let the partitions know what is learned; `versions` are those that they had before the learners were asked."""
@@ -345,7 +340,7 @@ class Worker:
             self.hold(q, OUTCOMES, held)
 
         return LearnerDesk(
-            learner, load=self._load_learner_again, seek=seek, hold=hold, end=self._outcomes_end, outlet=self._outlet, tell=self.tell,
+            learner, load=self._load_learner, seek=seek, hold=hold, end=self._outcomes_end, outlet=self._outlet, tell=self.tell,
             patience_s=self._patience_s, learned=self._stamp_news.set, crashed=self.crashed,
         )  # fmt: skip
 
@@ -353,11 +348,6 @@ class Worker:
         """Return where `outcomes` ended when the broker last said so, None if that is long ago."""
         end = self._wire.end(OUTCOMES, q)
         return end.offset if end is not None and self._clock_ms() - end.as_of_ms <= STALE_MS else None
-
-    async def _load_learner_again(self, q: int) -> Learner:
-        if not self._rules.replay:
-            await self._refresh()  # if the store was emptied, the trunk that the heads belong to is put back first
-        return await self._load_learner(q)
 
     async def _load_learner(self, q: int) -> Learner:
         return await Learner.load(

@@ -22,6 +22,7 @@ from kafka.errors import KafkaError
 
 from features.events import KINDS
 from streams import namespace
+from streams.at_rest import is_behind
 from streams.embedded import HOST
 from streams.learner import LearnerCursor
 from streams.ledger.audit import audit
@@ -252,9 +253,7 @@ class Stage:
                     held = store.hget(f"{prefix}{{o{q}}}:cursor", "cursor")
                     expected = msgspec.msgpack.decode(held, type=LearnerCursor).expected if held else {}
                     for p, cursor in cursors.items():
-                        told = [(past.epoch, past.ends[q]) for past in cursor.told.before if past.ends[q]]
-                        told += [(cursor.epoch, cursor.numbers[q])] if cursor.numbers[q] else []
-                        if told and (p not in expected or (expected[p].epoch, expected[p].number) < told[-1]):
+                        if is_behind(expected.get(p), cursor, q):
                             return False
                 return not any(cursor.counts or cursor.seen for cursor in cursors.values())
         except (redis.RedisError, KafkaError, OSError):

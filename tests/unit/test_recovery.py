@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
 import msgspec
 import pytest
 
-from features.errors import DependencyDown
+from features.errors import DependencyDown, Mismatch
 from features.memory_store import MemoryStore
 from features.store import Changes, Slot
-from models.checkpoint import save
+from models.checkpoint import Artifact, save
 from models.model import Model
 from streams import launches, trunks
+from streams.at_rest import is_behind
 from streams.gate import End
+from streams.inbox import Expected
 from streams.incidents import INCIDENTS, incident
 from streams.learner import LearnerCursor
 from streams.measuring import Meters, Polls
+from streams.namespace import join
 from streams.offline import put_launches
-from streams.partition import Partition
+from streams.outbox import Past, Told
+from streams.partition import Partition, first_cursor
 from streams.records import Launch, Outgoing
 from streams.vitals import SILENT_S, Vitals
 from streams.worker import ALERT_AGAIN_S, OUTCOMES, Worker
@@ -256,38 +261,138 @@ def test_a_worker_with_nothing_in_hand_is_not_ready_while_the_broker_is_silent(m
     asyncio.run(work())
 
 
-def test_a_store_that_was_emptied_goes_on_with_the_trunk_that_was_active(tmp_path: Path) -> None:
-    """Also where no worker has the one that the namespace was made with. Launches are back, a rollback knows its way, and workers with either trunk may join."""
+@dataclass
+class Promoted:
+    """A namespace that was made with the first of three trunks; the others were promoted one after the other, and the learner has followed."""
+
+    store: EmptiedStore
+    trunks: list[Artifact]
+    broker: Everything = field(default_factory=Everything)
+
+    @classmethod
+    async def make(cls, folder: Path) -> Promoted:
+        """With a launch."""
+        made = [save(make_artifact("shoes", *more), folder / str(i)) for i, more in enumerate(((), ("hats",), ("hats", "bags")))]
+        stage = cls(EmptiedStore(), made)
+        await stage.store.put_meta({"trunk": made[0].sha256, "clock": "live"})
+        await trunks.keep(stage.store, folder / "0", made[0])
+        await put_launches(stage.store, [LAUNCH])
+        for i in (1, 2):
+            await trunks.promote(stage.store, folder / str(i), made[i], base=made[0].sha256, stamped=0, at_ms=0)
+        worker = await stage.worker(0)
+        await stage.followed(2)
+        await worker.settle()
+        return stage
+
+    async def worker(self, own: int) -> Worker:
+        """One that came with a trunk, and works."""
+        worker = make_worker(self.store, Model(self.trunks[own]), self.broker, clock="live", trunk=self.trunks[0].sha256)
+        await worker.assigned([0], [0])
+        return worker
+
+    async def followed(self, number: int) -> None:
+        """Return when the learner has taken up an activation."""
+        for _ in range(200):
+            if trunks.stamp_in(await self.store.load("o0", (trunks.STAMP,))).number >= number:
+                return
+            await asyncio.sleep(0.05)
+        raise AssertionError(f"activation {number} was not taken up")
+
+    async def refused(self) -> list[int]:
+        """The trunks with which a worker may not join."""
+        wanted = {"clock": "live"}
+        found = []
+        for i, artifact in enumerate(self.trunks):
+            try:
+                await join(self.store, wanted | {"trunk": artifact.sha256}, "n", may_follow=await trunks.is_kept(self.store, artifact.sha256))
+            except Mismatch:
+                found.append(i)
+        return found
+
+    def empty(self) -> None:
+        """Forget everything."""
+        vars(self.store).update(vars(MemoryStore()))
+
+
+@pytest.mark.parametrize("own", range(3))
+def test_a_store_that_was_emptied_follows_the_promoted_trunk_again(tmp_path: Path, own: int) -> None:
+    """At whatever moment of a look, and whichever trunk the only worker came with: launch, trunk and description are back, and workers may join as before."""
 
     async def work() -> None:
-        old = save(make_artifact("shoes"), tmp_path / "0")
-        new = save(make_artifact("shoes", "hats"), tmp_path / "1")
-        store, broker = MemoryStore(), Everything()
-        await store.put_meta({"trunk": old.sha256, "clock": "live"})
-        await trunks.keep(store, tmp_path / "0", old)
-        await put_launches(store, [LAUNCH])
-        await trunks.promote(store, tmp_path / "1", new, base=old.sha256, stamped=0, at_ms=0)
-        first = make_worker(store, Model(old), broker, clock="live", trunk=old.sha256)
-        await first.assigned([0], [0])
-        for _ in range(200):
-            if trunks.stamp_in(await store.load("o0", (trunks.STAMP,))).number:
+        stage = await Promoted.make(tmp_path)
+        worker = await stage.worker(own)
+        for moment in range(99):
+            stage.store.at = moment
+            await worker.look_again()
+            if ended := stage.store.at >= 0:
                 break
-            await asyncio.sleep(0.05)
-        await first.settle()
-        second = make_worker(store, Model(new), broker, clock="live", trunk=old.sha256)
-        await second.assigned([0], [0])
-        assert second.knowledge.trunk == new.sha256[:16]
-        store.__dict__.update(MemoryStore().__dict__)
-        await second.look_again()
-        assert [alert.text.partition(";")[0] for alert in second.alerts] == [f"the control records had lost launch new, trunk {new.sha256[:16]}"]
-        assert second.knowledge.trunk == new.sha256[:16]
-        assert list(await launches.read(store)) == ["new"]
-        assert (await store.meta())["trunk"] == new.sha256
-        assert (await trunks.fetch(store, new.sha256)).sha256 == new.sha256
-        assert {old.sha256, new.sha256} <= await trunks.known(store)
-        await second.look_again()
-        assert len(second.alerts) == 1
-        await second.settle()
+            await worker.look_again()
+            assert list(await launches.read(stage.store)) == ["new"], moment
+            assert (await stage.store.meta())["trunk"] == stage.trunks[0].sha256
+            assert [a.sha256 for a in await trunks.read(stage.store)] == [stage.trunks[2].sha256]
+            assert await stage.refused() == []
+            await stage.followed(2)
+            await worker.look_again()
+            assert worker.knowledge.trunk == stage.trunks[2].sha256[:16]
+        stage.store.at = -1
+        assert ended
+        assert moment >= 2
+        await trunks.rollback(stage.store, base=stage.trunks[0].sha256, stamped=2, at_ms=0)
+        await worker.look_again()
+        await stage.followed(3)
+        await worker.look_again()
+        assert worker.knowledge.trunk == stage.trunks[1].sha256[:16]
+        await worker.settle()
+
+    asyncio.run(work())
+
+
+def test_each_worker_puts_back_the_trunks_that_it_has(tmp_path: Path) -> None:
+    """Also where another one has put back all that it found forgotten; launches go on meanwhile."""
+
+    async def work() -> None:
+        stage = await Promoted.make(tmp_path)
+        first, second = await stage.worker(2), await stage.worker(1)
+        await trunks.promote(stage.store, tmp_path / "0", stage.trunks[0], base=stage.trunks[0].sha256, stamped=2, at_ms=0)
+        for worker in (first, second):
+            await worker.look_again()
+        await stage.followed(3)
+        stage.empty()
+        for worker in (first, second):
+            await worker.look_again()
+            assert [launch.id for launch in worker.knowledge.launches.all] == ["new"]
+        for artifact in stage.trunks:
+            assert (await trunks.fetch(stage.store, artifact.sha256)).sha256 == artifact.sha256
+        for worker in (first, second):
+            await worker.settle()
+
+    asyncio.run(work())
+
+
+def test_what_could_not_be_put_back_is_put_back_later(tmp_path: Path) -> None:
+    """The launch is taken, the trunk is refused: the next look knows of it still, and both were told."""
+
+    async def work() -> None:
+        stage = await Promoted.make(tmp_path)
+        worker = await stage.worker(2)
+        await worker.settle()
+        commit, commits = stage.store.commit, 0
+
+        async def second_refused(slot: str, expected: int, changes: Changes) -> bool:
+            nonlocal commits
+            commits += slot == trunks.CONTROL_SLOT
+            if slot == trunks.CONTROL_SLOT and commits == 2:
+                raise DependencyDown("no memory")
+            return await commit(slot, expected, changes)
+
+        stage.empty()
+        stage.store.commit = second_refused  # type: ignore[method-assign]
+        with pytest.raises(DependencyDown):
+            await worker.look_again()
+        assert await trunks.read(stage.store) == []
+        await worker.look_again()
+        assert [a.sha256 for a in await trunks.read(stage.store)] == [stage.trunks[2].sha256]
+        assert worker.incidents["store_went_back"] == 2
 
     asyncio.run(work())
 
@@ -311,15 +416,17 @@ def test_control_records_that_come_to_the_same_version_again_are_read(model: Mod
 
 
 def test_a_store_that_refuses_to_be_described_is_asked_again(model: Model) -> None:
-    """Partitions are told to start over all the same, and again at the next look."""
+    """Partitions are told to start over all the same."""
 
     async def work() -> None:
         store, broker = MemoryStore(), Everything()
         assert await store.commit("o0", 0, Changes(cursor=msgspec.msgpack.encode(LearnerCursor()), version=5))
         worker = make_worker(store, model, broker, clock="live")
         await worker.assigned([0], [0])
-        await worker.settle()
         await worker.look_again()
+        desk, learner = worker.desks[0], worker.learners[0]
+        await worker.settle()
+        worker.desks[0], worker.learners[0] = desk, learner
         store.__dict__.update(MemoryStore().__dict__)
         claim = store.claim_meta
 
@@ -329,9 +436,25 @@ def test_a_store_that_refuses_to_be_described_is_asked_again(model: Model) -> No
         store.claim_meta = refused  # type: ignore[method-assign]
         with pytest.raises(DependencyDown):
             await worker.look_again()
+        assert desk._reload
+        assert learner._reload
         store.claim_meta = claim  # type: ignore[method-assign]
         await worker.look_again()
         assert (await store.meta())["clock"] == "live"
-        assert not worker.knowledge.went_back
+        await worker.settle()
 
     asyncio.run(work())
+
+
+def test_a_partition_is_learned_when_its_learner_is_further_than_the_last_life_that_is_named() -> None:
+    """Lives leave the cursor when all learners are through, not in their order: of two, the later one may be gone, and its learner stands there."""
+    cursor = first_cursor([0] * 4, 2)
+    early, late = (number << 40 for number in (5, 6))
+    cursor.epoch, cursor.told = 7 << 40, Told(before=[Past(early, [4, 4])])
+    assert not is_behind(Expected(late, 2), cursor, 1)
+    assert not is_behind(Expected(early, 4), cursor, 1)
+    assert is_behind(Expected(early, 3), cursor, 1)
+    assert is_behind(None, cursor, 1)
+    cursor.numbers = [0, 1]
+    assert is_behind(Expected(late, 2), cursor, 1)
+    assert not is_behind(Expected(cursor.epoch, 1), cursor, 1)
