@@ -9,6 +9,7 @@ operating systems take ports for outgoing connections: else a client that retrie
 
 from __future__ import annotations
 
+import contextlib
 import importlib.resources
 import os
 import re
@@ -140,7 +141,7 @@ class EmbeddedServer(ABC):
                 self._log_from = log.tell()
                 self._guard = subprocess.Popen(
                     [sys.executable, "-I", "-S", str(GUARD), *remove, *command],
-                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
+                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, bufsize=0,
                     cwd=self.folder, env={**os.environ, **self.environment}, start_new_session=True,
                 )  # fmt: skip
         except OSError as error:
@@ -179,6 +180,8 @@ class EmbeddedServer(ABC):
         if self._guard is None:
             return
         assert self._guard.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._guard.stdin.write(b".")  # we go on: the folder stays
         self._guard.stdin.close()
         self._guard.wait()
         self._guard = None

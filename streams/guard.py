@@ -3,8 +3,9 @@
     python -I -S guard.py [--remove DIR] COMMAND [ARGUMENT...]
 
 Prints the child's process id as one line, then waits. When its standard input ends, its parent dies (SIGKILL included), or it is told
-to stop, it sends the child SIGTERM and, after a grace, SIGKILL; when it was the parent that died it also removes DIR. It exits with the
-child's code (128 + n for signal n). On Linux the kernel kills the child should the guard itself be killed.
+to stop, it sends the child SIGTERM and, after a grace, SIGKILL. It also removes DIR unless the parent has said, by any byte on standard
+input, that it goes on without the child: a parent that dies says nothing. It exits with the child's code (128 + n for signal n). On Linux
+the kernel kills the child should the guard itself be killed.
 
 A process of its own, because PR_SET_PDEATHSIG alone fires at the end of the *thread* that forked, and exists only on Linux.
 Standard library only, and nothing of ours: it must start in milliseconds.
@@ -78,7 +79,7 @@ def main(arguments: list[str]) -> int:
     pid = _spawn(arguments)
     os.write(1, f"{pid}\n".encode())
 
-    orphaned = False
+    orphaned = kept = False
     while not told and not orphaned:
         code = _ended(pid)
         if code is not None:
@@ -87,8 +88,11 @@ def main(arguments: list[str]) -> int:
         ready, _, _ = select.select([0, woken], [], [], 1.0)
         if woken in ready:
             os.read(woken, 512)
-        if 0 in ready and not os.read(0, 512):
-            break
+        if 0 in ready:
+            if not os.read(0, 512):
+                orphaned = not kept
+                break
+            kept = True
         orphaned = os.getppid() != parent
 
     os.kill(pid, signal.SIGTERM)

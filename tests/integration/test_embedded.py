@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -111,6 +112,19 @@ def test_kill_9_of_the_parent_leaves_no_orphans(holder: tuple[subprocess.Popen[s
         program.kill()
     assert gone(pids)
     assert [path for path in tmp_path.iterdir() if path.name.startswith("headstart-")] == []
+
+
+@pytest.mark.parametrize("said", [b"", b"."], ids=["silence", "a word"])
+def test_a_guard_goes_by_what_its_parent_said(tmp_path: Path, said: bytes) -> None:
+    """Without a word before the end of the pipe the folder goes, also where the dying parent is still to be seen; with one it stays."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    command = [sys.executable, "-I", "-S", str(embedded.GUARD), "--remove", str(folder), shutil.which("sleep") or "sleep", "600"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as guard:
+        assert guard.stdout is not None
+        guard.stdout.readline()
+        guard.communicate(said, timeout=10)
+    assert folder.exists() == bool(said)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can tie a process to its parent's death")
