@@ -19,7 +19,7 @@ from streams.inbox import Expected
 from streams.kafka_access import client_config, consumer_config
 from streams.knowledge import outcome_slot
 from streams.learner import LearnerCursor
-from streams.outbox import Told
+from streams.outbox import Told, is_earlier
 from streams.partition import Cursor, Totals
 from streams.settings import Settings
 
@@ -100,4 +100,7 @@ def is_behind(expected: Expected | None, cursor: Cursor, q: int) -> bool:
     """
     told = [(past.epoch, past.ends[q]) for past in cursor.told.before if past.ends[q]]
     told += [(cursor.epoch, cursor.numbers[q])] if cursor.numbers[q] else []
-    return bool(told) and (expected is None or (expected.epoch, expected.number) < told[-1])
+    if not told or expected is None:
+        return bool(told)
+    epoch, number = told[-1]
+    return expected.number < number if expected.epoch == epoch else not is_earlier(epoch, expected.epoch)

@@ -18,7 +18,7 @@ from features.catalogue import SHOP, empty
 from features.errors import DependencyDown
 from features.events import Event
 from features.layout import CATALOGUE
-from features.store import Store
+from features.store import Slot, Store
 from models.experts import View
 from models.launch_head import LaunchHead
 from models.model import Model, probability_of_source
@@ -103,20 +103,31 @@ class Knowledge:
         self._control_version = control.version
         return True
 
+    def look_at_control_again(self) -> None:
+        """Let the next look read the control records, whatever their version: it may be what it was, and they not."""
+        self._control_version = -1
+
     async def refresh_heads(self) -> None:
         """Bring heads and catalogue up to the store's present state."""
         for _ in range(LOOKS):
             if await self._refresh_slots():
                 return
             await asyncio.sleep(LOOK_AGAIN_S)
-        if self._number < 0:
-            raise DependencyDown(
-                "the heads of the outcome partitions belong to trunks that are too far apart: a learner is missing, or the store was put back in part"
-            )
-        logger.warning("the outcome partitions' heads belong to different trunks for long; what was known is believed on")
+        if self._number >= 0:
+            logger.warning("the outcome partitions' heads belong to different trunks for long; what was known is believed on")
+            return
+        # Who has just started must learn for the partitions that are behind, else nobody does.
+        logger.warning(
+            "the outcome partitions' heads belong to trunks that are too far apart; those that are ahead are not believed until the others have caught up"
+        )
+        if not await self._refresh_slots(begin=True):
+            raise DependencyDown("the store moves on, or goes back, whenever it is read")
 
-    async def _refresh_slots(self) -> bool:
-        """Take up what the learners have committed; False if the store moved on, or went back, while it was read: look again."""
+    async def _refresh_slots(self, *, begin: bool = False) -> bool:
+        """Take up what the learners have committed; False if the store moved on, or went back, while it was read: look again.
+
+        `begin`: heads that are too far ahead of the slowest are left out, and new ones stand in for them.
+        """
         stamp = () if self._shelf is None else (trunks.STAMP,)
         found = {slot: await self._store.load(slot, stamp) for slot in self._slots}
         self.cursors = {slot: now.cursor for slot, now in found.items()}
@@ -126,9 +137,10 @@ class Knowledge:
         stamps = {slot: trunks.Stamp() if self._shelf is None else trunks.stamp_in(now) for slot, now in found.items()}
         # Nobody is more than one activation ahead of the slowest: the slowest one's trunk is the one for which all slots have heads.
         pair = min(stamps.values(), key=lambda s: s.number)
-        model, swapped = self.model, self._shelf is not None and pair.number != self._number
-        if self._shelf is not None and swapped:
+        model, swapped = self.model, False
+        if self._shelf is not None:
             model = await self._shelf.model(pair.sha256)
+            swapped = pair.number != self._number or model is not self.model  # the number alone may be another trunk's, where the store went back
         taken: dict[str, tuple[int, Mapping[str, bytes]]] = {}
         for slot, seen in ((slot, self._versions[slot]) for slot in self._slots):
             if found[slot].version == seen and not swapped:
@@ -146,7 +158,9 @@ class Knowledge:
             if self._shelf is not None:
                 found_stamp = trunks.stamp_in(now)
                 if pair.number != (found_stamp.number if name == HEADS else found_stamp.before):
-                    return False
+                    if not begin:
+                        return False
+                    now, changed = Slot(-1, b"", {name: {}}), None
             # What was read one by one may be newer than the version that it is noted under: then it is read once more.
             taken[slot] = (now.version, now.hashes[name]) if changed is None else (found[slot].version, changed)
         if (first := taken.get(self._slots[0])) is not None and first[0] != self._versions[self._slots[0]]:

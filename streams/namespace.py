@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 
 from features.errors import InputError, Mismatch
 from features.events import KINDS
@@ -16,6 +17,7 @@ from streams.kafka_access import client_config
 from streams.partition import Rules
 from streams.settings import Settings
 from streams.topics import broker_names, cluster_id, partition_counts, topic_ids
+from streams.trunks import is_kept
 
 LIVE = "live"
 WHAT_DIFFERS = {
@@ -96,20 +98,24 @@ def description(settings: Settings, artifact: Artifact, rules: Rules, *, clock: 
     }
 
 
-async def join(store: Store, wanted: dict[str, str], namespace: str, *, may_follow: bool = False) -> dict[str, str]:
+async def join(store: Store, wanted: dict[str, str], namespace: str) -> dict[str, str]:
     """Claim a new namespace, or check that this process belongs to it; returns its description. Raises Mismatch with one line that says what differs.
 
-    `may_follow`: the process' trunk is one of the namespace's, though perhaps not the one that it was made with; it takes the active one from the store.
+    Its trunk need not be the one that the namespace was made with, if it is one of the namespace's: the process takes the active one from the store.
     """
     held = await store.claim_meta(wanted)
-    _compare(held, {**wanted, "trunk": held["trunk"]} if may_follow else wanted, namespace)
+    # In this order: where the store was emptied, trunks are put back before the description.
+    if held["trunk"] != wanted["trunk"] and await is_kept(store, wanted["trunk"]):
+        wanted = {**wanted, "trunk": held["trunk"]}
+    compare(held, wanted, f"namespace {namespace!r}")
     return held
 
 
-def _compare(held: dict[str, str], wanted: dict[str, str], namespace: str) -> None:
+def compare(held: Mapping[str, str], wanted: Mapping[str, str], subject: str) -> None:
+    """Raise Mismatch with one line that says what differs between the description of the subject and what is wanted, if something does."""
     for name, value in wanted.items():
         if held.get(name) != value:
-            raise Mismatch(f"namespace {namespace!r} differs in {WHAT_DIFFERS.get(name, name)} ({held.get(name)!r:.80} there, {value!r:.80} here)")
+            raise Mismatch(f"{subject} differs in {WHAT_DIFFERS.get(name, name)} ({held.get(name)!r:.80} there, {value!r:.80} here)")
 
 
 def clock_of(held: dict[str, str]) -> str:
@@ -154,4 +160,4 @@ async def check_publisher(settings: Settings) -> None:
     count = partition_counts(settings.broker, [names["browse"]], client_config=access).get(names["browse"])
     if count is not None:
         here["partitions"] = str(count)
-    _compare(held, here, settings.namespace)
+    compare(held, here, f"namespace {settings.namespace!r}")

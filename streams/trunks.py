@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from features.errors import InputError, Mismatch
+from features.errors import DependencyDown, InputError, Mismatch
 from features.store import Changes, Slot, Store, fresh_version
 from models.carry import differences, same_scaler
 from models.checkpoint import MANIFEST, TENSORS, Artifact, load
@@ -116,31 +116,31 @@ async def keep(store: Store, folder: Path, artifact: Artifact) -> None:
     await _changed(store, change)
 
 
-async def put_back(store: Store, activation: Activation | None, entries: Mapping[str, bytes]) -> bool:
-    """Write what the store has forgotten: the latest activation, and entries of the hash `artifacts`; returns whether it had forgotten the activation."""
+async def put_back(store: Store, known: Sequence[Activation], entries: Mapping[str, bytes]) -> list[int]:
+    """Write what the store has forgotten: activations, and entries of the hash `artifacts`; returns the activations' numbers."""
 
-    async def change(slot: Slot) -> tuple[bool, dict[str, dict[str, bytes]] | None]:
+    async def change(slot: Slot) -> tuple[list[int], dict[str, dict[str, bytes]] | None]:
         there = await store.read_hash(CONTROL_SLOT, ARTIFACTS, list(entries))
         gone = {name: value for (name, value), held in zip(entries.items(), there, strict=True) if held is None}
         put = {ARTIFACTS: gone} if gone else {}
-        lost = is_lost(activation, activations(slot.hashes[ACTIVATIONS]))
-        if lost and activation is not None:
-            put[ACTIVATIONS] = {str(activation.number): _encode(activation)}
-        return lost, put or None
+        if lost := forgotten(known, activations(slot.hashes[ACTIVATIONS])):
+            put[ACTIVATIONS] = {str(activation.number): _encode(activation) for activation in lost}
+        return [activation.number for activation in lost], put or None
 
     return await _changed(store, change)
 
 
-def is_lost(activation: Activation | None, held: Sequence[Activation]) -> bool:
-    """Whether the store, which holds these, had an activation once and has neither it nor a later one."""
-    return activation is not None and all(other.number < activation.number for other in held)
+def forgotten(known: Sequence[Activation], held: Sequence[Activation]) -> list[Activation]:
+    """Return those that the store, which holds these, has neither itself nor a later one of: it went back."""
+    last = max((a.number for a in held), default=0)
+    return [a for a in known if a.number > last]
 
 
 async def fetch(store: Store, sha256: str) -> Artifact:
     """Return an artifact from the store, verified. Raises Mismatch if it is not there, or is not what its name says."""
     manifest, tensors = await store.read_hash(CONTROL_SLOT, ARTIFACTS, [_field(sha256, name) for name in (MANIFEST, TENSORS)])
     if manifest is None or tensors is None:
-        raise Mismatch(f"the trunk {sha256[:16]} is not in the namespace's store: promote it again, or start a worker with its folder (--trunk)")
+        raise _missing(sha256)
     return _unpack(sha256, manifest, tensors)
 
 
@@ -149,6 +149,10 @@ async def manifest(store: Store, sha256: str) -> dict[str, Any] | None:
     (raw,) = await store.read_hash(CONTROL_SLOT, ARTIFACTS, [_field(sha256, MANIFEST)])
     found: dict[str, Any] | None = json.loads(raw) if raw is not None else None
     return found
+
+
+def _missing(sha256: str) -> Mismatch:
+    return Mismatch(f"the trunk {sha256[:16]} is not in the namespace's store: promote it again, or start a worker with its folder (--trunk)")
 
 
 def _field(sha256: str, name: str) -> str:
@@ -225,28 +229,32 @@ class Shelf:
     """The trunks of a live namespace as one process knows them. `take` hears of new activations; models are made once and kept."""
 
     def __init__(self, store: Store, own: Model, base: str, *, clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000) -> None:
-        self._store, self._own, self._base, self._clock_ms = store, own, base, clock_ms
+        self._store, self._own, self.base, self._clock_ms = store, own, base, clock_ms
         self._models: OrderedDict[str, Model] = OrderedDict()
         self._activations: list[Activation] = []
-        self.forgotten: Activation | None = None
-        """The last activation that was known, if the control records have neither it nor a later one: the store went back. It goes on all the same."""
+        self.forgotten: list[Activation] = []
+        """Of the active one and those that are to follow it, what the control records have forgotten: the store went back. They go on all the same."""
         self.missing: dict[str, bytes] = {}
         """Entries of the hash `artifacts` that were there once."""
         self._files: dict[str, dict[str, bytes]] = {}
 
     async def take(self, held: Mapping[str, bytes]) -> None:
         """Take in the control record `trunk`, and make the model of the latest activation ahead of its time."""
-        stored, last = activations(held), self._activations[-1] if self._activations else None
-        self.forgotten = last if is_lost(last, stored) else None
-        self._activations = [*stored, *([self.forgotten] if self.forgotten else [])]
+        stored = activations(held)
+        self.forgotten = forgotten(self._current(), stored)
+        self._activations = [*stored, *self.forgotten]
         await self._keep_files()
         if self._activations:
             await self.model(self._activations[-1].sha256)
 
+    def _current(self) -> list[Activation]:
+        """Return the active one, and those whose time is still to come."""
+        now_ms, known = self._clock_ms(), self._activations
+        return known[max((i for i, a in enumerate(known) if a.from_ms <= now_ms), default=0) :]
+
     async def _keep_files(self) -> None:
-        """Have the files at hand of the trunks that must not get lost: the first one, which heads begin with, this process' own, the active one, and the one before."""
-        latest = self._activations[-1:]
-        wanted = {self._base, self._own.artifact.sha256, *(sha256 for a in latest for sha256 in (a.sha256, a.previous) if sha256)}
+        """Have the files at hand of the trunks that must not get lost: the first one, which heads begin with, this process' own, the active one, the one before, and what is to follow."""
+        wanted = {self.base, self._own.artifact.sha256, *(sha256 for a in self._current() for sha256 in (a.sha256, a.previous) if sha256)}
         self._files = {sha256: files for sha256, files in self._files.items() if sha256 in wanted}
         self.missing = {}
         for sha256 in sorted(wanted):
@@ -264,12 +272,17 @@ class Shelf:
         return following if following is not None and following.from_ms <= self._clock_ms() else None
 
     async def model(self, sha256: str) -> Model:
-        """Return the model of a trunk, "" for the one that the namespace was made with; from the store unless this process came with it or has its files."""
-        sha256 = sha256 or self._base
+        """Return the model of a trunk, "" for the one that the namespace was made with; from the store unless this process came with it or has its files.
+
+        Raises DependencyDown if it is nowhere: where the store was emptied, another worker may be about to put it back.
+        """
+        sha256 = sha256 or self.base
         if sha256 == self._own.artifact.sha256:
             return self._own
         if sha256 not in self._models:
             files = self._files.get(sha256)
+            if not files and not await is_kept(self._store, sha256):
+                raise DependencyDown(str(_missing(sha256)))
             self._models[sha256] = Model(_unpack(sha256, *files.values()) if files else await fetch(self._store, sha256))
             while len(self._models) > MODELS_KEPT:
                 self._models.popitem(last=False)

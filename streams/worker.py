@@ -29,6 +29,7 @@ from streams.knowledge import Knowledge, outcome_slot
 from streams.launches import put_back
 from streams.learner import Learner, expected_in, stamp_of
 from streams.learner_desk import LearnerDesk
+from streams.namespace import compare
 from streams.partition import Partition, Rules
 from streams.pipeline import Outlet
 from streams.records import Received
@@ -298,12 +299,23 @@ class Worker:
         """Put back what the store has forgotten of the control records, and we know; the namespace's description last, which others take for the rest."""
         if self._is_whole:
             return
-        if lost := await put_back(self._store, self.knowledge.forgotten) if self.knowledge.forgotten else []:
-            self.tell(incident("store_went_back", f"the launches {', '.join(lost)} had left the control records; they were put back", launches=len(lost)))
-        if (shelf := self._shelf) is not None and (shelf.missing or shelf.forgotten) and await trunks.put_back(self._store, shelf.forgotten, shelf.missing):
-            self.tell(incident("store_went_back", "the trunk that was promoted last had left the control records; it was put back"))
-        await self._store.claim_meta(self._meta)
+        if self.knowledge.forgotten:
+            self.knowledge.look_at_control_again()
+            if lost := await put_back(self._store, self.knowledge.forgotten):
+                self.tell(incident("store_went_back", f"the launches {', '.join(lost)} had left the control records; they were put back", launches=len(lost)))
+        if (shelf := self._shelf) is not None and (shelf.missing or shelf.forgotten):
+            self.knowledge.look_at_control_again()
+            if numbers := await trunks.put_back(self._store, shelf.forgotten, shelf.missing):
+                text = f"the trunks' activations {', '.join(map(str, numbers))} had left the control records; they were put back"
+                self.tell(incident("store_went_back", text, activations=len(numbers)))
+        self._follow(await self._store.claim_meta(self._meta))
         self._is_whole = True
+
+    def _follow(self, held: Mapping[str, str]) -> None:
+        """Take the namespace's description as it is held: where the store was emptied, someone else may have joined it first, with another trunk."""
+        if self._shelf is not None and "trunk" in held:
+            self._shelf.base = self._meta["trunk"] = held["trunk"]
+        compare(held, self._meta, "the namespace, which was emptied and joined anew,")
 
     def _hear_learners(self, versions: Mapping[int, int]) -> None:
         """Let the partitions know what is learned; `versions` are those that they had before the learners were asked."""
@@ -358,7 +370,8 @@ class Worker:
     # What the desks ask for.
 
     async def look_again(self) -> None:
-        """Bring stamps and beliefs up to the store's present state."""
+        """Bring stamps and beliefs up to the store's present state: asked for where something of the store was lost."""
+        self._is_whole = False
         await self._refresh()
 
     def tell(self, alert: Alert) -> None:

@@ -53,7 +53,7 @@ def run(settings: Settings) -> None:
             clock = namespace.clock_of(await store.meta())
             rules = namespace.rules_of(settings, artifact, replay=clock != namespace.LIVE)
             wanted = namespace.description(settings, artifact, rules, clock=clock, broker=found)
-            held = await namespace.join(store, wanted, settings.namespace, may_follow=await trunks.is_kept(store, artifact.sha256))
+            held = await namespace.join(store, wanted, settings.namespace)
             if clock == namespace.LIVE:
                 await trunks.keep(store, settings.trunk, artifact)
             return clock, held

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from features.errors import Mismatch
+from features.errors import DependencyDown
 from features.memory_store import MemoryStore
 from features.vector import NAMES
 from models.checkpoint import save
@@ -312,8 +312,8 @@ def test_only_the_heads_that_changed_are_read_again(made: list[Trunk]) -> None:
     go(work())
 
 
-def test_an_artifact_that_the_store_does_not_have_ends_the_worker(made: list[Trunk]) -> None:
-    """Without the active trunk's files there is nothing to score with: one line that says what to do."""
+def test_an_artifact_that_the_store_does_not_have_is_waited_for(made: list[Trunk]) -> None:
+    """Without the active trunk's files there is nothing to score with; another worker may put them back: one line that says what to do if none does."""
 
     async def work() -> None:
         stage = Stage(Told(made[0].sha256), made[0])
@@ -322,7 +322,7 @@ def test_an_artifact_that_the_store_does_not_have_ends_the_worker(made: list[Tru
         held = stage.store._hashes[trunks.CONTROL_SLOT, trunks.ARTIFACTS]
         for name in [name for name in held if name.startswith(made[1].sha256)]:
             del held[name]
-        with pytest.raises(Mismatch, match="promote it again"):
+        with pytest.raises(DependencyDown, match="promote it again"):
             await stage.new_knowledge().refresh()
 
     go(work())

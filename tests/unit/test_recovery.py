@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -287,13 +288,13 @@ class Promoted:
     async def worker(self, own: int) -> Worker:
         """One that came with a trunk, and works."""
         worker = make_worker(self.store, Model(self.trunks[own]), self.broker, clock="live", trunk=self.trunks[0].sha256)
-        await worker.assigned([0], [0])
+        await worker.assigned([0], range(RULES.outcome_partitions))
         return worker
 
-    async def followed(self, number: int) -> None:
+    async def followed(self, number: int, slot: str = "o0") -> None:
         """Return when the learner has taken up an activation."""
         for _ in range(200):
-            if trunks.stamp_in(await self.store.load("o0", (trunks.STAMP,))).number >= number:
+            if trunks.stamp_in(await self.store.load(slot, (trunks.STAMP,))).number >= number:
                 return
             await asyncio.sleep(0.05)
         raise AssertionError(f"activation {number} was not taken up")
@@ -304,7 +305,7 @@ class Promoted:
         found = []
         for i, artifact in enumerate(self.trunks):
             try:
-                await join(self.store, wanted | {"trunk": artifact.sha256}, "n", may_follow=await trunks.is_kept(self.store, artifact.sha256))
+                await join(self.store, wanted | {"trunk": artifact.sha256}, "n")
             except Mismatch:
                 found.append(i)
         return found
@@ -397,6 +398,178 @@ def test_what_could_not_be_put_back_is_put_back_later(tmp_path: Path) -> None:
     asyncio.run(work())
 
 
+@pytest.mark.parametrize("change", ["promote", "rollback"])
+def test_what_is_to_follow_the_active_trunk_does_not_take_its_place(tmp_path: Path, change: str) -> None:
+    """A store is emptied while a change of trunks is set for tomorrow: today's goes on, and its files are back for who starts."""
+
+    async def work() -> None:
+        stage = await Promoted.make(tmp_path)
+        base, active = stage.trunks[0].sha256, stage.trunks[2].sha256
+        worker = await stage.worker(0)
+        tomorrow = START_MS + 86_400_000
+        if change == "promote":
+            await trunks.promote(stage.store, tmp_path / "1", stage.trunks[1], base=base, stamped=2, at_ms=tomorrow)
+        else:
+            await trunks.rollback(stage.store, base=base, stamped=2, at_ms=tomorrow)
+        await worker.look_again()
+        stage.empty()
+        await worker.look_again()
+        assert [(a.number, a.sha256) for a in await trunks.read(stage.store)] == [(2, active), (3, stage.trunks[1].sha256)]
+        await stage.followed(2)
+        await worker.look_again()
+        other = await stage.worker(0)
+        assert worker.knowledge.trunk == other.knowledge.trunk == active[:16]
+        assert worker.incidents["store_went_back"] >= 2
+        for one in (worker, other):
+            await one.settle()
+
+    asyncio.run(work())
+
+
+def test_a_store_that_is_emptied_twice_between_two_looks_gets_everything_back(model: Model) -> None:
+    """It comes to the version at which it was looked at last, and what was put back is gone again."""
+
+    async def work() -> None:
+        store, broker = MemoryStore(), Everything()
+        await put_launches(store, [LAUNCH])
+        worker = make_worker(store, model, broker, clock="live")
+        await worker.assigned([0], [0])
+        for _ in range(2):
+            vars(store).update(vars(MemoryStore()))
+            await worker._refresh()
+        assert list(await launches.read(store)) == ["new"]
+        assert (await store.meta())["clock"] == "live"
+        await worker.settle()
+
+    asyncio.run(work())
+
+
+def test_a_description_that_is_lost_with_some_partitions_is_written_again(model: Model) -> None:
+    """As where one shard of a Redis Cluster is lost: the partition starts over, and so the worker looks."""
+
+    async def work() -> None:
+        store, broker = MemoryStore(), Everything()
+        worker = make_worker(store, model, broker, clock="live")
+        await worker.assigned([0], [0])
+        assert (await store.meta())["clock"] == "live"
+        store._meta.clear()
+        worker.desks[0].load_again()
+        for _ in range(100):
+            if await store.meta():
+                break
+            await asyncio.sleep(0.02)
+        assert (await store.meta())["clock"] == "live"
+        await worker.settle()
+
+    asyncio.run(work())
+
+
+def test_a_worker_starts_where_outcome_partitions_are_trunks_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a shard is lost after two promotions and no worker runs: who starts goes on from the slower one, and it catches up."""
+    monkeypatch.setitem(globals(), "RULES", make_rules(replay=False, partitioner_check=False, outcome_partitions=2))
+    monkeypatch.setattr("streams.knowledge.LOOK_AGAIN_S", 0.001)
+
+    async def work() -> None:
+        stage = await Promoted.make(tmp_path)
+        worker = await stage.worker(0)
+        for number in (1, 2):
+            await stage.followed(number, "o1")
+        await worker.settle()
+        store = stage.store
+        store._cursors.pop("o1")
+        store._hashes = {name: held for name, held in store._hashes.items() if name[0] != "o1"}
+        starting = make_worker(store, Model(stage.trunks[0]), stage.broker, clock="live", trunk=stage.trunks[0].sha256)
+        await starting.assigned([0], [0, 1])
+        assert starting.knowledge.trunk == stage.trunks[0].sha256[:16]
+        await stage.followed(2, "o1")
+        await starting.look_again()
+        assert starting.knowledge.trunk == stage.trunks[2].sha256[:16]
+        await starting.settle()
+
+    asyncio.run(work())
+
+
+def test_who_joins_while_trunks_are_put_back_belongs(tmp_path: Path) -> None:
+    """The description is put back last, so who meets it finds the trunks too."""
+
+    async def work() -> None:
+        stage = await Promoted.make(tmp_path)
+        worker = await stage.worker(0)
+        stage.empty()
+        claim = stage.store.claim_meta
+
+        async def later(values: Mapping[str, str]) -> dict[str, str]:
+            stage.store.claim_meta = claim  # type: ignore[method-assign]
+            await worker.look_again()
+            return await claim(values)
+
+        stage.store.claim_meta = later  # type: ignore[method-assign]
+        held = await join(stage.store, {"clock": "live", "trunk": stage.trunks[2].sha256}, "n")
+        assert held["trunk"] == stage.trunks[0].sha256
+        await worker.settle()
+
+    asyncio.run(work())
+
+
+def test_who_joins_an_emptied_store_first_says_what_heads_begin_with(tmp_path: Path) -> None:
+    """Another worker with the promoted trunk: all score with that one; and with another clock it is another namespace."""
+
+    async def work() -> None:
+        stage = await Promoted.make(tmp_path)
+        worker = await stage.worker(0)
+        await worker.settle()  # nobody learns from here on
+        stage.empty()
+        await join(stage.store, {"clock": "live", "trunk": stage.trunks[2].sha256}, "n")
+        for _ in range(2):
+            await worker.look_again()
+        assert trunks.stamp_in(await stage.store.load("o0", (trunks.STAMP,))).number == 0
+        assert worker.knowledge.trunk == stage.trunks[2].sha256[:16]
+        stage.empty()
+        await join(stage.store, {"clock": "replay:60000", "trunk": stage.trunks[0].sha256}, "n")
+        with pytest.raises(Mismatch, match="the clock"):
+            await worker.look_again()
+
+    asyncio.run(work())
+
+
+def test_an_activation_is_told_by_its_trunk_too(tmp_path: Path) -> None:
+    """The store goes back to before a promotion, and another trunk is promoted under its number while a worker does not look."""
+
+    async def work() -> None:
+        made = [save(make_artifact("shoes", *more), tmp_path / str(i)) for i, more in enumerate(((), ("hats",), ("hats", "bags")))]
+        stage = Promoted(EmptiedStore(), made)
+        await stage.store.put_meta({"trunk": made[0].sha256, "clock": "live"})
+        await trunks.keep(stage.store, tmp_path / "0", made[0])
+        before = copy.deepcopy(vars(stage.store))
+        looking = await stage.worker(0)
+        for i in (1, 2):
+            vars(stage.store).update(copy.deepcopy(before))
+            await trunks.promote(stage.store, tmp_path / str(i), made[i], base=made[0].sha256, stamped=0, at_ms=0)
+            learning = await stage.worker(0)
+            await stage.followed(1)
+            await learning.settle()
+            if i == 1:
+                await looking.look_again()
+                await looking.settle()
+        await looking.look_again()
+        assert looking.knowledge.trunk == made[2].sha256[:16]
+
+    asyncio.run(work())
+
+
+def test_a_trunk_that_is_nowhere_is_waited_for(tmp_path: Path) -> None:
+    """Another worker may be about to put it back; a start ends as where Redis is down, and is tried again."""
+
+    async def work() -> None:
+        stage = await Promoted.make(tmp_path)
+        stage.empty()
+        await stage.store.put_meta({"trunk": stage.trunks[0].sha256, "clock": "live"})
+        with pytest.raises(DependencyDown, match="is not in the namespace's store"):
+            await stage.worker(2)
+
+    asyncio.run(work())
+
+
 def test_control_records_that_come_to_the_same_version_again_are_read(model: Model) -> None:
     """Emptied, and written once by a worker that starts: as many commits as before."""
 
@@ -458,3 +631,4 @@ def test_a_partition_is_learned_when_its_learner_is_further_than_the_last_life_t
     cursor.numbers = [0, 1]
     assert is_behind(Expected(late, 2), cursor, 1)
     assert not is_behind(Expected(cursor.epoch, 1), cursor, 1)
+    assert is_behind(Expected(cursor.epoch + 1, 1), cursor, 1)  # a life that began from the same state, and that the store has forgotten

@@ -162,14 +162,15 @@ def test_a_worker_may_come_with_any_trunk_that_was_active(folders: list[Path]) -
     """The first process makes the namespace; a later one needs its trunk, or one that was promoted since; all else must be the same still."""
 
     async def work() -> None:
-        store = MemoryStore()
-        wanted = {"clock": "live", "trunk": "a"}
+        store, (a, b, _) = await begun(folders)
+        wanted = {"clock": "live", "trunk": a.sha256}
         assert await namespace.join(store, wanted, "n") == wanted
-        with pytest.raises(Mismatch, match="differs in the trunk"):
-            await namespace.join(store, {**wanted, "trunk": "b"}, "n")
-        assert (await namespace.join(store, {**wanted, "trunk": "b"}, "n", may_follow=True))["trunk"] == "a"
+        with pytest.raises(Mismatch, match="namespace 'n' differs in the trunk"):
+            await namespace.join(store, {**wanted, "trunk": b.sha256}, "n")
+        await trunks.promote(store, folders[1], b, base=a.sha256, stamped=0, at_ms=0)
+        assert (await namespace.join(store, {**wanted, "trunk": b.sha256}, "n"))["trunk"] == a.sha256
         with pytest.raises(Mismatch, match="the clock"):
-            await namespace.join(store, {"clock": "replay:1", "trunk": "b"}, "n", may_follow=True)
+            await namespace.join(store, {"clock": "replay:1", "trunk": b.sha256}, "n")
 
     go(work())
 
