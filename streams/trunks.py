@@ -140,7 +140,7 @@ async def fetch(store: Store, sha256: str) -> Artifact:
     """Return an artifact from the store, verified. Raises Mismatch if it is not there, or is not what its name says."""
     manifest, tensors = await store.read_hash(CONTROL_SLOT, ARTIFACTS, [_field(sha256, name) for name in (MANIFEST, TENSORS)])
     if manifest is None or tensors is None:
-        raise _missing(sha256)
+        raise Mismatch(_missing(sha256))
     return _unpack(sha256, manifest, tensors)
 
 
@@ -151,8 +151,8 @@ async def manifest(store: Store, sha256: str) -> dict[str, Any] | None:
     return found
 
 
-def _missing(sha256: str) -> Mismatch:
-    return Mismatch(f"the trunk {sha256[:16]} is not in the namespace's store: promote it again, or start a worker with its folder (--trunk)")
+def _missing(sha256: str) -> str:
+    return f"the trunk {sha256[:16]} is not in the namespace's store: promote it again, or start a worker with its folder (--trunk)"
 
 
 def _field(sha256: str, name: str) -> str:
@@ -282,7 +282,7 @@ class Shelf:
         if sha256 not in self._models:
             files = self._files.get(sha256)
             if not files and not await is_kept(self._store, sha256):
-                raise DependencyDown(str(_missing(sha256)))
+                raise DependencyDown(_missing(sha256))
             self._models[sha256] = Model(_unpack(sha256, *files.values()) if files else await fetch(self._store, sha256))
             while len(self._models) > MODELS_KEPT:
                 self._models.popitem(last=False)
