@@ -7,15 +7,17 @@ logging.
 from __future__ import annotations
 
 import asyncio
+import io
 import logging
 import os
 import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, cast
 
 import faust
 from aiokafka.errors import KafkaConnectionError
@@ -158,10 +160,28 @@ class _Worker(faust.Worker):
                 await said
 
     def _schedule_shutdown(self, signal: Any) -> None:
-        late = threading.Timer(STOP_TIMEOUT_S, hard_exit, (f"the worker did not stop within {STOP_TIMEOUT_S:g} s of signal {int(signal)}",))
+        late = threading.Timer(STOP_TIMEOUT_S, self._too_late, (int(signal),))
         late.daemon = True
         late.start()
         super()._schedule_shutdown(signal)
+
+    def _too_late(self, signal: int) -> None:
+        thread = getattr(cast(faust.App, self.app).consumer, "_thread", None)
+        logger.critical("what still runs:\n%s", still_running(loop for loop in (self.loop, getattr(thread, "thread_loop", None)) if loop is not None))
+        hard_exit(f"the worker did not stop within {STOP_TIMEOUT_S:g} s of signal {signal}")
+
+
+def still_running(loops: Iterable[asyncio.AbstractEventLoop]) -> str:
+    """Return where each thread and each task of the loops stands: lines of code, no values. Callable from any thread."""
+    told = io.StringIO()
+    for frame in sys._current_frames().values():
+        print("thread", file=told)
+        traceback.print_stack(frame, file=told)
+    for loop in loops:
+        for task in asyncio.all_tasks(loop):
+            print(f"task {task.get_name()}", file=told)
+            task.print_stack(file=told)
+    return told.getvalue()
 
 
 def run_worker(app: faust.App, *, loglevel: str = "INFO", on_ready: Callable[[], Awaitable[None] | None] | None = None) -> None:

@@ -331,6 +331,17 @@ def test_sigterm_finishes_the_batch_in_hand_and_leaves_the_group(kafka: str, top
         heir.wait(lambda _: heir.count() == 30 - taken - 1)
 
 
+def test_a_worker_that_does_not_stop_says_where_it_stands_and_ends(broker: str, topic_prefix: str, tmp_path: Path) -> None:
+    """Whatever holds it up: after a limit it ends with 70, and its log names the task and the line."""
+    create_topics(broker, prefix=topic_prefix, partitions=PARTITIONS, outcome_partitions=1)
+    with Worker(broker, topic_prefix, tmp_path / "cursors", stop_timeout_s=3.0) as worker:
+        worker.wait_for("ready")
+        worker.order("never_stop", "never_stops")
+        assert worker.stop() == 70
+    assert "did not stop within 3 s of signal 15" in worker.errors
+    assert re.search(r"task stubborn\n.*never_stops\n\s+await asyncio.sleep\(3600\)", worker.errors, re.DOTALL)
+
+
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="reads Linux' table of sockets")
 def test_a_worker_listens_on_no_port(broker: str, topic_prefix: str, tmp_path: Path) -> None:
     """No web server and no console: the process has no listening socket. Its prints arrive as they are."""

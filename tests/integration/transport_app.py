@@ -3,7 +3,7 @@
 Its cursors are files `TOPIC.PARTITION` in a folder, in place of Redis; each batch moves them. It writes what happens to standard output,
 a JSON object a line, and takes orders from standard input, likewise:
 
-    {"do": "seek", "to": [["browse", 3, 17]]} | {"do": "pause" | "resume", "tps": [["browse", 3]]} | {"do": "deliver", "records": [[topic, key, value, partition]]}
+    {"do": "seek", "to": [["browse", 3, 17]]} | {"do": "pause" | "resume", "tps": [["browse", 3]]} | {"do": "deliver", "records": [[topic, key, value, partition]]} | {"do": "never_stop"}
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import faust
 from faust.types import TP
 
 from features.errors import HeadstartError
+from streams import faust_worker
 from streams.delivery import deliver
 from streams.faust_worker import app_settings, hard_exit, run_worker
 from streams.records import Outgoing
@@ -71,8 +72,19 @@ class FileCursors:
         hard_exit(f"positions: {error}")
 
 
+async def never_stops() -> None:
+    """Outlive every cancellation."""
+    while True:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            continue
+
+
 def main(options: dict[str, Any]) -> None:
     """Run the worker until it is stopped."""
+    faust_worker.STOP_TIMEOUT_S = options.get("stop_timeout_s", faust_worker.STOP_TIMEOUT_S)  # type: ignore[misc]
+    lasting: list[asyncio.Task[None]] = []
     settings = app_settings(
         options["broker"], group=options["group"], session_timeout_s=options.get("session_timeout_s", 6.0),
         max_poll_records=options.get("max_poll_records", 500), commit_interval_s=0.2,
@@ -134,6 +146,9 @@ def main(options: dict[str, Any]) -> None:
             elif order["do"] == "ask":
                 readings = {f"{t}.{p}": consumer.reading(TP(t, p)) for t, p in order["tps"]}
                 say(what="told", split=check_copartitioned(consumer.assignment(), topics), readings=readings)
+            elif order["do"] == "never_stop":
+                lasting.append(asyncio.create_task(never_stops(), name="stubborn"))
+                say(what="never_stops")
             else:
                 {"pause": consumer.pause, "resume": consumer.resume}[order["do"]]({TP(*tp) for tp in order["tps"]})
                 say(what=order["do"] + "d")
