@@ -37,13 +37,19 @@ class Stalls:
         memory = self._memory_mb()
         if self._max_memory_mb and memory > self._max_memory_mb:
             return f"the process has {memory:.0f} MB of memory, more than max_memory_mb {self._max_memory_mb}"
+        stuck, still_s = self._stuck(now_s), self._still_s(now_s)
+        if still_s is None or not (stuck or still_s > self._stall_s):
+            return stuck
+        held_up = f"a rebalance has held up everything for {still_s:.0f} s"
+        return f"{stuck}; {held_up}" if stuck else held_up
+
+    def _still_s(self, now_s: float) -> float | None:
+        """Return for how long a rebalance has held up everything; None if none does."""
         if not self._vitals.stands_still():
             self._still_since_s = None
-        elif self._still_since_s is None:
-            self._still_since_s = now_s
-        elif now_s - self._still_since_s > self._stall_s:
-            return f"a rebalance has held up everything for {now_s - self._still_since_s:.0f} s"
-        return self._stuck(now_s)
+            return None
+        self._still_since_s = now_s if self._still_since_s is None else self._still_since_s
+        return now_s - self._still_since_s
 
     def _stuck(self, now_s: float) -> str:
         places = {place.name: place for place in self._vitals.places()}

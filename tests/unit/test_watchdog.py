@@ -88,6 +88,16 @@ def test_a_loop_that_does_not_answer_and_a_rebalance_that_does_not_end_are_stall
     assert (look(70.0), "rebalance" in look(131.0)) == ("", True)
 
 
+def test_a_partition_that_a_rebalance_holds_up_is_told_with_it(told: Told) -> None:
+    """Its clock may have begun to run before the rebalance; who reads the reason wants to know of both."""
+    look = stalls(told).look
+    told.found = [Place("partition 0", (5,), True)]
+    look(0.0)
+    told.still = True
+    assert look(2.0) == ""
+    assert look(61.0) == "partition 0 has work and has not moved for 61 s; a rebalance has held up everything for 59 s"
+
+
 def test_too_much_memory_is_a_reason_only_where_a_limit_is_set(told: Told) -> None:
     """0 is no limit."""
     assert stalls(told, memory=1e6).look(0.0) == ""
