@@ -59,7 +59,7 @@ def rolling_restart(stage: Stage, draw: random.Random) -> None:
         before = len(seat.ends)
         stage.stop(seat)
         stage.wait(lambda seat=seat, before=before: len(seat.ends) > before and bool(seat.works()[0]), "it has partitions again", 90.0)  # type: ignore[misc]
-        assert seat.ends[-1] == 0, f"a worker that was asked to stop ended with {seat.ends[-1]}"
+        assert seat.ends[-1] == 0, f"a worker that was asked to stop ended with {seat.ends[-1]}; {stage.say(200)}"
         time.sleep(draw.uniform(0, 2))
 
 

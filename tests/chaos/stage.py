@@ -285,13 +285,13 @@ class Stage:
             time.sleep(0.25)
         return time.monotonic() - began_s
 
-    def say(self) -> str:
+    def say(self, lines: int = 25) -> str:
         """Return the ends of the workers' logs, for who must find out."""
         told = []
         for seat in self.seats:
             if seat.log.exists():
                 told.append(
-                    f"--- worker {seat.number} (pid {seat.pid}, ended {seat.ends})\n" + "\n".join(seat.log.read_text(errors="replace").splitlines()[-25:])
+                    f"--- worker {seat.number} (pid {seat.pid}, ended {seat.ends})\n" + "\n".join(seat.log.read_text(errors="replace").splitlines()[-lines:])
                 )
         return "\n".join(told)
 
