@@ -7,14 +7,12 @@ logging.
 from __future__ import annotations
 
 import asyncio
-import io
 import logging
 import os
 import sys
 import tempfile
 import threading
 import time
-import traceback
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any, Final, NoReturn, cast
@@ -26,11 +24,13 @@ from mode.utils.futures import maybe_cancel
 from features.errors import DependencyDown
 from streams import masking
 from streams.delivery import MAX_RECORD_BYTES
+from streams.stopping import end_tasks, still_running, where
 
 logger = logging.getLogger(__name__)
 
 EXIT_DOWN: Final = 70
 STOP_TIMEOUT_S: Final = 15.0
+END_S: Final = 2.0
 LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 NOISY: Final = ("aiokafka", "faust.transport", "streams.transport")
 
@@ -171,19 +171,6 @@ class _Worker(faust.Worker):
         hard_exit(f"the worker did not stop within {STOP_TIMEOUT_S:g} s of signal {signal}")
 
 
-def still_running(loops: Iterable[asyncio.AbstractEventLoop]) -> str:
-    """Return where each thread and each task of the loops stands: lines of code, no values. Callable from any thread."""
-    told = io.StringIO()
-    for frame in sys._current_frames().values():
-        print("thread", file=told)
-        traceback.print_stack(frame, file=told)
-    for loop in loops:
-        for task in asyncio.all_tasks(loop):
-            print(f"task {task.get_name()}", file=told)
-            task.print_stack(file=told)
-    return told.getvalue()
-
-
 def run_worker(app: faust.App, *, loglevel: str = "INFO", on_ready: Callable[[], Awaitable[None] | None] | None = None) -> None:
     """Run the app until SIGINT or SIGTERM: then the batch in hand is finished, the offsets are told, the group is left, and it returns.
 
@@ -213,10 +200,9 @@ def _execute(worker: _Worker, loop: asyncio.AbstractEventLoop) -> None:
         stopping = worker._signal_stop_future
         loop.run_until_complete(stopping if stopping is not None else worker.stop())
         loop.run_until_complete(worker._gather_futures())
-        tasks = [task for task in asyncio.all_tasks(loop) if not task.done()]
-        for task in tasks:
-            task.cancel()
-        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        # What has to be finished is finished: what still runs must not make a failure of it.
+        for task in loop.run_until_complete(end_tasks(asyncio.all_tasks(loop), within_s=END_S)):
+            logger.warning("left behind at the stop:\n%s", where(task))
         loop.close()
     if worker.crash_reason is not None:
         raise worker.crash_reason

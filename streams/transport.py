@@ -44,12 +44,14 @@ from streams.batches import Batch as Batch
 from streams.batches import Reading as Reading
 from streams.batches import batch_topic as batch_topic
 from streams.holes import Holes
+from streams.stopping import end_tasks, where
 
 logger = logging.getLogger(__name__)
 
 POLL_WAIT_S: Final = 0.1
 """How long one poll waits for records. `resume` and a new fetch wake it, so this is no latency; it bounds how late the end of a pressure is seen."""
 COMMIT_TIMEOUT_S: Final = 5.0
+LEAVE_S: Final = 3.0
 LOOK_S: Final = 1.0
 """How often, at most, it is asked whether holes in what is read are records that left the log."""
 
@@ -126,11 +128,26 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         self._ensure_consumer()._fetcher._prefetch_backoff = cast(Transport, self.transport).fetch_max_wait_ms / 1000
 
     async def on_thread_stop(self) -> None:
-        """Leave the group and stop the consumer."""
-        if self._consumer is not None and self._consumer._coordinator is not None and self._consumer._coordinator.generation == 0:
+        """Leave the group and stop the consumer, within `LEAVE_S`."""
+        coordinator = self._consumer._coordinator if self._consumer is not None else None
+        if coordinator is not None and coordinator.generation == 0:
             # aiokafka takes generation 0 for none, and would not leave. It is the first one of the embedded broker.
-            self._consumer._coordinator.generation = 1
-        await super().on_thread_stop()
+            coordinator.generation = 1
+        try:
+            async with asyncio.timeout(LEAVE_S):
+                if coordinator is not None and coordinator._coordination_task is not None:
+                    # It would first see a rebalance to its end that is under way, which waits for every other member.
+                    await end_tasks({coordinator._coordination_task}, within_s=LEAVE_S)
+                await super().on_thread_stop()
+        except TimeoutError:
+            logger.warning("The group could not be left within %g s: its other workers take over when the session has timed out", LEAVE_S)
+
+    async def _gather_remaining_tasks(self) -> None:
+        for task in await end_tasks(asyncio.all_tasks() - {asyncio.current_task()}, within_s=LEAVE_S):
+            logger.warning("left behind when the consumer stopped:\n%s", where(task))
+
+    def close(self) -> None:
+        """Do nothing. Faust calls it when a rebalance comes while the app stops; the driver's closes client and coordinator from another thread's loop."""
 
     async def _fetch_records(self, consumer: AIOKafkaConsumer, active_partitions: Any, timeout: float | None = None, max_records: int | None = None) -> Any:
         records = await super()._fetch_records(consumer, active_partitions, timeout=timeout, max_records=max_records)

@@ -339,7 +339,17 @@ def test_a_worker_that_does_not_stop_says_where_it_stands_and_ends(broker: str, 
         worker.order("never_stop", "never_stops")
         assert worker.stop() == 70
     assert "did not stop within 3 s of signal 15" in worker.errors
-    assert re.search(r"task stubborn\n.*never_stops\n\s+await asyncio.sleep\(3600\)", worker.errors, re.DOTALL)
+    assert re.search(r"task .*in on_stop\n.*hold_up\n\s+await asyncio.sleep\(3600\)", worker.errors, re.DOTALL)
+
+
+def test_a_task_that_does_not_end_makes_no_failure_of_a_stop(broker: str, topic_prefix: str, tmp_path: Path) -> None:
+    """What has to be finished is finished then; the log names the task and the line."""
+    create_topics(broker, prefix=topic_prefix, partitions=PARTITIONS, outcome_partitions=1)
+    with Worker(broker, topic_prefix, tmp_path / "cursors") as worker:
+        worker.wait_for("ready")
+        worker.order("never_end", "never_ends")
+        assert worker.stop() == 0
+    assert re.search(r"left behind at the stop:\ntask stubborn\n.*never_ends\n\s+await asyncio.sleep\(3600\)", worker.errors, re.DOTALL)
 
 
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="reads Linux' table of sockets")

@@ -13,6 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -72,13 +73,16 @@ class FileCursors:
         hard_exit(f"positions: {error}")
 
 
-async def never_stops() -> None:
+async def never_ends() -> None:
     """Outlive every cancellation."""
     while True:
-        try:
+        with suppress(asyncio.CancelledError):
             await asyncio.sleep(3600)
-        except asyncio.CancelledError:
-            continue
+
+
+async def hold_up(*_: Any, **__: Any) -> None:
+    """Hold up a stop for good."""
+    await asyncio.sleep(3600)
 
 
 def main(options: dict[str, Any]) -> None:
@@ -147,8 +151,11 @@ def main(options: dict[str, Any]) -> None:
                 readings = {f"{t}.{p}": consumer.reading(TP(t, p)) for t, p in order["tps"]}
                 say(what="told", split=check_copartitioned(consumer.assignment(), topics), readings=readings)
             elif order["do"] == "never_stop":
-                lasting.append(asyncio.create_task(never_stops(), name="stubborn"))
+                app.on_before_shutdown.connect(hold_up, weak=False)
                 say(what="never_stops")
+            elif order["do"] == "never_end":
+                lasting.append(asyncio.create_task(never_ends(), name="stubborn"))
+                say(what="never_ends")
             else:
                 {"pause": consumer.pause, "resume": consumer.resume}[order["do"]]({TP(*tp) for tp in order["tps"]})
                 say(what=order["do"] + "d")
