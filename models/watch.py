@@ -27,6 +27,7 @@ from models.covariates import WHO, psi, told_apart
 from models.e_detector import EDetector, evidence_share, threshold
 from models.head import Vector
 from models.offset import DEFAULT_PI, Offset, log_prior
+from models.river_drift import river_drift
 from models.sketches import MILLION, auc
 
 KIND: Final = "watch"
@@ -181,11 +182,10 @@ class Watch:
         return found
 
     def _confirmed(self, at_ms: int) -> list[Finding]:
-        from river.drift import ADWIN, PageHinkley  # a worker starts without it
-
+        drift = river_drift()
         detectors: dict[str, Any] = {
-            "ADWIN": ADWIN(delta=ADWIN_DELTA, clock=4),  # type: ignore[no-untyped-call]
-            "PageHinkley": PageHinkley(min_instances=32, delta=0.05, threshold=20.0, alpha=1 - 1e-5),
+            "ADWIN": drift.ADWIN(delta=ADWIN_DELTA, clock=4),
+            "PageHinkley": drift.PageHinkley(min_instances=32, delta=0.05, threshold=20.0, alpha=1 - 1e-5),
         }
         found = []
         for name, detector in detectors.items():
