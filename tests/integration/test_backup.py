@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import io
 import json
 import os
 import random
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -23,7 +25,7 @@ from features.events import KINDS, Event
 from features.layout import USER
 from features.redis_store import RedisStore
 from features.store import Changes
-from streams import backup
+from streams import backup, cli
 from streams.settings import as_environment, with_changes
 from tests.integration.harness import Live, connected
 from tests.integration.test_ledger import account_of, settle
@@ -33,10 +35,26 @@ PARTITIONS, MORE = 3, 5
 USERS = 80
 
 
-def headstart(job: Live, *arguments: str, **changes: Any) -> subprocess.CompletedProcess[str]:
-    """Run a command with the job's settings."""
-    environment = {**os.environ, **as_environment(with_changes(job.settings, **changes))}
-    return subprocess.run([sys.executable, "-m", "streams.cli", *arguments], env=environment, capture_output=True, text=True, check=False, timeout=100)
+@dataclass(frozen=True)
+class Ended:
+    """A command that has ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def headstart(job: Live, *arguments: str, **changes: Any) -> Ended:
+    """Run a command with the job's settings, in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        patch.dict(os.environ, as_environment(with_changes(job.settings, **changes))),
+        redirect_stdout(out),
+        redirect_stderr(err),
+        pytest.raises(SystemExit) as ended,
+    ):
+        cli.main(arguments)
+    return Ended(int(ended.value.code or 0), out.getvalue(), err.getvalue())
 
 
 def events(prefix: str, number: int) -> Iterator[tuple[str, Event]]:
