@@ -19,7 +19,7 @@ from tests.unit.synthetic_rows import make_rows
 
 pytestmark = pytest.mark.xdist_group("checkpoint")  # what they share takes long to make
 
-QUICK = PretrainSettings(TrunkSettings(most_steps=40), c_grid=(0.03,))
+QUICK = PretrainSettings(TrunkSettings(most_steps=40), c_grid=(0.03,), pseudo_steps=20)
 
 
 def train(seed: int = 0) -> Artifact:
