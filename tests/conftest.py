@@ -15,6 +15,14 @@ from tests.kafka_server import KafkaServer
 from tests.kafka_server import kafka_home as found_kafka
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One process runs the tests that need a real Kafka, and so starts one."""
+    for item in items:
+        if item.get_closest_marker("java") and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group("real_kafka"))
+
+
 @pytest.fixture(scope="session")
 def embedded_broker() -> Iterator[EmbeddedBroker]:
     """A Kafka-compatible broker for the whole session: use a `topic_prefix` of your own, and do not stop it."""

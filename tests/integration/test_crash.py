@@ -17,6 +17,8 @@ from streams.ticks import Tick
 from tests.integration.harness import Cursors, Replay, connected
 from tests.integration.worlds import Left, World, differences
 
+pytestmark = pytest.mark.xdist_group("crash")  # what they share takes long to make
+
 PARTITIONS = 3
 SESSION_S = 2  # a killed worker's partitions are free after so long
 
