@@ -27,7 +27,7 @@ RATE ?= 100
 MINUTES ?= 30
 BENCHES = $(sort $(filter-out bench/learning%.py bench/screenshots.py bench/three_launches.py bench/sight_cost.py bench/throughput.py bench/latency.py bench/stages.py bench/skew.py,$(wildcard bench/*.py)))
 
-.PHONY: help install demo test browser-test screenshots chaos durability soak lint format ci peers bench bench-latency bench-stages bench-parts bench-learning bench-sight compose-check fuzz audit licences clean
+.PHONY: help install demo test browser-test screenshots chaos durability soak lint types style format ci peers bench bench-latency bench-stages bench-parts bench-learning bench-sight compose-check fuzz audit licences clean
 
 help:  ## list the targets (default)
 	@echo "Headstart: make TARGET"
@@ -58,9 +58,14 @@ soak: $(VENV)/.installed-dev  ## run under load with random faults for MINUTES a
 	$(BIN)/python -m tests.chaos.soak --minutes $(MINUTES) --rate $(RATE) $(if $(SEED),--seed $(SEED))
 
 lint: $(VENV)/.installed-dev  ## check style, format, types, the direction of imports, and bandit's list of weaknesses
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target types style
+
+types: $(VENV)/.installed-dev
+	$(BIN)/mypy
+
+style: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/bandit --quiet -c pyproject.toml -r streams models features
 
