@@ -10,7 +10,8 @@ import typer
 
 from features.errors import InputError
 from streams.audience import Audience, gather, read_share, write
-from streams.commands.options import Config, Json, Namespace, Redis, Set, Trunk, progress_bar, write_json
+from streams.commands.options import Config, Json, Namespace, Redis, Set, Trunk, write_json
+from streams.commands.progress import progress_bar
 from streams.settings import load_settings
 
 

@@ -15,7 +15,8 @@ from features.store import decoded
 from models.model import Model
 from streams import namespace
 from streams.at_rest import bounds, put_cursor
-from streams.commands.options import Broker, ByParts, Config, Format, Lines, Namespace, Redis, Set, Trunk, progress_bar
+from streams.commands.options import Broker, ByParts, Config, Format, Lines, Namespace, Redis, Set, Trunk
+from streams.commands.progress import progress_bar
 from streams.ledger.base import begin_account
 from streams.log_parts import open_log, parts
 from streams.offline import run

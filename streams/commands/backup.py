@@ -14,7 +14,8 @@ from features.events import KINDS
 from streams import backup as copies
 from streams import namespace
 from streams.at_rest import bounds, cursors_of, require_stopped
-from streams.commands.options import Broker, Config, Namespace, Redis, Set, progress_bar
+from streams.commands.options import Broker, Config, Namespace, Redis, Set
+from streams.commands.progress import progress_bar
 from streams.settings import Settings, load_settings
 from streams.topics import broker_names
 

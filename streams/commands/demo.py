@@ -18,7 +18,8 @@ from features.errors import InputError
 from models.checkpoint import Artifact, save
 from models.metrics import figures
 from streams import namespace
-from streams.commands.options import Json, Steps, print_figures, progress_bar, without_nan, write_json
+from streams.commands.options import Json, print_figures, without_nan, write_json
+from streams.commands.progress import Steps, progress_bar
 from streams.dashboard.child import DashboardServer
 from streams.embedded import EmbeddedStack
 from streams.evaluation import Figures, Judged, as_launch

@@ -34,16 +34,15 @@ from streams.commands.options import (
     LaunchAt,
     Lines,
     Set,
-    Steps,
     Window,
     need_past,
     print_comparison,
     print_figures,
-    progress_bar,
     time_ms,
     without_nan,
     write_json,
 )
+from streams.commands.progress import Steps, progress_bar
 from streams.comparison import LineRun, compare, run_lines
 from streams.evaluation import Figures, launch_time, launched, write_predictions
 from streams.importing import read_log

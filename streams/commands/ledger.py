@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from features.errors import HeadstartError, InputError
-from streams.commands.options import Broker, Config, Json, Namespace, Redis, Set, Steps, progress_bar, write_json
+from streams.commands.options import Broker, Config, Json, Namespace, Redis, Set, write_json
+from streams.commands.progress import Steps, progress_bar
 from streams.ledger.audit import audit
 from streams.ledger.findings import FINDINGS, Account
 from streams.settings import load_settings

@@ -1,18 +1,16 @@
-"""Options that several commands share, how a command writes its figures, and how it shows progress."""
+"""Options that several commands share, and how a command writes its figures."""
 
 from __future__ import annotations
 
 import json
 import math
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from features.errors import InputError
@@ -75,30 +73,6 @@ def need_past(trained_until_ms: int, launch_ms: int, folder: Path) -> None:
         raise InputError(
             f"the trunk in {folder} was trained until {trained_until_ms} ms, after the launch at {launch_ms} ms: train it with --until {launch_ms}"
         )
-
-
-@contextmanager
-def progress_bar() -> Iterator[Progress]:
-    """Show progress on standard error: a bar on a terminal, nothing but the last state elsewhere."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=False) as progress:
-        yield progress
-
-
-class Steps:
-    """Shows what a long piece of work reports as (step, done, of), one bar for each step."""
-
-    def __init__(self, progress: Progress, prefix: str = "") -> None:
-        self._progress, self._prefix = progress, prefix
-        self._tasks: dict[str, TaskID] = {}
-
-    def __call__(self, step: str, done: int, of: int) -> None:
-        """Draw one report; what stands in brackets may change within a step."""
-        step = self._prefix + step
-        name = step.partition(" (")[0]
-        if name not in self._tasks:
-            self._tasks[name] = self._progress.add_task(step, total=of)
-        self._progress.update(self._tasks[name], completed=done, total=of, description=step)
 
 
 def without_nan(figures: Mapping[str, float]) -> dict[str, float | None]:

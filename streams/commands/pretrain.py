@@ -18,7 +18,8 @@ from models.checkpoint import load, save
 from models.fine_tune import FEWEST_CONVERSIONS, Start
 from models.ranks import device_of, joined
 from streams import namespace
-from streams.commands.options import ByParts, Config, Format, Json, Lines, Set, Steps, Trunk, Window, progress_bar, time_ms, without_nan, write_json
+from streams.commands.options import ByParts, Config, Format, Json, Lines, Set, Trunk, Window, time_ms, without_nan, write_json
+from streams.commands.progress import Steps, progress_bar
 from streams.log_parts import last_ms, open_log
 from streams.row_sample import MOST_ROWS
 from streams.settings import load_settings

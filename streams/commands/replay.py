@@ -25,11 +25,11 @@ from streams.commands.options import (
     Trunk,
     need_past,
     print_figures,
-    progress_bar,
     time_ms,
     without_nan,
     write_json,
 )
+from streams.commands.progress import progress_bar
 from streams.embedded import EmbeddedStack
 from streams.evaluation import as_launch, launch_time, launched, write_predictions
 from streams.importing import read_log

@@ -15,7 +15,8 @@ from features.vector import ABOUT_LINE
 from models.similarity import FULL_AGREEMENT, LEAST_WEIGHT, LIMITS, Similarity, SourceSimilarity
 from models.similarity import similarity as measure
 from streams import namespace
-from streams.commands.options import Config, Format, Json, Lines, Set, Window, progress_bar, time_ms, write_json
+from streams.commands.options import Config, Format, Json, Lines, Set, Window, time_ms, write_json
+from streams.commands.progress import progress_bar
 from streams.evaluation import launched
 from streams.importing import read_log
 from streams.settings import load_settings

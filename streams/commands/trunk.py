@@ -26,7 +26,8 @@ from models.carry import differences
 from models.checkpoint import Artifact, load
 from models.intervals import Comparison, Interval, paired_bootstrap
 from streams import namespace, trunks
-from streams.commands.options import Config, Format, Json, Lines, Namespace, Redis, Set, progress_bar, time_ms, write_json
+from streams.commands.options import Config, Format, Json, Lines, Namespace, Redis, Set, time_ms, write_json
+from streams.commands.progress import progress_bar
 from streams.evaluation import as_launch, prequential
 from streams.importing import read_log
 from streams.knowledge import outcome_slot

@@ -16,7 +16,8 @@ from rich.table import Table
 from features.errors import InputError
 from models.intervals import Interval
 from models.uplift import TOP, Arm, Uplift, analyse
-from streams.commands.options import Broker, Config, Json, Namespace, Redis, Set, progress_bar, write_json
+from streams.commands.options import Broker, Config, Json, Namespace, Redis, Set, write_json
+from streams.commands.progress import progress_bar
 from streams.settings import load_settings
 from streams.uplift import Gathered, find_launch, from_file, from_topic
 from streams.uplift_plot import write_plot

@@ -1,0 +1,38 @@
+"""Long work shows that it goes on also where there is no terminal."""
+
+from __future__ import annotations
+
+import re
+import threading
+
+import pytest
+
+from streams.commands import progress
+from streams.commands.progress import Steps, progress_bar
+
+
+def test_without_a_terminal_a_line_tells_how_far_it_is(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each step that has moved since it was last told, with its total and the time; one that stands still is told once."""
+    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.01)
+    told = ""
+    with progress_bar() as bar:
+        steps = Steps(bar, "line books: ")
+        steps("features", 5, 10)
+        while "features" not in told:
+            told += capsys.readouterr().err
+        steps("features", 7, 10)
+        steps("rows (of 4 lines)", 1, 3)
+        while "rows" not in told or "7 of" not in told:
+            told += capsys.readouterr().err
+    lines = told.splitlines()
+    assert re.fullmatch(r"line books: features: 5 of 10 after 0:\d\d", lines[0])
+    assert sum("features: 5 of 10" in line for line in lines) == 1
+    assert any(re.fullmatch(r"line books: rows \(of 4 lines\): 1 of 3 after 0:\d\d", line) for line in lines)
+    assert "progress" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_short_work_leaves_its_last_state_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    """What is done before the first line is due says nothing in between."""
+    with progress_bar() as bar:
+        Steps(bar)("features", 10, 10)
+    assert " after " not in capsys.readouterr().err
