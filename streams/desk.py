@@ -192,7 +192,8 @@ class Desk:
                     continue
                 quiet = False
                 try:
-                    await asyncio.wait_for(self._news.wait(), IDLE_S)
+                    async with asyncio.timeout(IDLE_S):
+                        await self._news.wait()
                 except TimeoutError:
                     quiet = True
         except asyncio.CancelledError:

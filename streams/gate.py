@@ -156,7 +156,7 @@ class LiveGate(Gate):
 
         What has no time, or one after `latest_ms`, goes first, and is refused later. The order is that of the greatest time so far in each topic.
         """
-        if any(more and not queue for more, queue in zip(unread, self.queues, strict=True)):
+        if not any(self.queues) or any(more and not queue for more, queue in zip(unread, self.queues, strict=True)):
             return []
         ahead = [list(islice(queue, self._portion)) for queue in self.queues]
         times = [np.array([r.arrived.ts_ms if r.arrived is not None else 0 for r in records], np.int64) for records in ahead]

@@ -410,6 +410,11 @@ class Learner:
         """Whether the store's version is still ours: else it went back, or someone else has committed."""
         return (await self._store.load(self._slot, ())).version == self._version
 
+    @property
+    def is_live(self) -> bool:
+        """Whether events come as they happen: heads may be a moment behind then, for workers take them up at their next tick."""
+        return not self._replay
+
     def is_tick_end(self, message: Message) -> bool:
         """Whether `step` may have something to do right after a message, in a replay."""
         return self._replay and isinstance(message, TickDone)

@@ -25,6 +25,7 @@ PAUSE_S, LONGEST_PAUSE_S = 0.2, 3.2  # before what failed is tried again
 HELD_MESSAGES = 20_000
 STEP_MESSAGES = 5_000  # live, a backlog is learned in steps of so many
 HOLES_S = 3.0  # between two looks for what the broker has lost
+GATHER_S = 0.1  # live, what comes so soon after the first is learned with it: the partitions end their ticks one after the other
 
 _Taken = tuple[list[tuple[int, bytes | None]], int, Callable[[], Any], Callable[[], bool]]
 
@@ -114,7 +115,10 @@ class LearnerDesk:
                     continue
                 quiet = False
                 try:
-                    await asyncio.wait_for(self._news.wait(), IDLE_S)
+                    async with asyncio.timeout(IDLE_S):
+                        await self._news.wait()
+                    if self.learner.is_live:
+                        await asyncio.sleep(GATHER_S)
                 except TimeoutError:
                     quiet = True
         except asyncio.CancelledError:

@@ -195,7 +195,8 @@ class Worker:
                 if self._rules.replay:
                     self._stamp_news.clear()
                     with suppress(TimeoutError):
-                        await asyncio.wait_for(self._stamp_news.wait(), STAMP_POLL_S)
+                        async with asyncio.timeout(STAMP_POLL_S):
+                            await self._stamp_news.wait()
                 else:
                     await asyncio.sleep(self._tick_ms / 1000)
                 try:
