@@ -166,9 +166,11 @@ class _Worker(faust.Worker):
         super()._schedule_shutdown(signal)
 
     def _too_late(self, signal: int) -> None:
-        thread = getattr(cast(faust.App, self.app).consumer, "_thread", None)
-        logger.critical("what still runs:\n%s", still_running(loop for loop in (self.loop, getattr(thread, "thread_loop", None)) if loop is not None))
-        hard_exit(f"the worker did not stop within {STOP_TIMEOUT_S:g} s of signal {signal}")
+        try:
+            thread = getattr(cast(faust.App, self.app).consumer, "_thread", None)
+            logger.critical("what still runs:\n%s", still_running(loop for loop in (self.loop, getattr(thread, "thread_loop", None)) if loop is not None))
+        finally:  # whatever the look at other threads meets
+            hard_exit(f"the worker did not stop within {STOP_TIMEOUT_S:g} s of signal {signal}")
 
 
 def run_worker(app: faust.App, *, loglevel: str = "INFO", on_ready: Callable[[], Awaitable[None] | None] | None = None) -> None:

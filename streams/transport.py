@@ -133,14 +133,20 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         if coordinator is not None and coordinator.generation == 0:
             # aiokafka takes generation 0 for none, and would not leave. It is the first one of the embedded broker.
             coordinator.generation = 1
-        try:
-            async with asyncio.timeout(LEAVE_S):
-                if coordinator is not None and coordinator._coordination_task is not None:
-                    # It would first see a rebalance to its end that is under way, which waits for every other member.
-                    await end_tasks({coordinator._coordination_task}, within_s=LEAVE_S)
-                await super().on_thread_stop()
-        except TimeoutError:
-            logger.warning("The group could not be left within %g s: its other workers take over when the session has timed out", LEAVE_S)
+        # A task, since mode swallows the cancellation by which a timeout would end it.
+        leaving = asyncio.create_task(self._leave(coordinator), name="leaving")
+        await asyncio.wait({leaving}, timeout=LEAVE_S)
+        if leaving.done():
+            leaving.result()
+            return
+        logger.warning("The group could not be left within %g s: its other workers take over when the session has timed out", LEAVE_S)
+        await end_tasks({leaving}, within_s=1.0)
+
+    async def _leave(self, coordinator: Any) -> None:
+        if coordinator is not None and coordinator._coordination_task is not None:
+            # It would first see a rebalance to its end that is under way, which waits for every other member.
+            await end_tasks({coordinator._coordination_task}, within_s=LEAVE_S)
+        await super().on_thread_stop()
 
     async def _gather_remaining_tasks(self) -> None:
         for task in await end_tasks(asyncio.all_tasks() - {asyncio.current_task()}, within_s=LEAVE_S):

@@ -352,6 +352,21 @@ def test_a_task_that_does_not_end_makes_no_failure_of_a_stop(broker: str, topic_
     assert re.search(r"left behind at the stop:\ntask stubborn\n.*never_ends\n\s+await asyncio.sleep\(3600\)", worker.errors, re.DOTALL)
 
 
+def test_a_stop_does_not_wait_for_a_broker_that_is_silent(topic_prefix: str, tmp_path: Path) -> None:
+    """It cannot tell the group that it leaves; after seconds it ends with 0 all the same, and says so."""
+    with EmbeddedBroker() as silent:
+        create_topics(silent.address, prefix=topic_prefix, partitions=PARTITIONS, outcome_partitions=1)
+        with Worker(silent.address, topic_prefix, tmp_path / "cursors") as worker:
+            publish(silent.address, worker.topics[:1], range(3))
+            worker.wait(lambda _: worker.count() == 3 * PARTITIONS)
+            silent.pause()
+            try:
+                assert worker.stop() == 0
+            finally:
+                silent.resume()
+    assert "The group could not be left within 3 s" in worker.errors
+
+
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="reads Linux' table of sockets")
 def test_a_worker_listens_on_no_port(broker: str, topic_prefix: str, tmp_path: Path) -> None:
     """No web server and no console: the process has no listening socket. Its prints arrive as they are."""

@@ -3,7 +3,7 @@
 Its cursors are files `TOPIC.PARTITION` in a folder, in place of Redis; each batch moves them. It writes what happens to standard output,
 a JSON object a line, and takes orders from standard input, likewise:
 
-    {"do": "seek", "to": [["browse", 3, 17]]} | {"do": "pause" | "resume", "tps": [["browse", 3]]} | {"do": "deliver", "records": [[topic, key, value, partition]]} | {"do": "never_stop"}
+    {"do": "seek", "to": [["browse", 3, 17]]} | {"do": "pause" | "resume", "tps": [["browse", 3]]} | {"do": "deliver", "records": [[topic, key, value, partition]]} | {"do": "never_stop" | "never_end"}
 """
 
 from __future__ import annotations

@@ -369,7 +369,10 @@ def test_what_comes_soon_after_the_first_is_learned_with_it(model: Model, monkey
         await until(lambda: "step" in seen)
         message = encode_message(Counted(epoch=1, partition=0, number=0, tick_ms=1000, counts={}))
         desk.take([(0, message)], 1, lambda: None, lambda: True)
-        await asyncio.sleep(0.05)
+        if replay:
+            await until(lambda: "message 0" in seen and seen[-1] == "step")
+        for _ in range(50):  # turns of the loop, more than a desk needs that does not wait
+            await asyncio.sleep(0)
         desk.take([(1, message)], 2, lambda: None, lambda: True)
         await until(lambda: "message 1" in seen)
         await desk.stop()
