@@ -42,7 +42,10 @@ STAGES: Final = (
     ("merging four topics by time", ("_next (streams/desk.py",)),
     ("the rest of the pipeline", ("work_off (streams/pipeline.py",)),
     ("decoding events", ("_received (streams/app.py",)),
-    ("reading Kafka", ("(streams/transport.py", "(aiokafka/consumer", "(aiokafka/conn.py", "(aiokafka/client.py", "(faust/transport")),
+    (
+        "reading Kafka",
+        ("(streams/transport.py", "(streams/consumer_thread.py", "(aiokafka/consumer", "(aiokafka/conn.py", "(aiokafka/client.py", "(faust/transport"),
+    ),
     ("Redis' client", ("(redis/",)),
     ("Faust's agents and services", ("(faust/", "(mode/")),
 )

@@ -2,13 +2,14 @@
 
 The trunk is trained in torch (`models.trunk`) and folded here into one kernel. A piecewise-linear encoding followed by a Linear layer is itself
 piecewise linear in each feature, so a feature costs two rows of a table (the layer's response at the edges around its value) instead of a row for
-each bin; a feature that lies at its lowest edge, as most counters do, costs nothing. Equal to torch to 1e-5; a row's bits do not depend on its batch.
+each bin; a feature that lies at its lowest edge, as many counters do, costs nothing. Equal to torch to 1e-5; a row's bits do not depend on its batch.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +17,6 @@ from numpy.typing import NDArray
 from features.kernel import kernel
 
 CLIP = 6.0
-BLOCK = 32
-"""Rows that go through the first layer together, feature by feature, so that its table is read from the nearest cache."""
 NORM_EPSILON = 1e-5
 
 Float32 = NDArray[np.float32]
@@ -71,111 +70,132 @@ def _standardise(x: Float32, mean: Float64, std: Float64, out: Float64) -> None:
 
 
 @kernel
+def _first_layer(
+    x: Float64, steps: Float32, starts: NDArray[np.int32], edges: Float32, table: Float32,
+    u: Float32, at: NDArray[np.int32], share: Float32, h: Float32,
+) -> None:  # fmt: skip
+    """Add the responses to one row's features to h, which holds the constant; `u`, `at` and `share` are room to work in.
+
+    Each step goes over all features, so that it is one of vectors: a search of each feature by itself guesses wrong at every other turn.
+    """
+    f = starts.shape[0]
+    lowest, highest = steps[0], steps[steps.shape[0] - 1]
+    for j in range(f):
+        u[j] = min(highest[j], max(lowest[j], np.float32(x[j])))
+        at[j] = starts[j]
+    for k in range(1, steps.shape[0] - 1):
+        for j in range(f):
+            at[j] += np.int32(1) if u[j] >= steps[k, j] else np.int32(0)
+    n = 0
+    for j in range(f):  # who lies at its lowest edge is written over by the next
+        low = at[j]
+        at[n] = low
+        share[n] = (u[j] - edges[low]) / (edges[low + 1] - edges[low])
+        n += u[j] > lowest[j]
+    one = np.float32(1.0)
+    for pair in range(n // 2):
+        i = 2 * pair
+        p0, q0, low0, high0 = share[i], one - share[i], table[at[i]], table[at[i] + 1]
+        p1, q1, low1, high1 = share[i + 1], one - share[i + 1], table[at[i + 1]], table[at[i + 1] + 1]
+        for o in range(h.shape[0]):
+            h[o] = (((h[o] + q0 * low0[o]) + p0 * high0[o]) + q1 * low1[o]) + p1 * high1[o]
+    if n % 2 == 1:
+        p0, q0, low0, high0 = share[n - 1], one - share[n - 1], table[at[n - 1]], table[at[n - 1] + 1]
+        for o in range(h.shape[0]):
+            h[o] = (h[o] + q0 * low0[o]) + p0 * high0[o]
+
+
+@kernel
+def _sum(a: Float32) -> float:
+    """The sum of a, which is used up: the second half is added to the first until one is left, whatever the machine's vectors are."""
+    n = a.shape[0]
+    while n > 1:
+        half = (n + 1) // 2
+        for o in range(n - half):
+            a[o] += a[o + half]
+        n = half
+    return float(a[0])
+
+
+@kernel
+def _normalise(h: Float32, gain: Float32, shift: Float32, work: Float32) -> None:
+    """ReLU and layer norm of h, in place."""
+    n = h.shape[0]
+    zero = np.float32(0.0)
+    for o in range(n):
+        h[o] = max(zero, h[o])
+        work[o] = h[o]
+    mean = np.float32(_sum(work) / n)
+    for o in range(n):
+        work[o] = (h[o] - mean) * (h[o] - mean)
+    scale = np.float32(1.0 / math.sqrt(_sum(work) / n + 1e-5))
+    for o in range(n):
+        h[o] = (h[o] - mean) * scale * gain[o] + shift[o]
+
+
+@kernel
+def _layer(x: Float32, w: Float32, b: Float32, out: Float32) -> None:
+    """out (4, O) of x (4, I): a linear layer of four rows, two inputs at a time: a row of weights is read once for four, a sum is written once for two."""
+    inputs = x.shape[1]
+    outputs = b.shape[0]
+    for r in range(4):
+        for o in range(outputs):
+            out[r, o] = b[o]
+    for pair in range(inputs // 2):
+        k = 2 * pair
+        a0, a1, a2, a3 = x[0, k], x[1, k], x[2, k], x[3, k]
+        c0, c1, c2, c3 = x[0, k + 1], x[1, k + 1], x[2, k + 1], x[3, k + 1]
+        for o in range(outputs):
+            v = w[k, o]
+            u = w[k + 1, o]
+            out[0, o] = (out[0, o] + a0 * v) + c0 * u
+            out[1, o] = (out[1, o] + a1 * v) + c1 * u
+            out[2, o] = (out[2, o] + a2 * v) + c2 * u
+            out[3, o] = (out[3, o] + a3 * v) + c3 * u
+    for k in range(inputs - inputs % 2, inputs):
+        for r in range(4):
+            for o in range(outputs):
+                out[r, o] += x[r, k] * w[k, o]
+
+
+@kernel
+def _bound(z: Float32, out: Float64) -> None:
+    """z of one row, bounded: |z| < √D; and the constant."""
+    n = z.shape[0]
+    norm = 0.0
+    for o in range(n):
+        norm += float(z[o]) * float(z[o])
+    scale = 1.0 / math.sqrt(1.0 + norm / n)
+    for o in range(n):
+        out[o] = z[o] * scale
+    out[n] = 1.0
+
+
+@kernel
 def _encode(
-    raw: Float64, edges: Float32, starts: NDArray[np.int64], table: Float32, b1: Float32, gain: Float32, shift: Float32,
+    raw: Float64, steps: Float32, starts: NDArray[np.int32], edges: Float32, table: Float32, b1: Float32, gain: Float32, shift: Float32,
     w2: Float32, b2: Float32, w3: Float32, b3: Float32, out: Float64,
 ) -> None:  # fmt: skip
+    f = starts.shape[0]
     n1 = b1.shape[0]
-    n2 = b2.shape[0]
-    n3 = b3.shape[0]
-    whole = n1 - n1 % 4
-    most = min(BLOCK, (raw.shape[0] + 3) // 4 * 4)
-    block = np.zeros((most, n1), np.float32)
-    hidden = np.empty((most, n2), np.float32)
-    h3 = np.empty(n3, np.float32)
-    one = np.float32(1.0)
-    for begin in range(0, raw.shape[0], BLOCK):
-        rows = min(BLOCK, raw.shape[0] - begin)
-        for i in range(rows):
+    zero = np.float32(0.0)
+    u, at, share = np.empty(f, np.float32), np.empty(f + 1, np.int32), np.empty(f + 1, np.float32)
+    h, work = np.zeros((4, n1), np.float32), np.empty(n1, np.float32)
+    hidden, z = np.empty((4, b2.shape[0]), np.float32), np.empty((4, b3.shape[0]), np.float32)
+    for begin in range(0, raw.shape[0], 4):  # what lies beyond the last row is computed and not read
+        rows = min(4, raw.shape[0] - begin)
+        for r in range(rows):
             for o in range(n1):
-                block[i, o] = b1[o]
-        for j in range(starts.shape[0] - 1):
-            first = starts[j]
-            last = starts[j + 1] - 1
-            if last <= first:
-                continue
-            for i in range(rows):
-                h = block[i]
-                u = np.float32(raw[begin + i, j])
-                if u <= edges[first]:
-                    continue
-                if u >= edges[last]:
-                    for o in range(n1):
-                        h[o] += table[last, o]
-                    continue
-                low = first
-                high = last
-                while high - low > 1:
-                    middle = (low + high) // 2
-                    if u < edges[middle]:
-                        high = middle
-                    else:
-                        low = middle
-                part = (u - edges[low]) / (edges[high] - edges[low])
-                if low == first:
-                    for o in range(n1):
-                        h[o] += part * table[high, o]
-                else:
-                    rest = one - part
-                    for o in range(n1):
-                        h[o] += rest * table[low, o] + part * table[high, o]
-        for i in range(rows):
-            h = block[i]
-            for o in range(n1):
-                if not h[o] > 0.0:
-                    h[o] = 0.0
-            # Four sums side by side: one would wait for itself at every step.
-            t0 = t1 = t2 = t3 = 0.0
-            for o in range(0, whole, 4):
-                t0 += h[o]
-                t1 += h[o + 1]
-                t2 += h[o + 2]
-                t3 += h[o + 3]
-            for o in range(whole, n1):
-                t0 += h[o]
-            mean = ((t0 + t1) + (t2 + t3)) / n1
-            t0 = t1 = t2 = t3 = 0.0
-            for o in range(0, whole, 4):
-                t0 += (h[o] - mean) * (h[o] - mean)
-                t1 += (h[o + 1] - mean) * (h[o + 1] - mean)
-                t2 += (h[o + 2] - mean) * (h[o + 2] - mean)
-                t3 += (h[o + 3] - mean) * (h[o + 3] - mean)
-            for o in range(whole, n1):
-                t0 += (h[o] - mean) * (h[o] - mean)
-            middle32 = np.float32(mean)
-            scale = np.float32(1.0 / math.sqrt(((t0 + t1) + (t2 + t3)) / n1 + 1e-5))
-            for k in range(n1):
-                h[k] = (h[k] - middle32) * scale * gain[k] + shift[k]
-        for i in range(0, rows, 4):  # four rows to each row of weights; what lies beyond the last row is computed and not read
-            for r in range(4):
-                for o in range(n2):
-                    hidden[i + r, o] = b2[o]
-            for k in range(n1):
-                a0 = block[i, k]
-                a1 = block[i + 1, k]
-                a2 = block[i + 2, k]
-                a3 = block[i + 3, k]
-                for o in range(n2):
-                    w = w2[k, o]
-                    hidden[i, o] += a0 * w
-                    hidden[i + 1, o] += a1 * w
-                    hidden[i + 2, o] += a2 * w
-                    hidden[i + 3, o] += a3 * w
-        for i in range(rows):
-            for o in range(n3):
-                h3[o] = b3[o]
-            for k in range(n2):
-                a = hidden[i, k]
-                if a > 0.0:
-                    for o in range(n3):
-                        h3[o] += a * w3[k, o]
-            norm = 0.0
-            for o in range(n3):
-                norm += float(h3[o]) * float(h3[o])
-            bound = 1.0 / math.sqrt(1.0 + norm / n3)
-            for o in range(n3):
-                out[begin + i, o] = h3[o] * bound
-            out[begin + i, n3] = 1.0
+                h[r, o] = b1[o]
+            _first_layer(raw[begin + r], steps, starts, edges, table, u, at, share, h[r])
+            _normalise(h[r], gain, shift, work)
+        _layer(h, w2, b2, hidden)
+        for r in range(4):
+            for o in range(hidden.shape[1]):
+                hidden[r, o] = max(zero, hidden[r, o])
+        _layer(hidden, w3, b3, z)
+        for r in range(rows):
+            _bound(z[r], out[begin + r])
 
 
 def standardise(x: Float32, mean: Float64, std: Float64) -> Float64:
@@ -187,12 +207,35 @@ def standardise(x: Float32, mean: Float64, std: Float64) -> Float64:
     return out
 
 
+class Search(NamedTuple):
+    """The edges as a row's features are looked up among them: all features take each step together.
+
+    `steps` (S, F): the lowest edge of each feature, those in between in rising order, ∞ where it has fewer, and its highest; all ∞ for one without bins.
+    `starts` (F,) int32: where each feature's edges begin in `edges`, which are those of all features end to end, and some beyond.
+    """
+
+    steps: Float32
+    starts: NDArray[np.int32]
+    edges: Float32
+
+    @classmethod
+    def among(cls, arrays: TrunkArrays) -> Search:
+        """That of a trunk."""
+        several = [arrays.edges[a:b] for a, b in zip(arrays.starts[:-1], arrays.starts[1:], strict=True)]
+        steps = np.full((max([2, *(len(edges) for edges in several)]), len(several)), np.inf, np.float32)
+        for j, edges in enumerate(several):
+            if len(edges) > 1:
+                steps[: len(edges) - 1, j], steps[-1, j] = edges[:-1], edges[-1]
+        return cls(steps, arrays.starts[:-1].astype(np.int32), np.append(arrays.edges, np.full(2, np.inf, np.float32)))
+
+
 class Encoder:
     """The folded trunk, ready to run. Immutable."""
 
     def __init__(self, arrays: TrunkArrays) -> None:
         self._arrays = TrunkArrays(**{name: np.ascontiguousarray(a) for name, a in arrays.as_dict().items()})
         self._table = response_table(arrays)
+        self._search = Search.among(arrays)
 
     def encode(self, raw: Float64) -> Float64:
         """Standardised rows (N, F + 1), as `standardise` makes them, → z (N, D + 1), the last column the constant 1; |z| without it < √D."""
@@ -200,7 +243,7 @@ class Encoder:
         if raw.ndim != 2 or raw.shape[1] != a.features + 1:
             raise ValueError(f"rows are {raw.shape}, expected (N, {a.features + 1})")
         out = np.empty((len(raw), a.width + 1))
-        _encode(np.ascontiguousarray(raw), a.edges, a.starts, self._table, a.b1, a.gain, a.shift, a.w2, a.b2, a.w3, a.b3, out)
+        _encode(np.ascontiguousarray(raw), *self._search, self._table, a.b1, a.gain, a.shift, a.w2, a.b2, a.w3, a.b3, out)
         return out
 
 

@@ -12,7 +12,7 @@ from features.errors import Mismatch
 from models.checkpoint import Artifact
 from models.encode import Encoder, standardise
 from models.experts import Priors
-from models.head import Matrix, Posterior, Vector
+from models.head import Matrix, Posterior, Vector, mean_prediction
 from models.instances import Sample
 from models.logistic import sigmoid
 from models.offset import HALF_LIFE_MS, log_prior
@@ -81,8 +81,8 @@ class Model:
     def maps(self, x: NDArray[np.float32]) -> Maps:
         """All maps of x (N, F) float32. NaN reads as the feature's mean; a row's bits do not depend on its batch."""
         raw = standardise(x, self.artifact.trunk.mean, self.artifact.trunk.std)
-        trees = np.ones((len(raw), 2))
-        trees[:, 0] = self._trees.logit(raw)
+        trees = np.empty((len(raw), 2))
+        trees[:, 0], trees[:, 1] = self._trees.logit(raw), 1.0
         return Maps(raw, self._encoder.encode(raw), trees)
 
     def frozen_logit(self, maps: Maps) -> Vector:
@@ -92,10 +92,7 @@ class Model:
 
 def mean_logit(heads: Mapping[str, Posterior], maps: Maps) -> Vector:
     """Return s (N,), the mean of the shared heads' moderated logits."""
-    total = np.zeros(len(maps.raw))
-    for name, reads in HEADS.items():
-        total += heads[name].predict(getattr(maps, reads))
-    return total / len(HEADS)
+    return mean_prediction([heads[name] for name in HEADS], [getattr(maps, reads) for reads in HEADS.values()])
 
 
 def checked_outcomes(

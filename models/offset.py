@@ -28,13 +28,29 @@ EXP_MINUS_B = np.array([math.exp(-b) for b in GRID.tolist()])
 
 
 @kernel
+def _at_level(s: float, w: Vector, exp_minus_b: Vector, part: Vector) -> float:
+    """Σ_b w(b) σ(s + b) of one row; `part` is room to work in. Four sums side by side: one would wait for itself at every step."""
+    n = w.shape[0]
+    whole = n - n % 4
+    q = math.exp(-min(max(s, -30.0), 30.0))
+    for g in range(n):
+        part[g] = w[g] / (1.0 + q * exp_minus_b[g])
+    t0 = t1 = t2 = t3 = 0.0
+    for g in range(0, whole, 4):
+        t0 += part[g]
+        t1 += part[g + 1]
+        t2 += part[g + 2]
+        t3 += part[g + 3]
+    for g in range(whole, n):
+        t0 += part[g]
+    return min(max((t0 + t1) + (t2 + t3), 0.0), 1.0)
+
+
+@kernel
 def _mean_probability(s: Vector, w: Vector, exp_minus_b: Vector, out: Vector) -> None:
+    part = np.empty(w.shape[0])
     for i in range(s.shape[0]):
-        q = math.exp(-min(max(s[i], -30.0), 30.0))
-        total = 0.0
-        for g in range(w.shape[0]):
-            total += w[g] / (1.0 + q * exp_minus_b[g])
-        out[i] = min(max(total, 0.0), 1.0)
+        out[i] = _at_level(s[i], w, exp_minus_b, part)
 
 
 @kernel
@@ -133,7 +149,7 @@ class Offset:
     ) -> Vector:  # fmt: skip
         """Take in N closed bins in the given order, (N,) each; `close_ms` is event time, and evidence halves in `half_life_ms` of it.
 
-        Returns p (N,): what `probability` said of each row, with the log `prior` (141,), just before it was learned. A close time before the last one
+        Returns p (N,): what `probability` said of each row, with the log `prior` (141,), just before it was learned, to 1e-12. A close time before the last one
         decays nothing. ValueError as `Posterior.learn_many`; then nothing has been learned.
         """
         s, f_prev, f_next, y = (np.ascontiguousarray(a, dtype=np.float64) for a in (s, f_prev, f_next, y))

@@ -32,7 +32,7 @@ EXIT_DOWN: Final = 70
 STOP_TIMEOUT_S: Final = 15.0
 END_S: Final = 2.0
 LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-NOISY: Final = ("aiokafka", "faust.transport", "streams.transport")
+NOISY: Final = ("aiokafka", "faust.transport", "streams.consumer_thread", "streams.transport")
 
 
 def app_settings(

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final, get_type_hints
+from urllib.parse import urlsplit
 
 from features.errors import InputError
 from streams import masking
@@ -204,6 +205,8 @@ def load_settings(config: Path | None = None, *, needs: Sequence[str] = (), assi
             raise InputError(f"--set {name}: expected NAME=VALUE")
         if name not in ABOUT and name not in SECRET_FILES:
             raise InputError(f"--set {name}: there is no such setting{_nearest(name)}")
+        if name == "redis":
+            no_password("--set redis", text)
         take(name, text, f"option --set {name}")
     for name, raw in overrides.items():
         if name not in ABOUT:
@@ -220,6 +223,18 @@ def load_settings(config: Path | None = None, *, needs: Sequence[str] = (), assi
         masking.remember(getattr(settings, secret))
     masking.remember_url(settings.redis)
     return settings
+
+
+def no_password(option: str, url: str) -> None:
+    """Raise InputError for a Redis address with a password that was given as an option: whoever lists the processes would see it."""
+    try:
+        password = urlsplit(url).password
+    except ValueError:
+        return  # no address at all, which is said where it is read
+    if password:
+        raise InputError(
+            f"{option}: a password is no option of a command: give {variable('redis')}, or the setting redis_password_file that names a file with it"
+        )
 
 
 def _content(path: object, which: str) -> str:

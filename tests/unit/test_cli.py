@@ -146,23 +146,46 @@ def test_threads_are_set_to_one_unless_the_user_says_otherwise(tmp_path: Path) -
 def test_config_shows_values_and_origins_without_secrets(tmp_path: Path) -> None:
     """Every setting has a line; the file's, the environment's and the option's are named; the password is not shown."""
     (tmp_path / "headstart.toml").write_text("partitions = 3\n", encoding="utf-8")
-    result = headstart("config", "--redis", "redis://u:s3cret@h:6379", "--set", "tick_ms=500", folder=tmp_path, HEADSTART_DURABILITY="disk", HEADSTART_TYPO="1")
+    result = headstart(
+        "config",
+        "--broker",
+        "k:9092",
+        "--set",
+        "tick_ms=500",
+        folder=tmp_path,
+        HEADSTART_REDIS="redis://u:s3cret@h:6379",
+        HEADSTART_DURABILITY="disk",
+        HEADSTART_TYPO="1",
+    )
     assert result.returncode == 0
     lines = {line.split()[0]: line.split(maxsplit=2)[1:] for line in result.stdout.splitlines()}
     assert list(lines) == list(ABOUT)
     assert lines["partitions"] == ["3", "file headstart.toml"]
     assert lines["durability"] == ["disk", "environment HEADSTART_DURABILITY"]
-    assert lines["redis"] == ["redis://u:***@h:6379", "option --redis"]
+    assert lines["redis"] == ["redis://u:***@h:6379", "environment HEADSTART_REDIS"]
+    assert lines["broker"] == ["k:9092", "option --broker"]
     assert lines["tick_ms"] == ["500", "option --set tick_ms"]
     assert result.stderr == "headstart: HEADSTART_TYPO is set in the environment, but is no setting\n"
 
 
-def test_config_writes_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_config_writes_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """`--json -` prints nothing but JSON; a file gets the same."""
-    _, out, _ = run("config", "--redis", "redis://u:s3cret@h:6379", "--json", "-", capsys=capsys)
-    run("config", "--redis", "redis://u:s3cret@h:6379", "--json", str(tmp_path / "config.json"), capsys=capsys)
+    monkeypatch.setenv("HEADSTART_REDIS", "redis://u:s3cret@h:6379")
+    _, out, _ = run("config", "--json", "-", capsys=capsys)
+    run("config", "--json", str(tmp_path / "config.json"), capsys=capsys)
     assert json.loads(out) == json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     assert json.loads(out)["redis"]["value"] == "redis://u:***@h:6379"
+
+
+@pytest.mark.parametrize("options", [("--redis", "redis://u:s3cret@h:6379"), ("--set", "redis=redis://:s3cret@h:6379")])
+def test_a_password_in_an_address_is_no_option(options: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    """`ps` shows a command's options to everybody: one line that says where it belongs, and does not repeat it."""
+    code, out, err = run("config", *options, capsys=capsys)
+    assert (code, out) == (1, "")
+    assert "HEADSTART_REDIS" in err
+    assert "redis_password_file" in err
+    assert "s3cret" not in err
+    assert err.count("\n") == 1
 
 
 def test_a_json_file_that_cannot_be_written_is_a_users_error(tmp_path: Path) -> None:

@@ -135,6 +135,17 @@ def test_outliers_cannot_blow_up_a_wide_head() -> None:
     assert np.linalg.eigvalsh(head.p).min() > 0
 
 
+@pytest.mark.parametrize("d", range(1, 12))
+def test_a_prediction_is_the_formula(d: int) -> None:
+    """mᵀz / √(1 + π zᵀPz / 8) to 1e-12 at every width, for a P that holds doubt about every pair of weights; many rows have the bits of one."""
+    rng = np.random.default_rng(d)
+    root, m, z = rng.normal(size=(d, d)), rng.normal(size=d), rng.normal(size=(7, d))
+    head = Posterior(m, root @ root.T)
+    s = head.predict(z)
+    np.testing.assert_allclose(s, z @ m / np.sqrt(1 + np.pi * np.einsum("ni,ij,nj->n", z, head.p, z) / 8), rtol=1e-12)
+    assert np.concatenate([head.predict(z[i : i + 1]) for i in range(7)]).tobytes() == s.tobytes()
+
+
 def test_predictions_are_moderated_by_doubt() -> None:
     """S is mᵀz / √(1 + π zᵀPz / 8)."""
     z, _ = some_rows(20)

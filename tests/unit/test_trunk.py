@@ -17,22 +17,23 @@ from tests.unit.synthetic_rows import make_rows
 QUICK = TrunkSettings(most_steps=40)
 
 
-def random_trunk(features: int = 60, seed: int = 0) -> tuple[Trunk, np.ndarray]:
-    """A trunk with random weights in every layer, and rows for it."""
+def random_trunk(features: int = 60, seed: int = 0, settings: TrunkSettings = QUICK) -> tuple[Trunk, np.ndarray]:
+    """A trunk with random weights in every layer, and rows for it; its second feature is the same in all of them."""
     rows = make_rows(1500, features, seed=seed)
     rows.x[:, 1] = 3.0
     mean, std = fit_scaler(rows.x)
     torch.manual_seed(seed)
-    trunk = Trunk(mean, std, plan_edges(standardise(rows.x, mean, std)[:, :-1], QUICK), QUICK)
+    trunk = Trunk(mean, std, plan_edges(standardise(rows.x, mean, std)[:, :-1], settings), settings)
     with torch.no_grad():
         for p in trunk.parameters():
             p.add_(torch.randn_like(p) * 0.1)
     return trunk.eval(), rows.x
 
 
-def test_the_kernel_is_the_torch_module() -> None:
+@pytest.mark.parametrize("settings", [QUICK, TrunkSettings(bins=5, width=37, middle=7, outputs=3), TrunkSettings(bins=2, width=6, middle=5, outputs=2)])
+def test_the_kernel_is_the_torch_module(settings: TrunkSettings) -> None:
     """The folded trunk and the torch module, rebuilt from the same stored arrays, agree to 1e-5 on inliers and outliers."""
-    trunk, x = random_trunk()
+    trunk, x = random_trunk(settings=settings)
     arrays = trunk.to_arrays()
     x[:50] *= 100.0
     x[50:100] = -x[50:100]
@@ -58,6 +59,21 @@ def test_a_row_has_the_same_bits_in_every_batch() -> None:
         assert np.concatenate([encode(x[i : i + size]) for i in range(0, len(x), size)]).tobytes() == whole.tobytes()
     order = np.random.default_rng(0).permutation(len(x))
     assert encode(x[order]).tobytes() == whole[order].tobytes()
+
+
+def test_a_value_at_an_edge_is_the_torch_modules() -> None:
+    """Each feature in turn at its lowest edge, at one in the middle, at its highest, and just beside each."""
+    trunk, x = random_trunk(features=9)
+    arrays = trunk.to_arrays()
+    raw = np.repeat(standardise(x[:1], arrays.mean, arrays.std), 9 * 9, axis=0)
+    for j, (start, stop) in enumerate(zip(arrays.starts[:-1], arrays.starts[1:], strict=True)):
+        edges = arrays.edges[start:stop][[0, (stop - start) // 2, -1]]
+        raw[9 * j : 9 * j + 9, j] = np.concatenate([np.nextafter(edges, np.float32(-9)), edges, np.nextafter(edges, np.float32(9))])
+    z = Encoder(arrays).encode(raw)
+    with torch.no_grad():
+        expected = Trunk(np.zeros(9), np.ones(9), trunk.edges, QUICK).eval()
+        expected.load_state_dict({**trunk.state_dict(), "mean": torch.zeros(9, dtype=torch.float64), "std": torch.ones(9, dtype=torch.float64)})
+        np.testing.assert_allclose(z[:, :-1], expected(torch.from_numpy(raw[:, :-1])).numpy(), atol=1e-5)
 
 
 def test_nothing_that_arrives_leaves_the_scale() -> None:

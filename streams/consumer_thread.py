@@ -1,0 +1,182 @@
+"""The thread with the aiokafka consumer: reading, leaving the group, telling Kafka offsets. `streams.transport` says what differs from the stock driver.
+
+Whatever touches aiokafka's client runs on this thread's event loop; the app's loop reaches it by `call_thread`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any, Final, Protocol, cast
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+from aiokafka.structs import OffsetAndMetadata
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+from mode.utils.futures import notify
+
+from streams.batches import Batch, Reading
+from streams.holes import Holes
+from streams.stopping import end_tasks, where
+
+logger = logging.getLogger(__name__)
+
+COMMIT_TIMEOUT_S: Final = 5.0
+LEAVE_S: Final = 3.0
+LOOK_S: Final = 1.0
+"""How often, at most, it is asked whether holes in what is read are records that left the log."""
+
+
+class Told(Protocol):
+    """What the thread tells its consumer, which lives on the app's event loop."""
+
+    epochs: dict[TP, int]
+    loop: asyncio.AbstractEventLoop
+
+    def new_epoch(self, tp: TP) -> None: ...
+
+    def gone(self, tp: TP, first: int, upto: int) -> None: ...
+
+
+class Waiting(Protocol):
+    """What it asks its transport."""
+
+    fetch_max_wait_ms: int
+
+
+class ConsumerThread(driver.AIOKafkaConsumerThread):
+    """The thread with the aiokafka consumer. Epochs are written and read here, so a drain lies wholly before or after a seek."""
+
+    logger = logging.getLogger("faust.transport.batched")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._holes, self._looked_s = Holes(), 0.0
+
+    @property
+    def _told(self) -> Told:
+        return cast(Told, self.consumer)
+
+    def _create_worker_consumer(self, transport: driver.Transport) -> AIOKafkaConsumer:
+        consumer = super()._create_worker_consumer(transport)
+        # aiokafka has one fetch in flight for each broker. While it waits for idle partitions, one that has been drained, sought or
+        # resumed meanwhile is not asked for; so the wait is the price of each round trip through a barrier. Faust's is 1 500 ms.
+        consumer._fetch_max_wait_ms = cast(Waiting, self.transport).fetch_max_wait_ms
+        return consumer
+
+    async def on_start(self) -> None:
+        """Start the consumer in this thread."""
+        await super().on_start()
+        # The same price again: aiokafka holds a broker's next fetch back while what a partition had fetched is not drained.
+        self._ensure_consumer()._fetcher._prefetch_backoff = cast(Waiting, self.transport).fetch_max_wait_ms / 1000
+
+    async def on_thread_stop(self) -> None:
+        """Leave the group and stop the consumer, within `LEAVE_S`."""
+        coordinator = self._consumer._coordinator if self._consumer is not None else None
+        if coordinator is not None and coordinator.generation == 0:
+            # aiokafka takes generation 0 for none, and would not leave. It is the first one of the embedded broker.
+            coordinator.generation = 1
+        # A task, since mode swallows the cancellation by which a timeout would end it.
+        leaving = asyncio.create_task(self._leave(coordinator), name="leaving")
+        await asyncio.wait({leaving}, timeout=LEAVE_S)
+        if leaving.done():
+            leaving.result()
+            return
+        logger.warning("The group could not be left within %g s: its other workers take over when the session has timed out", LEAVE_S)
+        await end_tasks({leaving}, within_s=1.0)
+
+    async def _leave(self, coordinator: Any) -> None:
+        if coordinator is not None and coordinator._coordination_task is not None:
+            # It would first see a rebalance to its end that is under way, which waits for every other member.
+            await end_tasks({coordinator._coordination_task}, within_s=LEAVE_S)
+        await super().on_thread_stop()
+
+    async def _gather_remaining_tasks(self) -> None:
+        for task in await end_tasks(asyncio.all_tasks() - {asyncio.current_task()}, within_s=LEAVE_S):
+            logger.warning("left behind when the consumer stopped:\n%s", where(task))
+
+    def close(self) -> None:
+        """Do nothing. Faust calls it when a rebalance comes while the app stops; the driver's closes client and coordinator from another thread's loop."""
+
+    async def _fetch_records(self, consumer: AIOKafkaConsumer, active_partitions: Any, timeout: float | None = None, max_records: int | None = None) -> Any:
+        records = await super()._fetch_records(consumer, active_partitions, timeout=timeout, max_records=max_records)
+        epochs = self._told.epochs
+        batches = {tp: [Batch(TP(*tp), rows, epochs.get(tp, 0), consumer.highwater(tp) or 0)] for tp, rows in records.items()}
+        for (batch,) in batches.values():
+            self._holes.read(batch)
+        if (places := self._holes.places()) and time.monotonic() - self._looked_s >= LOOK_S:
+            self._looked_s = time.monotonic()
+            await self._look_at_holes(consumer, places)
+        return batches
+
+    async def _look_at_holes(self, consumer: AIOKafkaConsumer, places: list[TP]) -> None:
+        try:
+            firsts = await asyncio.wait_for(consumer.beginning_offsets([TopicPartition(*tp) for tp in places]), COMMIT_TIMEOUT_S)
+        except (KafkaError, TimeoutError):
+            return  # the next look finds them
+        for tp, first, upto in self._holes.gone({tp: firsts[TopicPartition(*tp)] for tp in places}):
+            self._told.loop.call_soon_threadsafe(self._told.gone, tp, first, upto)
+
+    async def _seek_wait(self, consumer: AIOKafkaConsumer, partitions: Mapping[TP, int]) -> None:
+        for tp, offset in partitions.items():
+            consumer.seek(TopicPartition(*tp), offset)
+            self._holes.sought(tp, offset)
+            self._told.new_epoch(tp)
+
+    async def probe(self, partitions: Mapping[TP, int]) -> None:
+        """Have the broker fetch at these offsets, so that `reading` becomes true; what it brings is stale."""
+
+        async def seek() -> None:
+            for tp, offset in partitions.items():
+                self._ensure_consumer().seek(TopicPartition(*tp), offset)
+                self._told.epochs.pop(tp, None)
+
+        await self.call_thread(seek)
+
+    async def bounds(self, tps: list[TP]) -> dict[TP, tuple[int, int]]:
+        """Return each partition's first offset, and the offset after its last, which the embedded broker puts too low."""
+
+        async def ask() -> dict[TP, tuple[int, int]]:
+            consumer, keys = self._ensure_consumer(), [TopicPartition(*tp) for tp in tps]
+            first, end = await consumer.beginning_offsets(keys), await consumer.end_offsets(keys)
+            return {tp: (first[key], end[key]) for tp, key in zip(tps, keys, strict=True)}
+
+        return cast(dict[TP, tuple[int, int]], await self.call_thread(ask))
+
+    def wake(self) -> None:
+        """End the wait of a poll in flight, so that it looks again at what may be drained. Callable from any thread."""
+        if self._consumer is not None and not self.thread_loop.is_closed():
+            self.thread_loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        fetcher = self._ensure_consumer()._fetcher
+        for waiter in list(fetcher._fetch_waiters) if fetcher is not None else ():
+            notify(waiter)
+
+    def reading(self, tp: TP) -> Reading | None:
+        """Return how far the partition is read, or None before the first fetch response or when it is not ours."""
+        consumer, key = self._consumer, TopicPartition(*tp)
+        if consumer is None or not consumer._subscription.is_assigned(key):
+            return None
+        try:
+            state = consumer._subscription.subscription.assignment.state_value(key)
+        except (AttributeError, AssertionError):
+            return None  # the thread is just giving it away
+        if state.timestamp is None or state.highwater is None or not state.has_valid_position:
+            return None
+        return Reading(state.position, state.highwater, state.timestamp)
+
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        """Tell Kafka the offsets. Only its tools read them: a failure is logged, and the next commit tells newer ones."""
+        consumer, mine = self._ensure_consumer(), self.assignment()
+        telling = {TopicPartition(*tp): OffsetAndMetadata(offset, "") for tp, offset in offsets.items() if tp in mine}
+        try:
+            if telling:
+                await asyncio.wait_for(consumer.commit(telling), COMMIT_TIMEOUT_S)
+        except (KafkaError, TimeoutError) as error:
+            logger.warning("Kafka was not told the offsets (its tools show an old lag): %s", str(error) or type(error).__name__)
+            return False
+        return True
