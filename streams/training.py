@@ -52,11 +52,12 @@ def without_past(log: pa.Table, line: str, until_ms: int) -> pa.Table:
 
 def final_rows(
     log: Log, rules: Rules, *, tick_ms: int, lines: Sequence[str], until_ms: int, seen: Callable[[pa.Table], pa.Table] = lambda part: part,
-    most: int = MOST_ROWS,
+    most: int = MOST_ROWS, went_on: Callable[[int], None] = lambda _: None,
 ) -> Rows:  # fmt: skip
     """Return the exposures whose window ends by `until_ms`, as the pipeline sees them; of so many shoppers that they are `most` at most.
 
-    `seen` takes away from each part of the log what is not to be seen; the rest has no events after `until_ms`. The last tick ends after that, and closes
+    `seen` takes away from each part of the log what is not to be seen; the rest has no events after `until_ms`. `went_on` hears after each tick of how many
+    events it was. The last tick ends after that, and closes
     bins of which the log does not tell: those are left out.
     """
     sample = RowSample({line: i for i, line in enumerate(lines)}, most)
@@ -66,7 +67,8 @@ def final_rows(
             sample.add(outcome.closed.exposure)
 
     one_bin = replace(rules, edges_ms=rules.edges_ms[-1:])  # a row is the exposure with its delays: nobody hears of the bins between
-    asyncio.run(run(cut((seen(part) for part in parts(log)), tick_ms), MemoryStore(), one_bin, None, scoring=False, on_outcome=hear))
+    ticks = cut((seen(part) for part in parts(log)), tick_ms)
+    asyncio.run(run(ticks, MemoryStore(), one_bin, None, scoring=False, on_outcome=hear, on_tick=lambda tick: went_on(len(tick.records))))
     return sample.rows(rules.edges_ms[-1])
 
 
@@ -134,13 +136,26 @@ def train(
     known = survey(log, until_ms)
     tell(f"features of {known.events} events, {len(known.lines)} lines")
     facts: dict[str, Any] = {"tick_ms": tick_ms, "lines": known.lines, "until_ms": until_ms, "most": most_rows}
-    rows = final_rows(log, rules, seen=lambda part: before(part, until_ms), **facts)
+
+    def going(step: str) -> Callable[[int], None]:
+        done = 0
+
+        def went_on(events: int) -> None:
+            nonlocal done
+            done += events
+            if progress is not None:
+                progress(step, done, known.events)
+
+        return went_on
+
+    rows = final_rows(log, rules, seen=lambda part: before(part, until_ms), went_on=going("features (events)"), **facts)
 
     def launches() -> Iterator[PseudoLaunch]:
         middle_ms = known.first_ms + (until_ms - known.first_ms) // 2
         for line in ranks.share_of(known.lines) if pseudo and len(known.lines) > 2 else ():
-            tell(f"line {line} launched in pretence")
-            seen = final_rows(log, rules, seen=partial(_pretending, line=line, at_ms=middle_ms, until_ms=until_ms), **facts)
+            step = f"line {line} launched in pretence"
+            tell(step)
+            seen = final_rows(log, rules, seen=partial(_pretending, line=line, at_ms=middle_ms, until_ms=until_ms), went_on=going(f"{step} (events)"), **facts)
             launch = PseudoLaunch(seen, known.lines.index(line), middle_ms)
             if (seen.line == launch.line).sum() >= FEWEST_PSEUDO_ROWS and launch.known().sum() >= FEWEST_PSEUDO_ROWS:
                 yield launch

@@ -66,11 +66,14 @@ def similarity(
     rules = replace(namespace.rules_of(settings, None, replay=True, window_s=window), partitions=1, outcome_partitions=1, partitioner_check=False)
     names = sorted({target_line, *pc.unique(log["line"]).to_pylist()})
     with progress_bar() as bar:
-        task = bar.add_task(f"features of {log.num_rows} events, {len(names)} lines", total=2)
-        rows = final_rows(log, rules, tick_ms=settings.replay_tick_ms, lines=names, until_ms=int(pc.max(log["ts"]).as_py()))
-        bar.update(task, completed=1, description=f"comparing {len(names) - 1} lines with {target_line}")
+        task = bar.add_task(f"features of events, {len(names)} lines", total=log.num_rows)
+        until_ms = int(pc.max(log["ts"]).as_py())
+        rows = final_rows(
+            log, rules, tick_ms=settings.replay_tick_ms, lines=names, until_ms=until_ms, went_on=lambda n: bar.advance(task, n)
+        )  # fmt: skip
+        task = bar.add_task(f"comparing {len(names) - 1} lines with {target_line}", total=1)
         found = measure(rows, target_line, about_line=ABOUT_LINE)
-        bar.update(task, completed=2)
+        bar.update(task, completed=1)
     if json is not None:
         write_json(json, as_json(found))
     if json is None or str(json) != "-":

@@ -60,11 +60,20 @@ def test_the_parts_are_the_log(log: pa.Table, tmp_path: Path, files: int, part_r
 
 
 def test_training_on_either_gives_the_same_trunk(log: pa.Table, tmp_path: Path) -> None:
-    """In memory and part by part: the same weights, heads and priors, to the bit."""
+    """In memory and part by part: the same weights, heads and priors, to the bit; and each pass over the log says how far it is."""
+    told: dict[str, list[int]] = {}
     pq.write_table(log, tmp_path / "whole.parquet")
     (tmp_path / "folder").mkdir()
     made = [
-        train(source, Rules(edges_ms=edges_ms(WINDOW_S)), tick_ms=3_600_000, until_ms=survey(log).last_ms + 1, seed=1, settings=TINY)
+        train(
+            source,
+            Rules(edges_ms=edges_ms(WINDOW_S)),
+            tick_ms=3_600_000,
+            until_ms=survey(log).last_ms + 1,
+            seed=1,
+            settings=TINY,
+            progress=lambda step, done, of: told.setdefault(f"{step} of {of}", []).append(done),
+        )
         for source in (read_log(tmp_path / "whole.parquet"), LogParts(on_disk(log, tmp_path / "folder", 4), part_rows=500))
     ]
     of_trunk, of_heads = (
@@ -76,6 +85,10 @@ def test_training_on_either_gives_the_same_trunk(log: pa.Table, tmp_path: Path) 
     assert (made[0].fingerprint, made[0].settings) == (made[1].fingerprint, made[1].settings)
     assert made[0].settings["pseudo_launches"], "no line was launched in pretence: the test shows less than it says"
     assert made[0].offset_pi.tobytes() == made[1].offset_pi.tobytes()
+    passes = {step: done for step, done in told.items() if "(events)" in step}
+    assert list(passes) == [f"{step} (events) of {log.num_rows}" for step in ("features", *(f"line {line} launched in pretence" for line in made[0].lines))]
+    assert max(passes[f"features (events) of {log.num_rows}"]) == log.num_rows
+    assert all(len(done) > 20 and 0 < done[0] < log.num_rows / 4 for done in passes.values())
 
 
 def test_lines_can_be_left_out(log: pa.Table, tmp_path: Path) -> None:
