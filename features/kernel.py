@@ -1,4 +1,4 @@
-"""How the inner loops are compiled: row by row, strict IEEE arithmetic, one thread, so that a row's bits never depend on its batch."""
+"""How the inner loops are compiled: strict IEEE arithmetic, one thread, each row's sums its own and in one order, so that its bits never depend on its batch."""
 
 from __future__ import annotations
 

@@ -211,7 +211,8 @@ class Search(NamedTuple):
     """The edges as a row's features are looked up among them: all features take each step together.
 
     `steps` (S, F): the lowest edge of each feature, those in between in rising order, ∞ where it has fewer, and its highest; all ∞ for one without bins.
-    `starts` (F,) int32: where each feature's edges begin in `edges`, which are those of all features end to end, and some beyond.
+    `starts` (F,) int32: where each feature's edges begin in `edges`, which are those of all features end to end, and S beyond: all steps of a feature
+    without bins are taken, and what is found there is not used.
     """
 
     steps: Float32
@@ -226,7 +227,7 @@ class Search(NamedTuple):
         for j, edges in enumerate(several):
             if len(edges) > 1:
                 steps[: len(edges) - 1, j], steps[-1, j] = edges[:-1], edges[-1]
-        return cls(steps, arrays.starts[:-1].astype(np.int32), np.append(arrays.edges, np.full(2, np.inf, np.float32)))
+        return cls(steps, arrays.starts[:-1].astype(np.int32), np.append(arrays.edges, np.full(len(steps), np.inf, np.float32)))
 
 
 class Encoder:

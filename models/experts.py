@@ -99,7 +99,7 @@ class Expert(Protocol):
         """Forecast N rows."""
 
     def learn_many(self, priors: Priors, view: View, facts: Facts) -> Vector:
-        """Take in N closed bins in the given order. Returns p (N,): the probability that `predict` gave each row just before it was learned."""
+        """Take in N closed bins in the given order. Returns p (N,): the probability that `predict` gave each row just before it was learned, to rounding."""
 
     def copy(self) -> Self:
         """Another belief with the same content."""

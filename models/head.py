@@ -145,7 +145,7 @@ class Posterior:
     def learn_many(self, z: Matrix, f_prev: Vector, f_next: Vector, y: Vector) -> Vector:
         """Take in N outcomes in the given order; z (N, d), the rest (N,), y in {0, 1}. The same bits as N times `learn_many` of one row.
 
-        Returns s (N,): what `predict` said of each row just before it was learned, to 1e-12.
+        Returns s (N,): what `predict` said of each row just before it was learned, to rounding.
 
         ValueError for anything not finite, F outside 0 ≤ F_prev < F_next ≤ 1, or another y; then nothing has been learned.
         """
@@ -165,8 +165,13 @@ class Posterior:
 
 
 def mean_prediction(heads: Sequence[Posterior], z: Sequence[Matrix]) -> Vector:
-    """Return s (N,): the mean of what heads predict, each of its own rows (N, d); in one step, since for few rows a call costs more than what it computes."""
+    """Return s (N,): the mean of what heads predict, each of its own rows (N, d); in one step, since for few rows a call costs more than what it computes.
+
+    ValueError if one has more rows than another.
+    """
     rows = tuple([head._rows(of_head) for head, of_head in zip(heads, z, strict=True)])
+    if len({len(of_head) for of_head in rows}) != 1:
+        raise ValueError(f"the heads are asked about {', '.join(str(len(of_head)) for of_head in rows)} rows")
     s = np.empty(len(rows[0]))
     _mean(rows, tuple([head.m for head in heads]), tuple([head.p for head in heads]), s)
     return s

@@ -149,7 +149,7 @@ class Offset:
     ) -> Vector:  # fmt: skip
         """Take in N closed bins in the given order, (N,) each; `close_ms` is event time, and evidence halves in `half_life_ms` of it.
 
-        Returns p (N,): what `probability` said of each row, with the log `prior` (141,), just before it was learned, to 1e-12. A close time before the last one
+        Returns p (N,): what `probability` said of each row, with the log `prior` (141,), just before it was learned, to rounding. A close time before the last one
         decays nothing. ValueError as `Posterior.learn_many`; then nothing has been learned.
         """
         s, f_prev, f_next, y = (np.ascontiguousarray(a, dtype=np.float64) for a in (s, f_prev, f_next, y))

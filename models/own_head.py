@@ -51,7 +51,7 @@ class OwnHead:
         return self.posterior.predict(z)
 
     def learn_many(self, z: Matrix, f_prev: Vector, f_next: Vector, y: Vector, close_ms: NDArray[np.int64], *, rho: float = 0.0) -> Vector:
-        """Take in N outcomes in the given order, as `Posterior.learn_many`; the same bits as one row at a time. Returns s (N,) before each row.
+        """Take in N outcomes in the given order, as `Posterior.learn_many`; the same bits as one row at a time. Returns s (N,) before each row, as `predict` to rounding.
 
         `close_ms` (N,): event time. A row of a later hour than any before it first makes the head forget, a share `rho` of its evidence for each day
         that has passed, in whole hours; 0: never. What is returned of a row is said after that. ValueError for anything not finite or out of range; then nothing has been learned or forgotten.

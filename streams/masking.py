@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from typing import Final
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 MASK: Final = "***"
 SHORTEST: Final = 4
@@ -23,9 +23,19 @@ def remember(secret: str) -> None:
         _secrets.update({secret, quote(secret, safe=""), unquote(secret)})
 
 
+def passwords_in(url: str) -> list[str]:
+    """Return the passwords that a URL holds: before its host, or as `?password=`, which Redis' client takes too. Of what is no URL, none."""
+    try:
+        parts = urlsplit(url)
+        return [password for password in (parts.password, *parse_qs(parts.query).get("password", ())) if password]
+    except ValueError:
+        return []
+
+
 def remember_url(url: str) -> None:
-    """Hide a URL's password from now on."""
-    remember(urlsplit(url).password or "")
+    """Hide a URL's passwords from now on."""
+    for password in passwords_in(url):
+        remember(password)
 
 
 def hidden(text: str) -> str:

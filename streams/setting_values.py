@@ -177,7 +177,7 @@ def mapping(keys: tuple[str, ...]) -> Form:
 switch = Form("on or off", _read_switch)
 brokers = Form("HOST:PORT[,HOST:PORT…]", _read_brokers)
 address = Form("HOST:PORT, or PORT of loopback", _read_address)
-redis_url = Form("redis://[USER:PASSWORD@]HOST:PORT[/DB], rediss://… or unix:///PATH", _read_redis_url)
+redis_url = Form("redis://[USER@]HOST:PORT[/DB], rediss://… or unix:///PATH", _read_redis_url)
 short_name = pattern("1 to 64 letters, digits, _ or -", "[A-Za-z0-9_-]{1,64}")  # a brace would end a hash tag of Redis Cluster
 prefix = pattern("letters, digits, ., _ or -", "[A-Za-z0-9._-]{0,200}")
 anything = pattern("text", ".*")

@@ -17,7 +17,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final, get_type_hints
-from urllib.parse import urlsplit
 
 from features.errors import InputError
 from streams import masking
@@ -227,11 +226,7 @@ def load_settings(config: Path | None = None, *, needs: Sequence[str] = (), assi
 
 def no_password(option: str, url: str) -> None:
     """Raise InputError for a Redis address with a password that was given as an option: whoever lists the processes would see it."""
-    try:
-        password = urlsplit(url).password
-    except ValueError:
-        return  # no address at all, which is said where it is read
-    if password:
+    if masking.passwords_in(url):
         raise InputError(
             f"{option}: a password is no option of a command: give {variable('redis')}, or the setting redis_password_file that names a file with it"
         )

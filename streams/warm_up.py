@@ -23,13 +23,13 @@ LINE, LAUNCH = "warm-up", "warm-up"
 
 
 def warm_up(model: Model, rules: Rules) -> None:
-    """Score and learn a source line's and a launch's events in memory, through every kernel of worker and learner."""
+    """Score and learn a source line's and a launch's events in memory, through every kernel of worker and learner; explained, where the rules allow it."""
     lines = [*model.artifact.lines[:1], LINE]
     begin_ms = model.artifact.trained_until_ms + 1
     records = []
     for i, line in enumerate(lines * 4):
         kind = i // len(lines) % len(KINDS)
-        event = Event(event_id=f"e{i}", user_id=f"u{line}", product_id="p", line=line, ts=begin_ms + 1_000 * i, price=1.0)
+        event = Event(event_id=f"e{i}", user_id=f"u{line}", product_id="p", line=line, ts=begin_ms + 1_000 * i, price=1.0, explain=True)
         records.append((kind, event.user_id, encode(event)))
     end_ms = begin_ms + rules.edges_ms[-1] + rules.grace_ms + 60_000
     ticks = [Tick(begin_ms + 50_000, tuple(records[:2])), Tick(begin_ms + 60_000, tuple(records[2:])), Tick(end_ms, ()), Tick(end_ms + 1, tuple(records[:2]))]

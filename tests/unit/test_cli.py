@@ -177,7 +177,15 @@ def test_config_writes_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
     assert json.loads(out)["redis"]["value"] == "redis://u:***@h:6379"
 
 
-@pytest.mark.parametrize("options", [("--redis", "redis://u:s3cret@h:6379"), ("--set", "redis=redis://:s3cret@h:6379")])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--redis", "redis://u:s3cret@h:6379"),
+        ("--set", "redis=redis://:s3cret@h:6379"),
+        ("--redis", "redis://h:6379/0?db=1&password=s3cret"),
+        ("--redis", "unix:///run/redis.sock?password=s3cret"),
+    ],
+)
 def test_a_password_in_an_address_is_no_option(options: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     """`ps` shows a command's options to everybody: one line that says where it belongs, and does not repeat it."""
     code, out, err = run("config", *options, capsys=capsys)

@@ -84,7 +84,7 @@ def test_an_empty_variable_counts_as_absent(monkeypatch: pytest.MonkeyPatch) -> 
         ("broker", "localhost", "expected HOST:PORT[,HOST:PORT…], got 'localhost'"),
         ("broker", "a:1,,b:2", "expected HOST:PORT[,HOST:PORT…], got 'a:1,,b:2'"),
         ("broker", "a:70000", "expected HOST:PORT[,HOST:PORT…], got 'a:70000'"),
-        ("redis", "localhost:6379", "expected redis://[USER:PASSWORD@]HOST:PORT[/DB], rediss://… or unix:///PATH, got 'localhost:6379'"),
+        ("redis", "localhost:6379", "expected redis://[USER@]HOST:PORT[/DB], rediss://… or unix:///PATH, got 'localhost:6379'"),
         ("namespace", "a{b}", "expected 1 to 64 letters, digits, _ or -, got 'a{b}'"),
         ("timezone", "Mars/Olympus", "expected a time zone such as UTC or Europe/Berlin, got 'Mars/Olympus'"),
         ("timezone", "../etc/passwd", "expected a time zone such as UTC or Europe/Berlin, got '../etc/passwd'"),
