@@ -11,62 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from features.kernel import kernel
-
-Matrix = NDArray[np.float64]
-Vector = NDArray[np.float64]
+from models import forecasts
+from models.forecasts import Matrix as Matrix
+from models.forecasts import Vector as Vector
 
 LOGIT_BOUND = 30.0
 MOVE_BOUND = 4.0
 """One outcome moves the logit of its own row by at most this: no outlier throws a wide head across the scale and back."""
-
-
-@kernel
-def _moderated(z: Vector, m: Vector, p: Matrix, a: Vector) -> float:
-    """mᵀz / √(1 + π zᵀPz / 8) of one row; `a` is room to work in.
-
-    P is symmetric, so zᵀPz takes its lower triangle twice and its diagonal once; four rows of P at a time, and what sticks out of them by itself.
-    """
-    d = m.shape[0]
-    whole = d - d % 4
-    x = 0.0
-    for k in range(d):
-        a[k] = 0.0
-    for j in range(0, whole, 4):
-        z0, z1, z2, z3 = z[j], z[j + 1], z[j + 2], z[j + 3]
-        x = (((x + m[j] * z0) + m[j + 1] * z1) + m[j + 2] * z2) + m[j + 3] * z3
-        for k in range(j):
-            a[k] = (((a[k] + z0 * p[j, k]) + z1 * p[j + 1, k]) + z2 * p[j + 2, k]) + z3 * p[j + 3, k]
-        a[j] += (z1 * p[j + 1, j] + z2 * p[j + 2, j]) + z3 * p[j + 3, j]
-        a[j + 1] += z2 * p[j + 2, j + 1] + z3 * p[j + 3, j + 1]
-        a[j + 2] += z3 * p[j + 3, j + 2]
-    for j in range(whole, d):
-        x += m[j] * z[j]
-        for k in range(j):
-            a[k] += z[j] * p[j, k]
-    v = 0.0
-    for k in range(d):
-        v += z[k] * (2.0 * a[k] + z[k] * p[k, k])
-    return x / math.sqrt(1.0 + math.pi * max(v, 0.0) / 8.0)
-
-
-@kernel
-def _predict(z: Matrix, m: Vector, p: Matrix, s: Vector) -> None:
-    a = np.empty(m.shape[0])
-    for i in range(z.shape[0]):
-        s[i] = _moderated(z[i], m, p, a)
-
-
-@kernel
-def _mean(z: tuple[Matrix, ...], m: tuple[Vector, ...], p: tuple[Matrix, ...], s: Vector) -> None:
-    a = np.empty(max([len(w) for w in m]))
-    s[:] = 0.0
-    for h in range(len(m)):  # head by head: what is read of one P stays in the nearest cache
-        for i in range(s.shape[0]):
-            s[i] += _moderated(z[h][i], m[h], p[h], a)
-    s /= len(m)
 
 
 @kernel
@@ -139,7 +92,7 @@ class Posterior:
         """Return s (N,) for z (N, d): the logit moderated by its own uncertainty: mᵀz / √(1 + π zᵀPz / 8)."""
         z = self._rows(z)
         s = np.empty(len(z))
-        _predict(z, self.m, self.p, s)
+        forecasts.predict(z, self.m, self.p, s)
         return s
 
     def learn_many(self, z: Matrix, f_prev: Vector, f_next: Vector, y: Vector) -> Vector:
@@ -173,7 +126,7 @@ def mean_prediction(heads: Sequence[Posterior], z: Sequence[Matrix]) -> Vector:
     if len({len(of_head) for of_head in rows}) != 1:
         raise ValueError(f"the heads are asked about {', '.join(str(len(of_head)) for of_head in rows)} rows")
     s = np.empty(len(rows[0]))
-    _mean(rows, tuple([head.m for head in heads]), tuple([head.p for head in heads]), s)
+    forecasts.mean_prediction(rows, tuple([head.m for head in heads]), tuple([head.p for head in heads]), s)
     return s
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.kernel import kernel
+from models.forecasts import mean_probability
 from models.head import Vector, check_outcomes
 
 GRID = np.linspace(-3.5, 3.5, 141)
@@ -25,32 +26,6 @@ NEVER_MS = -(2**62)
 """`last_ms` of an offset that has learned nothing."""
 
 EXP_MINUS_B = np.array([math.exp(-b) for b in GRID.tolist()])
-
-
-@kernel
-def _at_level(s: float, w: Vector, exp_minus_b: Vector, part: Vector) -> float:
-    """Σ_b w(b) σ(s + b) of one row; `part` is room to work in. Four sums side by side: one would wait for itself at every step."""
-    n = w.shape[0]
-    whole = n - n % 4
-    q = math.exp(-min(max(s, -30.0), 30.0))
-    for g in range(n):
-        part[g] = w[g] / (1.0 + q * exp_minus_b[g])
-    t0 = t1 = t2 = t3 = 0.0
-    for g in range(0, whole, 4):
-        t0 += part[g]
-        t1 += part[g + 1]
-        t2 += part[g + 2]
-        t3 += part[g + 3]
-    for g in range(whole, n):
-        t0 += part[g]
-    return min(max((t0 + t1) + (t2 + t3), 0.0), 1.0)
-
-
-@kernel
-def _mean_probability(s: Vector, w: Vector, exp_minus_b: Vector, out: Vector) -> None:
-    part = np.empty(w.shape[0])
-    for i in range(s.shape[0]):
-        out[i] = _at_level(s[i], w, exp_minus_b, part)
 
 
 @kernel
@@ -140,7 +115,7 @@ class Offset:
     def probability(self, s: Vector, prior: Vector) -> Vector:
         """Return p (N,) for s (N,), given the log prior (141,)."""
         out = np.empty(len(s))
-        _mean_probability(np.ascontiguousarray(s, dtype=np.float64), self.weights(prior), EXP_MINUS_B, out)
+        mean_probability(np.ascontiguousarray(s, dtype=np.float64), self.weights(prior), EXP_MINUS_B, out)
         return out
 
     def learn_many(

@@ -29,7 +29,8 @@ from models.model import Model
 from models.rehearsal import rehearse
 from models.rows import Rows
 from models.shared_heads import SharedHeads
-from models.similarity import SourceSimilarity, similarity
+from models.similarity import similarity
+from models.source_weights import SourceSimilarity
 from models.trunk import Progress
 from streams.evaluation import Judged, as_launch, prequential
 from streams.partition import Rules

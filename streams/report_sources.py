@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
-from models.similarity import POOLED
+from models.source_weights import POOLED
 from streams import report_plots as plots
 from streams.report_cells import (
     ADVANTAGE,

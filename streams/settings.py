@@ -176,6 +176,10 @@ def load_settings(config: Path | None = None, *, needs: Sequence[str] = (), assi
     def take(name: str, raw: object, source: str) -> None:
         if name in SECRET_FILES:
             raw, source, name = _content(raw, f"setting {name!r} from {source}"), f"file {raw} ({source})", SECRET_FILES[name]
+        if name == "redis" and source.startswith("option") and masking.passwords_in(str(raw)):
+            raise InputError(
+                f"{source}: a password is no option of a command: give {variable(name)}, or the setting redis_password_file that names a file with it"
+            )
         try:
             values[name] = ABOUT[name].form.read(raw)
         except ValueError:
@@ -204,8 +208,6 @@ def load_settings(config: Path | None = None, *, needs: Sequence[str] = (), assi
             raise InputError(f"--set {name}: expected NAME=VALUE")
         if name not in ABOUT and name not in SECRET_FILES:
             raise InputError(f"--set {name}: there is no such setting{_nearest(name)}")
-        if name == "redis":
-            no_password("--set redis", text)
         take(name, text, f"option --set {name}")
     for name, raw in overrides.items():
         if name not in ABOUT:
@@ -222,14 +224,6 @@ def load_settings(config: Path | None = None, *, needs: Sequence[str] = (), assi
         masking.remember(getattr(settings, secret))
     masking.remember_url(settings.redis)
     return settings
-
-
-def no_password(option: str, url: str) -> None:
-    """Raise InputError for a Redis address with a password that was given as an option: whoever lists the processes would see it."""
-    if masking.passwords_in(url):
-        raise InputError(
-            f"{option}: a password is no option of a command: give {variable('redis')}, or the setting redis_password_file that names a file with it"
-        )
 
 
 def _content(path: object, which: str) -> str:

@@ -57,8 +57,7 @@ def final_rows(
     """Return the exposures whose window ends by `until_ms`, as the pipeline sees them; of so many shoppers that they are `most` at most.
 
     `seen` takes away from each part of the log what is not to be seen; the rest has no events after `until_ms`. `went_on` hears after each tick of how many
-    events it was. The last tick ends after that, and closes
-    bins of which the log does not tell: those are left out.
+    events it was. The last tick ends after that, and closes bins of which the log does not tell: those are left out.
     """
     sample = RowSample({line: i for i, line in enumerate(lines)}, most)
 

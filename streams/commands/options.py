@@ -15,24 +15,12 @@ from rich.table import Table
 
 from features.errors import InputError
 from features.events import Refused, milliseconds
-from streams.settings import no_password
 
 Config = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="TOML file with settings (default: headstart.toml here, if there is one).")]
 Broker = Annotated[str | None, typer.Option("--broker", metavar="HOST:PORT[,…]", help="Kafka brokers to start from.")]
 
-
-def _without_password(url: str | None) -> str | None:
-    """Refuse an address with a password, as an option."""
-    if url is not None:
-        no_password("--redis", url)
-    return url
-
-
 Redis = Annotated[
-    str | None,
-    typer.Option(
-        "--redis", metavar="URL", help="Redis or Valkey, such as redis://127.0.0.1:6379/0. A password goes into HEADSTART_REDIS.", callback=_without_password
-    ),
+    str | None, typer.Option("--redis", metavar="URL", help="Redis or Valkey, such as redis://127.0.0.1:6379/0. A password goes into HEADSTART_REDIS.")
 ]
 Namespace = Annotated[str | None, typer.Option("--namespace", metavar="NAME", help="Prefix of every Redis key (default: live).")]
 Trunk = Annotated[Path | None, typer.Option("--trunk", metavar="FOLDER", help="Folder of the trained trunk (default: var/trunk).")]

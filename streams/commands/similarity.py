@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from features.vector import ABOUT_LINE
-from models.similarity import FULL_AGREEMENT, LEAST_WEIGHT, LIMITS, Similarity, SourceSimilarity
+from models.similarity import Similarity
 from models.similarity import similarity as measure
+from models.source_weights import FULL_AGREEMENT, LEAST_WEIGHT, LIMITS, SourceSimilarity
 from streams import namespace
 from streams.commands.options import Config, Format, Json, Lines, Set, Window, time_ms, write_json
 from streams.commands.progress import progress_bar

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from models.fit import choose_c, design_effect, fit_map
-from models.head import Posterior
+from models.head import Posterior, mean_prediction
 from tests.unit.synthetic_rows import bins_of, make_rows
 
 EDGES = np.array([0.0, 3_600.0, 14_400.0, 86_400.0])
@@ -144,6 +144,15 @@ def test_a_prediction_is_the_formula(d: int) -> None:
     s = head.predict(z)
     np.testing.assert_allclose(s, z @ m / np.sqrt(1 + np.pi * np.einsum("ni,ij,nj->n", z, head.p, z) / 8), rtol=1e-12)
     assert np.concatenate([head.predict(z[i : i + 1]) for i in range(7)]).tobytes() == s.tobytes()
+
+
+def test_a_mean_over_heads_wants_the_same_rows_of_each() -> None:
+    """The mean of what each says by itself; another number of rows is refused, not read beyond its end."""
+    heads = [Posterior.isotropic(d, variance=0.5, intercept=-1.0, intercept_variance=1.0) for d in (3, 6)]
+    rows = [some_rows(5, d)[0] for d in (3, 6)]
+    np.testing.assert_allclose(mean_prediction(heads, rows), (heads[0].predict(rows[0]) + heads[1].predict(rows[1])) / 2, rtol=1e-14)
+    with pytest.raises(ValueError, match="5, 1 rows"):
+        mean_prediction(heads, [rows[0], rows[1][:1]])
 
 
 def test_predictions_are_moderated_by_doubt() -> None:

@@ -20,7 +20,7 @@ from models.experts import BASE_PRIOR, EXPERTS
 from models.intervals import FIGURES, Interval
 from models.launch_head import MODELS
 from models.learning_curve import LearningCurve
-from models.similarity import SourceSimilarity
+from models.source_weights import SourceSimilarity
 from streams.comparison import Insurance, LineRun, compare
 from streams.evaluation import Judged
 from streams.report import render, write_report

@@ -13,16 +13,8 @@ from numpy.typing import NDArray
 from features.errors import InputError
 from models.distances import delay_distance, log_odds_difference, median_scale, mmd2, proxy_a_distance, psi
 from models.rows import Rows
-from models.similarity import (
-    LEFT_OUT,
-    POOLED,
-    WEIGHTED,
-    Limits,
-    Similarity,
-    SourceSimilarity,
-    similarity,
-    weigh,
-)
+from models.similarity import Similarity, similarity
+from models.source_weights import LEFT_OUT, POOLED, WEIGHTED, Limits, SourceSimilarity, weigh
 from models.transferability import Estimate, agreement, h_score, logme, slope
 
 DAY_MS = 86_400_000
