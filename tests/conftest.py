@@ -19,6 +19,8 @@ from tests.kafka_server import kafka_home as found_kafka
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """One process runs the tests that need a real Kafka, and so starts one."""
     for item in items:
+        if "kafka_home" in getattr(item, "fixturenames", ()):
+            item.add_marker("java")
         if item.get_closest_marker("java") and not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group("real_kafka"))
 
