@@ -24,6 +24,8 @@ _DAY_S, _WEEK_S = CATALOGUE_HALF_LIVES_S
 _LN2: Final = math.log(2.0)
 
 Counts = dict[str, list[int]]
+PART_BYTES: Final = 250_000
+"""About how much one message of counts has at most: a quarter of what a broker takes."""
 
 
 def names_of(line: str, category: str) -> tuple[str, str, str]:
@@ -53,6 +55,23 @@ def merge(parts: list[Mapping[str, list[int]]]) -> Counts:
             for i, value in enumerate(values):
                 held[i] += value
     return dict(sorted(total.items()))
+
+
+def in_parts(counts: Counts, most_bytes: int = PART_BYTES) -> list[Counts]:
+    """Return the counts, by name in order of name, in parts of which each fits a message; at least one part, of which `merge` makes the whole again.
+
+    How many names a tick has is up to the shop: one that puts its products' numbers into `category` has as many as products.
+    """
+    parts: list[Counts] = [{}]
+    size = 0
+    for name, values in sorted(counts.items()):
+        weight = len(name.encode()) + 6 * 9  # no integer takes more than nine bytes in MessagePack
+        if size and size + weight > most_bytes:
+            parts.append({})
+            size = 0
+        parts[-1][name] = values
+        size += weight
+    return parts
 
 
 def empty() -> NDArray[np.void]:

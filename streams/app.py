@@ -215,7 +215,7 @@ def create_app(
             batch: Batch = event.value
             if is_current(batch):
                 kind = kinds[batch.tp.topic]
-                current = partial(is_current, batch)
+                current = partial(is_current, batch.mark())
                 ack = polls.handed(batch, event.ack, current)
                 if traces is not None:
                     ack = traces.follow(KINDS[kind], batch, ack)
@@ -227,7 +227,7 @@ def create_app(
             batch: Batch = event.value
             if is_current(batch):
                 records = [(r.offset, r.value) for r in batch.records]
-                worker.take_outcomes(batch.tp.partition, records, batch.next, event.ack, partial(is_current, batch))
+                worker.take_outcomes(batch.tp.partition, records, batch.next, event.ack, partial(is_current, batch.mark()))
 
     info = (importlib.metadata.version("headstart"), settings.namespace)
     vitals = Vitals(worker, wire, polls, replay=rules.replay, info=info)

@@ -19,7 +19,7 @@ class Reading(NamedTuple):
 
 
 class Batch:
-    """The records of one topic partition that one poll brought: at least one, in the order of their offsets."""
+    """The records of one topic partition that one poll brought: at least one (but for a `mark`), in the order of their offsets."""
 
     __slots__ = ("end", "epoch", "records", "tp")
 
@@ -39,6 +39,10 @@ class Batch:
     def next(self) -> int:
         """The offset after the last record: the cursor once the batch is worked off."""
         return int(self.records[-1].offset) + 1
+
+    def mark(self) -> Batch:
+        """Return it without its records: what is needed to ask whether it is current, by whoever asks long afterwards."""
+        return Batch(self.tp, [], self.epoch, self.end)
 
     def __len__(self) -> int:
         return len(self.records)

@@ -70,6 +70,8 @@ class Desk:
         self._pause_s = PAUSE_S
         self._checked_s = self._said_s = 0.0
         self._unsaid = True  # what is committed is perhaps not sent
+        self._unsettled = False  # a portion was begun and is not committed: that the store can be read again says nothing of it
+        self._resumes = True  # nothing has been worked since the store was read
         self._news = asyncio.Event()
         self._stopping = False
         self._reload = False
@@ -174,7 +176,8 @@ class Desk:
                         await self._again()
                     while not self.stopping() and not self._reload and (portion := self._next()) is not None:
                         await self._work(portion)
-                    self._down_since_s, self._pause_s = None, PAUSE_S
+                    if not self._unsettled:
+                        self._down_since_s, self._pause_s = None, PAUSE_S
                 except LostCommit as lost:
                     logger.warning("%s; starting over from the cursor", lost)
                     self._reload = True
@@ -233,9 +236,24 @@ class Desk:
         await publish_outbox(self.partition, self._outlet, self._store, tick_done_ms=tick_ms if self._rules.replay and tick_ms else None)
 
     async def _work(self, portion: Portion) -> None:
+        if self._resumes and portion.records:
+            self._resumes = False
+            await self._pass_quiet_ticks(portion)
+        self._unsettled = True
+        await self._work_off(portion)
+
+    async def _pass_quiet_ticks(self, portion: Portion) -> None:
+        """Live: go on to the tick of the first event. Quiet ticks leave nothing in the store, so what was read there is of the last tick that was not."""
+        first_ms = next((r.arrived.ts_ms for r in portion.records if r.arrived is not None and r.arrived.ts_ms <= self._clock_ms()), 0)
+        tick_ms = min(first_ms, portion.time_ms) // self._tick_ms * self._tick_ms
+        if not self._rules.replay and tick_ms > self.partition.cursor.tick_ms:
+            await self._work(Portion([], list(self.partition.cursor.offsets), tick_ms, tick_ms))
+
+    async def _work_off(self, portion: Portion) -> None:
         partition, now_ms = self.partition, self._clock_ms()
         if not self._rules.replay and not portion.records and not _has_due(partition, portion.tick_end_ms):
             partition.cursor.tick_ms = portion.tick_end_ms or partition.cursor.tick_ms  # nothing to write for a quiet tick
+            self._unsettled = False
             return
         if self._rules.replay and portion.tick_end_ms is not None and portion.tick_end_ms <= partition.cursor.tick_ms:
             raise Mismatch(
@@ -258,6 +276,7 @@ class Desk:
         for kind, acks in enumerate(self._acks):
             while acks and acks[0][0] <= portion.offsets[kind]:
                 acks.popleft()[1]()
+        self._unsettled = False
         self._hold()
 
     async def _start_over(self) -> None:
@@ -280,6 +299,7 @@ class Desk:
             return
         await self._source.seek(self.number, self.partition.cursor.offsets)
         self._open_gate()
+        self._resumes = True
         for kind in range(4):
             self._hold_one(kind, False)
         meanwhile, self._meanwhile = self._meanwhile, None

@@ -77,4 +77,4 @@ def _without_port(host: str) -> str:
 
 def _same(given: str, wanted: str) -> bool:
     """Compare in a time that does not tell how much of it is right."""
-    return hmac.compare_digest(given.encode(), wanted.encode())
+    return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), wanted.encode())  # a header's bytes need not be text

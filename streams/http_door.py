@@ -5,10 +5,12 @@ A thread of its own serves it, so that it answers, and tells the truth, while th
 
 from __future__ import annotations
 
+import io
 import logging
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,15 +25,35 @@ from streams.vitals import Vitals
 
 logger = logging.getLogger(__name__)
 
-PATIENCE_S: Final = 5.0  # for a client that does not go on
-MOST_AT_ONCE: Final = 16
+PATIENCE_S: Final = 5.0  # for a whole request, and for a client that does not take its answer
+MOST_AT_ONCE: Final = 32  # requests; who comes while there are as many is sent away
 
 Answer = tuple[HTTPStatus, str, bytes]
 
 
 class _Server(ThreadingHTTPServer):
+    """A thread for each request, but no more than the worker can spare: whoever asks is a stranger until the request is read."""
+
     daemon_threads = True
     request_queue_size = MOST_AT_ONCE
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self._free = threading.BoundedSemaphore(MOST_AT_ONCE)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Begin a thread, if one is free."""
+        if self._free.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Answer, in the thread."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that has gone away is no news; anything else is logged, as the rest of the worker logs."""
@@ -44,6 +66,25 @@ class _Server(ThreadingHTTPServer):
 
 class _Server6(_Server):
     address_family = socket.AF_INET6
+
+
+class _Request(io.RawIOBase):
+    """What a client sends, until its time is up: a byte every few seconds would else hold a thread for ever."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection, self._until_s = connection, time.monotonic() + PATIENCE_S
+
+    def readable(self) -> bool:
+        """It is for reading."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Read what is there. Raises TimeoutError."""
+        self._connection.settimeout(max(0.001, self._until_s - time.monotonic()))
+        try:
+            return self._connection.recv_into(buffer)
+        finally:
+            self._connection.settimeout(PATIENCE_S)
 
 
 class Door:
@@ -89,6 +130,10 @@ def _handler(answer: Callable[[str, str], Answer], access: Access) -> type[BaseH
     class Handler(BaseHTTPRequestHandler):
         timeout = PATIENCE_S
         server_version, sys_version = "headstart", ""
+
+        def setup(self) -> None:
+            super().setup()
+            self.rfile = io.BufferedReader(_Request(self.connection))
 
         def do_GET(self) -> None:
             if not access.allows(self.headers.get("Authorization"), self.headers.get("Host")):

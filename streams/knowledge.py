@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from features.catalogue import SHOP, empty
 from features.errors import DependencyDown
 from features.events import Event
+from features.hashing import partition_for
 from features.layout import CATALOGUE
 from features.store import Slot, Store
 from models.experts import View
@@ -142,6 +143,7 @@ class Knowledge:
             model = await self._shelf.model(pair.sha256)
             swapped = pair.number != self._number or model is not self.model  # the number alone may be another trunk's, where the store went back
         taken: dict[str, tuple[int, Mapping[str, bytes]]] = {}
+        whole: set[str] = set()
         for slot, seen in ((slot, self._versions[slot]) for slot in self._slots):
             if found[slot].version == seen and not swapped:
                 continue
@@ -163,6 +165,8 @@ class Knowledge:
                     now, changed = Slot(-1, b"", {name: {}}), None
             # What was read one by one may be newer than the version that it is noted under: then it is read once more.
             taken[slot] = (now.version, now.hashes[name]) if changed is None else (found[slot].version, changed)
+            if changed is None:
+                whole.add(slot)
         if (first := taken.get(self._slots[0])) is not None and first[0] != self._versions[self._slots[0]]:
             await self._refresh_catalogue(self._slots[0], self._versions[self._slots[0]], first[0])
         # From here on nothing waits: whoever scores sees the old pair or the new one.
@@ -173,6 +177,8 @@ class Knowledge:
             self.shared, self._heads = SharedHeads.of(model), {}
         for slot, (version, heads) in taken.items():
             if self.model:
+                if slot in whole:
+                    self._forget_heads(slot)
                 for name, value in heads.items():
                     if name == SHARED:
                         self.shared = SharedHeads.from_bytes(value)
@@ -180,6 +186,14 @@ class Knowledge:
                         self._heads[name] = LaunchHead.from_bytes(value)
             self._versions[slot] = version
         return True
+
+    def _forget_heads(self, slot: str) -> None:
+        """Of what a slot has, all is read anew: where the store went back and the learner has gone on since, what was lost must not live on here."""
+        assert self.model
+        here = {name for name in (SHARED, *self._heads) if outcome_slot(partition_for(name.encode(), len(self._slots))) == slot}
+        self._heads = {name: head for name, head in self._heads.items() if name not in here}
+        if SHARED in here:
+            self.shared = SharedHeads.of(self.model)
 
     async def _changed(self, slot: str, of: str, seen: int, version: int) -> dict[str, bytes] | None:
         """Return the fields of a hash that a slot's commits changed after version `seen`; None if the store does not say."""
@@ -196,6 +210,7 @@ class Knowledge:
         found: Mapping[str, bytes] | None = await self._changed(slot, "catalogue", seen, version)
         if found is None:
             found = (await self._store.load(slot, ("catalogue",))).hashes["catalogue"]
+            self.catalogue = np.zeros_like(self.catalogue)
         for name, value in found.items():
             row = self._row(name)  # may put a longer array into the place of this one
             self.catalogue[row] = np.frombuffer(value, CATALOGUE)[0]

@@ -50,6 +50,7 @@ class LearnerDesk:
         self._news = asyncio.Event()
         self._looked_s = 0.0
         self._stopping = self._reload = False
+        self._unsettled = False  # what was received is not learned: that the store can be read again says nothing of it
         self._meanwhile: list[_Taken] | None = None  # what comes while the desk starts over
         self._task: asyncio.Task[None] | None = None
 
@@ -98,7 +99,8 @@ class LearnerDesk:
                         await self._start_over()
                     await self._work()
                     await self._look_for_holes()
-                    self._down_since_s, self._pause_s = None, PAUSE_S
+                    if not self._unsettled:
+                        self._down_since_s, self._pause_s = None, PAUSE_S
                 except LostCommit as lost:
                     logger.warning("%s; starting over", lost)
                     self._reload = True
@@ -142,12 +144,15 @@ class LearnerDesk:
                 message = decode_message(value or b"")
             except msgspec.MsgspecError as error:
                 raise HeadstartError(f"outcomes[{self.q}] at offset {offset} is no outcome of ours: {error}") from None
+            self._unsettled = True
             await self.learner.receive(message, offset)
             received += 1
             if not self._queue or self.learner.is_tick_end(message) or received % STEP_MESSAGES == 0:
                 await self._step()
         self._set_hold(len(self._queue) > HELD_MESSAGES)
         await self._step()
+        if received:
+            self._unsettled = False
 
     async def _look_for_holes(self) -> None:
         now_s = asyncio.get_running_loop().time()
@@ -161,7 +166,7 @@ class LearnerDesk:
     async def _step(self) -> None:
         learned = False
         while await self.learner.step():
-            learned = True
+            learned, self._unsettled = True, False
         for alert in self.learner.alerts:
             self._alert(alert)
         self.learner.alerts.clear()

@@ -177,6 +177,8 @@ class Polls:
         """Note that a poll is in hand; the ack to call in place of the given one."""
         entry = (self._clock_s(), is_current)
         waiting = self._open.setdefault((batch.tp.topic, batch.tp.partition), deque())
+        while waiting and not waiting[0][1]():  # a seek has made it stale: nobody will acknowledge it
+            waiting.popleft()
         waiting.append(entry)
         written_s = batch.records[0].timestamp / 1000
 

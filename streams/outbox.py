@@ -10,6 +10,7 @@ from __future__ import annotations
 import secrets
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Final
 
 import msgspec
@@ -101,9 +102,9 @@ class Outbox:
         """Return how many are committed and not known to be on Kafka. Callable from any thread."""
         return len(self._unsent)
 
-    def mark_sent(self) -> None:
-        """Note that all of `unsent` is on Kafka."""
-        self._move(list(self._unsent))
+    def mark_sent(self, number: int) -> None:
+        """Note that the first `number` of `unsent` are on Kafka."""
+        self._move(list(islice(self._unsent, number)))
 
     def _move(self, places: Iterable[Place]) -> None:
         for place in places:

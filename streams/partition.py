@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from features.catalogue import Counts
+from features.catalogue import Counts, in_parts
 from features.errors import Mismatch
 from features.exposures import Closed, Pending
 from features.hashing import partition_for
@@ -171,9 +171,12 @@ class Partition:
         """Put what was counted and seen since the last tick into the outbox, for the catalogue's writer at outcome partition 0."""
         cursor = self.cursor
         if cursor.counts or cursor.seen:
-            counts = dict(sorted(cursor.counts.items()))
-            seen, number = in_order(cursor.seen) if cursor.seen else None, cursor.numbers[0]
-            self._post(0, Counted(epoch=cursor.epoch, partition=self.number, number=number, tick_ms=tick_ms, counts=counts, seen=seen, after=self._after(0)))
+            seen = in_order(cursor.seen) if cursor.seen else None
+            for counts in in_parts(cursor.counts):
+                number = cursor.numbers[0]
+                told = Counted(epoch=cursor.epoch, partition=self.number, number=number, tick_ms=tick_ms, counts=counts, seen=seen, after=self._after(0))
+                self._post(0, told)
+                seen = None
             cursor.counts, cursor.seen = {}, Seen()
 
     def _after(self, q: int) -> tuple[int, int] | None:

@@ -31,6 +31,7 @@ from streams.records import REASON_HEADER, SHARED, Entry, Explanation, Launch, O
 from streams.seen import see_events, see_refused
 
 _NONE: Sequence[Any] = ()
+LEAVE_TOGETHER = 5_000  # outcomes
 MAX_REJECTED = {"key": 100_000, "value": 1_900_000}  # bytes; the topic `rejected` takes 2 MiB in all
 
 
@@ -85,7 +86,10 @@ async def settle(partition: Partition, worked: Worked, outlet: Outlet, store: St
 
 
 async def publish_outbox(partition: Partition, outlet: Outlet, store: Store, *, tick_done_ms: int | None = None) -> None:
-    """Send committed outcomes in the order of their numbers, and then, in a replay, that the tick is done."""
+    """Send committed outcomes in the order of their numbers, and then, in a replay, that the tick is done.
+
+    A day without events can end with a million at once. They leave in steps, so that a broker which is slow is not told all of it again and again.
+    """
     leaving = [Outgoing("outcomes", key, message, partition=q) for q, key, message in partition.outbox.unsent()]
     if tick_done_ms is not None:
         for q in range(partition.rules.outcome_partitions):
@@ -93,8 +97,10 @@ async def publish_outbox(partition: Partition, outlet: Outlet, store: Store, *, 
             leaving.append(Outgoing("outcomes", None, done, partition=q))
     if leaving:
         await store.settled()
-        await outlet.deliver(leaving)
-        partition.outbox.mark_sent()
+    for first in range(0, len(leaving), LEAVE_TOGETHER):
+        step = leaving[first : first + LEAVE_TOGETHER]
+        await outlet.deliver(step)
+        partition.outbox.mark_sent(len(step))
 
 
 def take_in(partition: Partition, records: Sequence[Received], earliest_ms: int | None, latest_ms: int | None, worked: Worked) -> list[Arrived]:

@@ -10,12 +10,15 @@ import json
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
+from yarl import URL
 
 from features.memory_store import MemoryStore
 from features.store import Changes
+from streams.dashboard import server
 from streams.dashboard.feed import Feed
 from streams.dashboard.server import create_app
 from streams.evaluation import as_launch
@@ -145,6 +148,18 @@ def test_nobody_gets_in_without_token_or_password(left: Run) -> None:
     assert shut == [401] * 7
     assert opened == [200, 200, 401, 401, 401, 401]
     assert challenge.startswith("Basic")
+
+
+def test_who_is_refused_writes_one_line_into_the_log(left: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is asked for."""
+    monkeypatch.setattr(server, "logger", logger := Mock())
+
+    async def ask(client: TestClient[Any, Any]) -> int:
+        return (await client.get(URL("/x%0A2026-01-01%20CRITICAL%20forged", encoded=True))).status
+
+    assert asked(left.store, ask, Access(token="t0ken")) == 401
+    (told, *given), _ = logger.warning.call_args
+    assert "\n" not in told % tuple(given)
 
 
 def test_scores_of_a_user_are_never_given_without_a_token(left: Run) -> None:

@@ -72,12 +72,13 @@ def test_where_both_are_set_either_opens() -> None:
     assert not access.allows(basic("ann", TOKEN), None)
 
 
-@given(st.text(max_size=40))
+@given(st.text(max_size=40) | st.binary(max_size=40).map(lambda b: b.decode("utf-8", "surrogateescape")))
 def test_no_header_breaks_it(text: str) -> None:
     """Whatever comes is answered with yes or no."""
     access = Access(TOKEN, "ann", PASSWORD)
     assert not access.allows(text, text)
     assert not access.allows("Basic " + text, text)
+    assert not access.allows("Bearer " + text, text)
     assert isinstance(Access().allows(text, text), bool)
 
 

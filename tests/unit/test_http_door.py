@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+import urllib.request
+from contextlib import ExitStack
 from unittest.mock import Mock
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from streams import http_door
+from streams.http_access import Access
 
 
 @pytest.mark.parametrize(("error", "errors"), [(BrokenPipeError("gone"), 0), (ConnectionResetError(), 0), (TimeoutError(), 0), (ValueError("a bug"), 1)])
@@ -20,3 +26,34 @@ def test_a_client_that_goes_away_is_no_news(error: Exception, errors: int, monke
         server.handle_error(None, ("127.0.0.1", 1))
     assert (logger.debug.call_count, logger.error.call_count) == (1 - errors, errors)
     assert capfd.readouterr().err == ""
+
+
+def test_a_request_has_a_time_and_requests_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients that send a byte now and then hold neither a thread for ever nor one each; afterwards the door answers."""
+    monkeypatch.setattr(http_door, "PATIENCE_S", 0.5)
+    vitals = Mock(stall="")
+    with http_door.Door("127.0.0.1:0", Access(), vitals, CollectorRegistry()) as door, ExitStack() as stack:
+        before = threading.active_count()
+        clients = [stack.enter_context(socket.create_connection((door.host, door.port), 10)) for _ in range(3 * http_door.MOST_AT_ONCE)]
+        ended = 0
+        for client in clients:
+            ended += dribbled(client)
+            assert threading.active_count() - before <= http_door.MOST_AT_ONCE
+        assert ended == len(clients)
+        with urllib.request.urlopen(f"http://{door.host}:{door.port}/live", timeout=10) as answer:
+            assert answer.read() == b"ok\n"
+
+
+def dribbled(client: socket.socket) -> bool:
+    """Send a byte again and again, more often than the server's patience, until it has had enough."""
+    for _ in range(100):
+        try:
+            client.sendall(b"G")
+            client.settimeout(0.1)
+            if not client.recv(1):
+                return True
+        except TimeoutError:
+            continue
+        except ConnectionError:
+            return True
+    return False

@@ -272,6 +272,36 @@ def test_a_store_that_went_back_takes_trunk_and_heads_back(made: list[Trunk]) ->
     go(work())
 
 
+def test_what_was_lost_does_not_live_on_where_the_learner_has_gone_on_since(made: list[Trunk]) -> None:
+    """A failover loses a learner's commits, and it commits again before a worker looks: the version is above the one that was seen."""
+
+    async def work() -> None:
+        stage = Stage(Told(made[0].sha256), made[0])
+        await stage.begin()
+        q = SHARED_Q
+        await stage.send(q, 0)  # of a launch; the next one is of the shared heads
+        await stage.settle()
+        saved = {name: dict(getattr(stage.store, name)) for name in ("_cursors", "_records")}
+        hashes = {key: dict(value) for key, value in stage.store._hashes.items()}
+        await stage.send(q, 1)
+        await stage.settle()
+        knowledge = stage.new_knowledge()
+        await knowledge.refresh()
+        assert knowledge.shared is not None
+        lost = knowledge.shared.to_bytes()
+        for name, value in saved.items():
+            setattr(stage.store, name, value)
+        stage.store._hashes = hashes
+        await stage.restart(q)
+        await stage.learners[q]._write({HEADS: {}}, {})
+        await knowledge.refresh()
+        assert not knowledge.went_back
+        assert knowledge.shared.to_bytes() != lost
+        check_pair(knowledge, stage.store)
+
+    go(work())
+
+
 def test_only_the_heads_that_changed_are_read_again(made: list[Trunk]) -> None:
     """A worker that follows closely reads the heads that were written; one that comes late, or after a learner was made anew, reads all. They agree."""
 

@@ -63,7 +63,7 @@ class World:
     def publish(self, partition: Partition) -> None:
         """All that is unsent goes to the topic."""
         self.topic += [message for _, _, message in partition.outbox.unsent()]
-        partition.outbox.mark_sent()
+        partition.outbox.mark_sent(partition.outbox.waiting())
 
     async def open_learner(self) -> None:
         """A worker takes the learner, which reads from its own offset."""

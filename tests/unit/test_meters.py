@@ -119,3 +119,15 @@ def test_the_age_of_the_oldest_poll_in_hand() -> None:
     current[3] = False
     assert polls.oldest_s() == 0
     assert meters.registry.get_sample_value("headstart_score_delay_seconds_sum") == 8
+
+
+def test_polls_that_a_seek_made_stale_are_let_go() -> None:
+    """Nobody acknowledges them; and of none are the records kept."""
+    polls, tp, epoch = Polls(Meters()), TP("browse", 0), 0
+    records = [SimpleNamespace(timestamp=95_000)]
+    for epoch in range(1, 100):
+        batch = Batch(tp, cast(Any, records), epoch, 1)
+        mark = batch.mark()
+        polls.handed(batch, lambda: None, lambda mark=mark: mark.epoch == epoch)  # type: ignore[misc]  # noqa: B023
+    assert [len(waiting) for waiting in polls._open.values()] == [1]
+    assert (mark.tp, mark.epoch, len(mark)) == (tp, 99, 0)

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
+
 import pytest
 
-from features.errors import Mismatch
+from features.catalogue import merge
+from features.errors import DependencyDown, Mismatch
 from features.exposures import NONE, Closed, Exposure
+from features.memory_store import MemoryStore
 from streams.outbox import Outbox, field
-from streams.records import SHARED, Outcome, TickDone, encode_message
+from streams.partition import Partition
+from streams.pipeline import LEAVE_TOGETHER, publish_outbox
+from streams.records import SHARED, Counted, Outcome, Outgoing, TickDone, decode_message, encode_message
+from tests.builders import make_rules
 
 EPOCH = 7
 
@@ -32,7 +40,7 @@ def test_nothing_leaves_before_it_is_committed() -> None:
     outbox.committed()
     assert [(q, key) for q, key, _ in outbox.unsent()] == [(0, b"k"), (0, b"k"), (1, b"k")]
     assert outbox.waiting() == 3
-    outbox.mark_sent()
+    outbox.mark_sent(len(outbox.unsent()))
     assert (outbox.unsent(), outbox.waiting()) == ([], 0)
     outbox.learned(0, EPOCH, 10)
     assert outbox.changes() == ({}, [field(places[0])])
@@ -54,3 +62,57 @@ def test_what_is_no_outcome_is_refused(value: bytes) -> None:
     """A damaged store is told of, not believed."""
     with pytest.raises(Mismatch, match="outbox"):
         Outbox({"0:1": value}, epoch=EPOCH, sent=(0,))
+
+
+@pytest.mark.parametrize("replay", [False, True])
+def test_a_tick_of_many_names_leaves_in_messages_that_a_broker_takes(replay: bool) -> None:
+    """A shop that puts its products' numbers into `category`: what is told is the same in all."""
+
+    async def told() -> list[Counted]:
+        store, rules = MemoryStore(), make_rules(replay=replay)
+        partition = await Partition.load(0, store, rules)
+        partition.cursor.counts = dict(counts)
+        partition.cursor.seen.read = 7
+        partition.tell_counts(1000)
+        await partition.commit()
+        messages = [value for _, _, value in partition.outbox.unsent()]
+        assert max(map(len, messages)) < 300_000
+        return [m for m in map(decode_message, messages) if isinstance(m, Counted)]
+
+    counts = {f"category:{'x' * 40}{i}": [i, 0, 2**40, 0, 0, 1] for i in range(20_000)}
+    parts = asyncio.run(told())
+    assert len(parts) > 3
+    assert [m.number for m in parts] == list(range(len(parts)))
+    assert [m.seen.read if m.seen else 0 for m in parts] == [7] + [0] * (len(parts) - 1)
+    assert merge([m.counts for m in parts]) == dict(sorted(counts.items()))
+
+
+def test_what_leaves_together_is_bounded_and_what_has_left_is_not_told_again() -> None:
+    """A broker that takes one step and refuses the next is told the rest alone."""
+
+    class Slow:
+        """Takes one step."""
+
+        def __init__(self) -> None:
+            self.steps: list[int] = []
+
+        async def deliver(self, records: Sequence[Outgoing]) -> None:
+            """Take it, or not."""
+            self.steps.append(len(records))
+            if len(self.steps) == 2:
+                raise DependencyDown("slow")
+
+    async def work() -> None:
+        store, outlet, number = MemoryStore(), Slow(), LEAVE_TOGETHER + 10
+        partition = await Partition.load(0, store, make_rules(replay=True))
+        for n in range(number):
+            partition.outbox.post((0, partition.cursor.epoch, n), b"k", message(n))
+        await partition.commit()
+        with pytest.raises(DependencyDown):
+            await publish_outbox(partition, outlet, store, tick_done_ms=1000)
+        assert partition.outbox.waiting() == 10
+        await publish_outbox(partition, outlet, store, tick_done_ms=1000)
+        assert outlet.steps == [LEAVE_TOGETHER, 11, 11]
+        assert partition.outbox.waiting() == 0
+
+    asyncio.run(work())

@@ -1,0 +1,184 @@
+"""What fails again and again ends the worker, though everything between two failures goes well; and where a quiet partition goes on when it is read anew."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from features.errors import DependencyDown
+from features.memory_store import MemoryStore
+from models.model import Model
+from streams import desk as desk_module
+from streams import learner_desk as learner_desk_module
+from streams.alerts import Alert
+from streams.desk import Desk
+from streams.gate import End
+from streams.knowledge import Knowledge
+from streams.learner import Learner
+from streams.learner_desk import LearnerDesk
+from streams.offline import put_launches
+from streams.partition import Partition
+from streams.records import Counted, Launch, Outgoing, encode_message
+from tests.builders import EDGES_MS, START_MS, make_event, make_model, make_rules, receive
+from tests.unit.test_desk import LOG, RULES, until
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    """A model that needs no training."""
+    return make_model("shoes")
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tries follow each other quickly."""
+    for module in (desk_module, learner_desk_module):
+        monkeypatch.setattr(module, "PAUSE_S", 0.01)
+        monkeypatch.setattr(module, "IDLE_S", 0.01)
+
+
+class Refusing:
+    """A broker that lets everything be read, and takes no record."""
+
+    def __init__(self) -> None:
+        self.tries = 0
+
+    async def deliver(self, records: Sequence[Outgoing]) -> None:
+        """Refuse."""
+        if records:
+            self.tries += 1
+            raise DependencyDown("not enough replicas are in sync")
+
+
+class Again:
+    """A transport that brings the same batch a moment after each seek, when the desk has found its queues empty."""
+
+    def __init__(self, ends: Sequence[End]) -> None:
+        self.desk: Desk | None = None
+        self._ends = ends
+
+    async def look_again(self) -> None:
+        """Nothing is stamped live."""
+
+    async def seek(self, partition: int, offsets: list[int]) -> None:
+        """Read on, in a moment."""
+        asyncio.get_running_loop().call_later(0.03, self.bring)
+
+    def bring(self) -> None:
+        """Hand over what there is of browse."""
+        assert self.desk is not None
+        self.desk.take(0, LOG, len(LOG), lambda: None, lambda: True)
+
+    def hold(self, partition: int, kind: int, held: bool) -> None:
+        """Nothing is held."""
+
+    def ends(self, partition: int) -> Sequence[End]:
+        """As given."""
+        return self._ends
+
+    def tell(self, alert: Alert) -> None:
+        """There is nothing to be told."""
+
+
+ENDS = [End(len(LOG), START_MS), *[End(0, START_MS)] * 3]
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_broker_that_is_read_and_takes_nothing_ends_the_worker(model: Model) -> None:
+    """That the store can be read and the log be sought between two tries says nothing of what is waited for."""
+
+    async def work() -> None:
+        store, source, crashes = MemoryStore(), Again(ENDS), list[BaseException]()
+        outlet = Refusing()
+        desk = source.desk = Desk(
+            await Partition.load(0, store, RULES), store=store, rules=RULES, knowledge=Knowledge(store, model, 1), outlet=outlet, source=source,
+            tick_ms=1000, patience_s=0.3, clock_ms=lambda: START_MS, stamp_ms=lambda: -1, crashed=crashes.append,
+        )  # fmt: skip
+        desk.start()
+        source.bring()
+        await until(lambda: bool(crashes))
+        assert isinstance(crashes[0], DependencyDown)
+        assert desk.down_s() > 0.3
+        assert 2 < outlet.tries < 9, "the pauses must grow"
+
+    asyncio.run(work())
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_shard_that_takes_no_commit_of_the_learner_ends_the_worker(model: Model) -> None:
+    """It can be read all the time."""
+
+    async def work() -> None:
+        store, crashes = MemoryStore(), list[BaseException]()
+        await put_launches(store, [])
+
+        async def refuse(*_: object) -> bool:
+            raise DependencyDown("OOM command not allowed")
+
+        partition = await Partition.load(0, store, RULES)
+        partition.cursor.counts = {"shop": [1, 0, 0, 0, 0, 0]}
+        partition.tell_counts(START_MS)
+        await partition.commit()
+        message = encode_message(Counted(epoch=partition.cursor.epoch, partition=0, number=0, tick_ms=START_MS, counts={"shop": [1, 0, 0, 0, 0, 0]}))
+        store.commit = refuse  # type: ignore[assignment,method-assign]
+
+        async def load(q: int) -> Learner:
+            return await Learner.load(q, store, model, partitions=1, outcome_partitions=1, replay=False)
+
+        def bring() -> None:
+            desk.take([(0, message)], 1, lambda: None, lambda: True)
+
+        async def seek(q: int, offset: int) -> None:
+            asyncio.get_running_loop().call_later(0.03, bring)
+
+        desk = LearnerDesk(
+            await load(0), load=load, seek=seek, outlet=Refusing(), hold=lambda q, held: None, end=lambda q: None, tell=lambda alert: None,
+            patience_s=0.3, learned=lambda: None, crashed=crashes.append,
+        )  # fmt: skip
+        desk.start()
+        bring()
+        await until(lambda: bool(crashes))
+        assert isinstance(crashes[0], DependencyDown)
+
+    asyncio.run(work())
+
+
+def test_a_quiet_partition_goes_on_at_the_present_tick(model: Model) -> None:
+    """Quiet ticks leave nothing in the store: whoever loads the partition must not score what waits there as if no time had passed, without the launch."""
+    rules = make_rules(replay=False, partitioner_check=False)
+    now_ms = START_MS + 600_000
+    late = make_event(now_ms - 1_500, id="late", line="shoes")
+    delivered: list[Outgoing] = []
+
+    class Keeping:
+        """A broker that takes everything."""
+
+        async def deliver(self, records: Sequence[Outgoing]) -> None:
+            """Keep it."""
+            delivered.extend(records)
+
+    async def work() -> None:
+        store, source, crashes = MemoryStore(), Again([End(1, now_ms), *[End(0, now_ms)] * 3]), list[BaseException]()
+        await put_launches(store, [Launch(id="new", line="shoes", window_s=EDGES_MS[-1] / 1000, from_ms=START_MS + 300_000)])
+        partition = await Partition.load(0, store, rules)
+        partition.cursor.tick_ms = START_MS
+        await partition.commit()
+        knowledge = Knowledge(store, model, 1)
+        await knowledge.refresh()
+        desk = Desk(
+            await Partition.load(0, store, rules), store=store, rules=rules, knowledge=knowledge, outlet=Keeping(), source=source,
+            tick_ms=1000, patience_s=10, clock_ms=lambda: now_ms, stamp_ms=lambda: -1, crashed=crashes.append,
+        )  # fmt: skip
+        desk.take(0, [receive(late)], 1, lambda: None, lambda: True)
+        desk.start()
+        await until(lambda: bool(crashes) or any(record.topic == "scores" for record in delivered))
+        await desk.stop()
+        assert not crashes
+        assert desk.partition.cursor.tick_ms == now_ms // 1000 * 1000
+
+    asyncio.run(work())
+    (score,) = [record.value for record in delivered if record.topic == "scores"]
+    assert score is not None
+    assert b'"launch_id":"new"' in score
