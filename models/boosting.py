@@ -7,13 +7,18 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
-import lightgbm
 import numpy as np
 from numpy.typing import NDArray
 
+from features.errors import HeadstartError
 from models.head import Matrix, Vector
 from models.rows import user_fold
 from models.trees import TreeArrays, Trees
+
+try:
+    import lightgbm
+except OSError as missing:  # its wheel takes OpenMP from the system
+    raise HeadstartError(f"LightGBM cannot be loaded ({missing}); on Debian: apt install libgomp1") from None
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,8 @@ async def gather(
         if launch_id not in known:
             raise launches.unknown(launch_id, list(known))
         launch, rules = known[launch_id], asked.rules
+        if launch.closed_ms is not None:
+            raise InputError(f"launch {launch_id!r} is closed: its scores are of the past")
         parts: list[Audience] = []
         scored = held_out = left_out = 0
         for number in range(rules.partitions):

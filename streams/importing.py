@@ -27,6 +27,7 @@ from streams.log_rows import Rows, first_line, one_line, opened, read_rows
 
 FORMATS: Final = ("auto", "taobao", "rees46", "jsonl", "parquet")
 REQUIRED: Final = tuple(field.name for field in SCHEMA if not field.nullable)
+NESTED: Final = "user"  # as wire events have it
 SHOPPER: Final = ("age_band", "gender", "level", "region")
 _SKIPPED: Final = b"headstart.skipped"
 
@@ -116,7 +117,7 @@ def _guess(path: Path) -> str:
         names = [field.strip('" ') for field in first.split(",")]
         if len(names) == len(TAOBAO_COLUMNS) and names[3] in TAOBAO_KINDS:
             return "taobao"
-    needed = {"taobao": TAOBAO_COLUMNS, "rees46": REES46_REQUIRED} | ({"parquet": ("event_id", "kind")} if in_parquet else {})
+    needed = {"taobao": TAOBAO_COLUMNS, "rees46": REES46_REQUIRED} | ({"parquet": ("event_id",)} if in_parquet else {})
     for format, columns in needed.items():
         if set(columns) <= set(names):
             return format
@@ -125,6 +126,8 @@ def _guess(path: Path) -> str:
 
 def own_rows(rows: Rows) -> Rows:
     """Return the rows of a table of our schema with its columns' own types. Raises `InputError` for the first value that has another."""
+    if NESTED in rows.table.column_names:
+        raise InputError(f"{rows.path}: what is known of a shopper is in columns of its own, {', '.join(SHOPPER)} and registered_ts, not in {NESTED!r}")
     rows = rows.with_table(rows.table.select([name for name in rows.table.column_names if name in SCHEMA.names]))
     for field in (field for field in SCHEMA if field.name in rows.table.column_names):
         values = rows.table[field.name]

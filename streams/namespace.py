@@ -24,7 +24,7 @@ WHAT_DIFFERS = {
     "clock": "the clock: a replay needs a namespace of its own",
     "schema": "the feature schema: run the code that made the namespace, or start a new one",
     "trunk": "the trunk: give the one that the namespace was made with, make this one active with `headstart trunk promote`, or start a new namespace",
-    "partitions": "the partitions: a changed count needs another namespace",
+    "partitions": "the partitions: set the number that the namespace has, or give it this one with `headstart repartition`",
     "outcome_partitions": "the outcome partitions: a changed count needs another namespace",
     "cluster": "the Kafka cluster",
     "topic_ids": "the topics: one was deleted and made again, and the cursors belong to the old one",

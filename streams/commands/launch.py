@@ -32,7 +32,7 @@ def add(
     name: Name,
     line: Annotated[str, typer.Option("--line", metavar="LINE", help="The product line whose events belong to the launch.")],
     product: Annotated[list[str] | None, typer.Option("--product", metavar="ID", help="Only events of this product belong to it; may be given again.")] = None,
-    holdout: Annotated[float, typer.Option("--holdout", help="Share of the users that must not be targeted, from 0 to 1.")] = 0.0,
+    holdout: Annotated[float, typer.Option("--holdout", help="Share of the users that must not be targeted, from 0 to below 1.")] = 0.0,
     learn_share: Annotated[
         float | None, typer.Option("--learn-share", help="Share of its exposures that are followed to their label (default: the setting learn_share).")
     ] = None,

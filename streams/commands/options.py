@@ -16,7 +16,12 @@ from rich.table import Table
 from features.errors import InputError
 from features.events import Refused, milliseconds
 
-Config = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="TOML file with settings (default: headstart.toml here, if there is one).")]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", metavar="FILE", help="TOML file with settings (default: the one that HEADSTART_CONFIG names, else headstart.toml here, if there is one)."
+    ),
+]
 Broker = Annotated[str | None, typer.Option("--broker", metavar="HOST:PORT[,…]", help="Kafka brokers to start from.")]
 
 Redis = Annotated[

@@ -18,7 +18,7 @@ from streams.faust_worker import EXIT_DOWN, configure_logging, hard_exit, run_wo
 from streams.http_access import Access
 from streams.http_door import Door
 from streams.masking import hidden
-from streams.settings import Settings, load_settings
+from streams.settings import Settings, load_settings, unused_variables
 from streams.warm_up import spare_the_collector, warm_up
 from streams.watchdog import Stalls, Watchdog
 
@@ -32,6 +32,8 @@ def worker(
     setting dependency_timeout_s; a supervisor should start it again: it goes on from its cursors in Redis. It exits with 1 for what no new
     start mends, such as a trunk that was never active in the namespace. With one that was, it takes the active one from the store.
     """
+    for name in unused_variables():
+        typer.echo(f"headstart: {name} is set in the environment, but is no setting", err=True)
     settings = load_settings(config, needs=("broker", "redis"), assignments=assignments or (), broker=broker, redis=redis, namespace=namespace_, trunk=trunk)
     try:
         run(settings)

@@ -1,8 +1,11 @@
-"""`headstart uplift` on a live launch: its arms are those of the scores, its orders those that came, and an outcome told twice counts once."""
+"""`headstart uplift` and `headstart audience` on a live launch: its arms are those of the scores, its orders those that came, an outcome told twice counts once, and whom a
+campaign reaches is not held out.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import csv
 import json
 import time
 from contextlib import closing
@@ -37,12 +40,12 @@ def outcomes(job: Live) -> list[tuple[Outcome, bytes]]:
     return [(message, value) for message, value in messages if isinstance(message, Outcome) and message.key == HELD.id]
 
 
-def ran(job: Live, *arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+def ran(job: Live, *arguments: str, command: str = "uplift", capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
     """Exit code, standard output and standard error of the command on the job's namespace."""
     s = job.settings
-    where = ("--broker", s.broker, "--redis", s.redis, "--namespace", s.namespace, "--set", f"topic_prefix={s.topic_prefix}")
+    where = ("--redis", s.redis, "--namespace", s.namespace, "--set", f"topic_prefix={s.topic_prefix}", "--set", f"broker={s.broker}")
     with pytest.raises(SystemExit) as ended:
-        cli.main(("uplift", *arguments, *where))
+        cli.main((*command.split(), *arguments, *where))
     captured = capsys.readouterr()
     code: Any = ended.value.code
     return code or 0, captured.out, captured.err
@@ -90,6 +93,23 @@ def test_a_live_launch_is_judged_on_its_final_outcomes(
         repeated = json.loads(out)
         assert code == 0 and repeated.pop("repeated") == USERS and repeated.pop("warnings") == [f"{USERS} exposures came more than once; each counts once."]
         assert repeated == {name: value for name, value in told.items() if name not in ("repeated", "warnings")}
+
+        chosen = tmp_path / "campaign.csv"
+        code, out, _ = ran(job, HELD.id, "--top", "100%", "--out", str(chosen), "--json", "-", command="audience", capsys=capsys)
+        assert code == 0
+        with chosen.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert {row["user_id"] for row in rows} == {user for user, arm in arms.items() if arm == "treated"}, "the holdout, and nobody else, is left out"
+        ranks = [float(row["score"]) for row in rows]
+        assert ranks == sorted(ranks, reverse=True)
+        summary = json.loads(out)
+        assert (summary["scored"], summary["held_out"], summary["targeted"]) == (USERS, USERS - len(rows), len(rows))
+        assert ran(job, HELD.id, "--top", "5", "--without-buyers", "--out", str(chosen), command="audience", capsys=capsys)[0] == 0
+        best = [row["user_id"] for row in rows if int(row["user_id"][1:]) >= ORDERING][:5]
+        assert [line.split(",")[0] for line in chosen.read_text(encoding="utf-8").splitlines()[1:]] == best
+        assert ran(job, HELD.id, command="launch close", capsys=capsys)[0] == 0
+        code, _, err = ran(job, HELD.id, "--out", str(chosen), command="audience", capsys=capsys)
+        assert code == 1 and err.endswith("headstart: launch 'held' is closed: its scores are of the past\n")
 
         for name, said in (("launch", "launch 'launch' holds nobody out"), ("lost", "there is no launch 'lost'; the launches are: held, launch")):
             code, _, err = ran(job, name, capsys=capsys)

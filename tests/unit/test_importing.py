@@ -321,3 +321,13 @@ def test_the_real_rees46_log_is_read_whole() -> None:
     """The real log has 17 435 events: 17 056 views, 214 carts and 165 orders."""
     log = read_log(real("rees46_2019oct_slice"))
     assert {row["values"]: row["counts"] for row in pc.value_counts(log["kind"]).to_pylist()} == {"browse": 17_056, "cart": 165, "order": 214}
+
+
+def test_a_shopper_in_a_column_of_its_own_is_refused_and_not_lost(tmp_path: Path) -> None:
+    """As wire events have it; and of a Parquet file that lacks a column of ours, the column is named."""
+    table = our_log()
+    nested = table.append_column("user", pa.array([{"age_band": "20-29"}] * table.num_rows))
+    for wrong, said in ((nested, "columns of its own, age_band"), (table.drop_columns(["kind"]), "kind")):
+        pq.write_table(wrong, tmp_path / "log.parquet")
+        with pytest.raises(InputError, match=said):
+            read_log(tmp_path / "log.parquet")
