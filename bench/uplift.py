@@ -1,7 +1,8 @@
-"""Whether `headstart uplift` keeps its word when somebody looks after every 500 users: `python bench/uplift.py [aa|power] [--campaigns N] [--json FILE]`.
+"""Whether `headstart uplift` keeps its word when somebody looks after every 500 users: `python bench/uplift.py [aa|power|orders] [--campaigns N] [--json FILE]`.
 
 `aa`: campaigns that change nothing (SYNTHETIC users); the share in which each method ever says otherwise must be at most 5 %. Beside them a plain z-test.
 `power`: campaigns with a true lift; how many users until each method has found it in half of them. Without a word, both.
+`orders`: a table of how many users must have ordered, of both arms together, until the e-process tells a lift, by holdout and lift: whatever the order rate is.
 
 A user has a score, whose order rate it is, and comes back with a chance: a later visit can still turn a user who entered without an order into one who
 has ordered, as in a real launch. With `drift` the order rate falls to a half during the campaign.
@@ -28,6 +29,8 @@ from numpy.typing import NDArray
 from models.sequential import concentration, log_e_binomial
 from models.uplift import SAMPLE_RATIO_ALPHA, SAMPLE_RATIO_SD, Moments, difference, lift_of
 
+HOLDOUTS = (0.05, 0.1, 0.2, 0.5)
+LIFTS = {0.1: 60_000, 0.2: 20_000, 0.4: 8_000}  # the orders that are waited for at most
 PEEK = 500
 ALPHA = 0.05
 AT_ONCE = 2_000_000
@@ -130,6 +133,22 @@ def users_to_find(kind: Campaign, campaigns: int, seed: int) -> dict[str, Any]:
     return out
 
 
+def orders_to_find(campaigns: int, seed: int) -> None:
+    """Print the median orders, and those that suffice in nine campaigns of ten, until a lift is told by somebody who looks after every 20."""
+    rng = np.random.default_rng(seed)
+    print("| holdout | " + " | ".join(f"lift {lift:.0%}" for lift in LIFTS) + " |\n| --: |" + " --: |" * len(LIFTS))
+    for holdout in HOLDOUTS:
+        cells = []
+        for lift, most in LIFTS.items():
+            treated = (1 - holdout) * (1 + lift)
+            arms = rng.random((campaigns, most)) < treated / (treated + holdout)
+            converted = np.stack([np.cumsum(~arms, axis=1), np.cumsum(arms, axis=1)])[:, :, 19::20].astype(np.float64)
+            told = lift_of(converted, holdout=holdout, alpha=ALPHA)[0] >= -math.log(ALPHA)
+            orders = np.where(told.any(axis=1), 20.0 * (told.argmax(axis=1) + 1), np.inf)
+            cells.append(" to ".join(f"{number:,.0f}" for number in np.quantile(orders, (0.5, 0.9), method="higher")))
+        print(f"| {holdout:.0%} | {' | '.join(cells)} |", flush=True)
+
+
 def run(what: str, campaigns: int, seed: int) -> list[dict[str, Any]]:
     """Measure every campaign of a kind, and print a line each."""
     rows = []
@@ -146,11 +165,14 @@ def run(what: str, campaigns: int, seed: int) -> list[dict[str, Any]]:
 def main() -> None:
     """Measure, print, and fail if a method breaks its promise."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="?", choices=("aa", "power", "both"), default="both")
-    parser.add_argument("--campaigns", type=int, help="default: 1000 of aa, 100 of power")
+    parser.add_argument("what", nargs="?", choices=("aa", "power", "both", "orders"), default="both")
+    parser.add_argument("--campaigns", type=int, help="default: 1000 of aa, 100 of power and orders")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
+    if options.what == "orders":
+        orders_to_find(options.campaigns or 100, options.seed)
+        return
     rows = []
     for what, campaigns in (("aa", 1000), ("power", 100)):
         if options.what in (what, "both"):

@@ -49,7 +49,7 @@ ROLES: Final[dict[str, Role]] = {
         Role("dashboard", "reads what there is to see, and changes nothing", redis=_READ),
         Role(
             "operator",
-            "makes, checks and enlarges topics, adds launches, promotes trunks, saves and restores the state, reads everything",
+            "makes, checks and enlarges topics, adds launches, promotes trunks, saves and restores the state, draws a campaign's audience, reads everything",
             redis=(*_READ, *_WRITE, "scan", "pttl", "del", "unlink", "config|get"),
         ),
     )

@@ -16,6 +16,7 @@ from features.store import Changes
 from models.watch import Finding
 from streams.alerts import KINDS, alert_of, severity_of
 from streams.batches import Batch
+from streams.commands.schema import schema
 from streams.incidents import incident, outgoing
 from streams.measuring import MeteredOutlet, MeteredStore, Meters, Polls
 from streams.meters import METERS, page
@@ -35,9 +36,12 @@ def test_names_kinds_and_units_agree() -> None:
         assert meter.meaning and "\n" not in meter.meaning
 
 
-def test_the_page_in_docs_is_made_of_the_list() -> None:
-    """docs/schema/metrics.md is what `headstart schema` writes."""
-    assert (ROOT / "docs" / "schema" / "metrics.md").read_text(encoding="utf-8") == "\n".join(page()) + "\n"
+def test_the_pages_in_docs_are_made_of_the_lists(tmp_path: Path) -> None:
+    """docs/schema is what `headstart schema` writes."""
+    schema(tmp_path)
+    written = {file.name: file.read_text(encoding="utf-8") for file in tmp_path.iterdir()}
+    assert written == {file.name: file.read_text(encoding="utf-8") for file in (ROOT / "docs" / "schema").iterdir()}
+    assert written["metrics.md"] == "\n".join(page()) + "\n"
 
 
 class Outlet:
