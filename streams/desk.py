@@ -30,6 +30,7 @@ HELD_BYTES = 5_000_000
 IDLE_S = 0.25
 PAUSE_S, LONGEST_PAUSE_S = 0.2, 3.2  # before what failed is tried again
 CHECK_S = 3.0  # live, how often a partition that commits nothing looks whether the store went back
+STEP_MS = 600_000  # live, by how much a partition's time goes on at once: a day that nobody wrote ends with all its bins due
 BARRIER_S = 15.0  # in a replay, how long a partition waits at a barrier before it says everything again
 
 _Taken = tuple[int, list[Received], int, Callable[[], Any], Callable[[], bool]]
@@ -239,8 +240,10 @@ class Desk:
         if self._resumes and portion.records:
             self._resumes = False
             await self._pass_quiet_ticks(portion)
-        self._unsettled = True
-        await self._work_off(portion)
+        if not self._rules.replay and not portion.records and portion.tick_end_ms is not None:
+            await self._go_on_to(portion.tick_end_ms)
+        if not self.stopping():
+            await self._work_off(portion)
 
     async def _pass_quiet_ticks(self, portion: Portion) -> None:
         """Live: go on to the tick of the first event. Quiet ticks leave nothing in the store, so what was read there is of the last tick that was not."""
@@ -249,7 +252,14 @@ class Desk:
         if not self._rules.replay and tick_ms > self.partition.cursor.tick_ms:
             await self._work(Portion([], list(self.partition.cursor.offsets), tick_ms, tick_ms))
 
+    async def _go_on_to(self, tick_ms: int) -> None:
+        """Close what is due in steps, a commit each, until one step is left."""
+        cursor, step_ms = self.partition.cursor, max(1, STEP_MS // self._tick_ms) * self._tick_ms
+        while not self.stopping() and tick_ms - cursor.tick_ms > step_ms:
+            await self._work_off(Portion([], list(cursor.offsets), cursor.tick_ms + step_ms, cursor.tick_ms + step_ms))
+
     async def _work_off(self, portion: Portion) -> None:
+        self._unsettled = True
         partition, now_ms = self.partition, self._clock_ms()
         if not self._rules.replay and not portion.records and not _has_due(partition, portion.tick_end_ms):
             partition.cursor.tick_ms = portion.tick_end_ms or partition.cursor.tick_ms  # nothing to write for a quiet tick

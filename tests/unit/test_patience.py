@@ -1,4 +1,4 @@
-"""What fails again and again ends the worker, though everything between two failures goes well; and where a quiet partition goes on when it is read anew."""
+"""What fails again and again ends the worker, though everything between two failures goes well; and how a partition goes on after a silence."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from collections.abc import Sequence
 import pytest
 
 from features.errors import DependencyDown
+from features.events import KINDS
 from features.memory_store import MemoryStore
+from features.store import Changes
 from models.model import Model
 from streams import desk as desk_module
 from streams import learner_desk as learner_desk_module
@@ -19,9 +21,11 @@ from streams.knowledge import Knowledge
 from streams.learner import Learner
 from streams.learner_desk import LearnerDesk
 from streams.offline import put_launches
-from streams.partition import Partition
-from streams.records import Counted, Launch, Outgoing, encode_message
-from tests.builders import EDGES_MS, START_MS, make_event, make_model, make_rules, receive
+from streams.outbox import OUTBOX
+from streams.partition import Partition, Totals
+from streams.pipeline import work_off
+from streams.records import Counted, Launch, Outcome, Outgoing, decode_message, encode_message
+from tests.builders import DAY_MS, EDGES_MS, HOUR_MS, START_MS, make_event, make_model, make_rules, random_events, receive
 from tests.unit.test_desk import LOG, RULES, until
 
 
@@ -182,3 +186,55 @@ def test_a_quiet_partition_goes_on_at_the_present_tick(model: Model) -> None:
     (score,) = [record.value for record in delivered if record.topic == "scores"]
     assert score is not None
     assert b'"launch_id":"new"' in score
+
+
+def test_what_a_long_silence_ends_with_is_committed_in_steps() -> None:
+    """Hours in which nobody wrote, and then their bins: every outcome leaves once, no commit holds them all, and the partition is at the present tick."""
+    rules = make_rules(replay=False, partitioner_check=False, ttl_ms=30 * DAY_MS)
+    events = [receive(a.event, KINDS[a.kind], offset=i) for i, a in enumerate(random_events(300, span_ms=4 * HOUR_MS))]
+    now_ms = START_MS + DAY_MS
+    left: list[Outgoing] = []
+    at_once: list[int] = []
+
+    class Keeping:
+        """A broker that takes everything."""
+
+        async def deliver(self, records: Sequence[Outgoing]) -> None:
+            """Keep it."""
+            left.extend(record for record in records if record.topic == "outcomes")
+
+    async def work() -> Totals:
+        store, source, crashes = MemoryStore(), Again([End(0, now_ms)] * 4), list[BaseException]()
+        model = make_model("line0", "line1", "line2")
+        knowledge = Knowledge(store, model, 1)
+        await knowledge.refresh()
+        partition = await Partition.load(0, store, rules)
+        partition.cursor.tick_ms = START_MS
+        await work_off(partition, events, knowledge, offsets=[0] * 4, tick_end_ms=START_MS + 1000)
+        await partition.commit()
+        opened = partition.cursor.totals
+        committing = store.commit
+
+        async def commit(slot: str, expected: int, changes: Changes) -> bool:
+            at_once.append(len(changes.put[OUTBOX]))
+            return await committing(slot, expected, changes)
+
+        store.commit = commit  # type: ignore[method-assign]
+        desk = Desk(
+            await Partition.load(0, store, rules), store=store, rules=rules, knowledge=knowledge, outlet=Keeping(), source=source,
+            tick_ms=1000, patience_s=10, clock_ms=lambda: now_ms, stamp_ms=lambda: -1, crashed=crashes.append,
+        )  # fmt: skip
+        desk.start()
+        await until(lambda: bool(crashes) or desk.partition.cursor.tick_ms == now_ms)
+        await desk.stop()
+        assert not crashes
+        assert len(desk.partition.pending) == 0
+        return opened
+
+    opened = asyncio.run(work())
+    messages = [decode_message(record.value or b"") for record in left]
+    bins = [(m.closed.exposure.id, m.closed.bin) for m in messages if isinstance(m, Outcome)]
+    assert opened.exposures > 50
+    assert len(set(bins)) == len(bins) >= opened.exposures
+    assert len(at_once) > 10
+    assert max(at_once) < sum(at_once) / 5
