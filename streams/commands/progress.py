@@ -61,5 +61,5 @@ class Steps:
         step = self._prefix + step
         name = step.partition(" (")[0]
         if name not in self._tasks:
-            self._tasks[name] = self._progress.add_task(step, total=of)
+            self._tasks[name] = self._progress.add_task(step, total=of, completed=done)  # the thread that tells may look right now
         self._progress.update(self._tasks[name], completed=done, total=of, description=step)
