@@ -11,12 +11,13 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from features.errors import DependencyDown, Mismatch
 from features.store import Store
 from streams.alerts import Alert
-from streams.gate import End, LiveGate, Portion, ReplayGate
+from streams.gate import End, LiveGate, Portion, ReplayGate, are_known
 from streams.incidents import incident
 from streams.knowledge import Knowledge
 from streams.partition import LostCommit, Partition, Rules
@@ -30,6 +31,7 @@ HELD_BYTES = 5_000_000
 IDLE_S = 0.25
 PAUSE_S, LONGEST_PAUSE_S = 0.2, 3.2  # before what failed is tried again
 CHECK_S = 3.0  # live, how often a partition that commits nothing looks whether the store went back
+ENDS_S = 1.0  # live, how long after a load it is waited for where the topics end, before their records are taken
 STEP_MS = 600_000  # live, by how much a partition's time goes on at once: a day that nobody wrote ends with all its bins due
 BARRIER_S = 15.0  # in a replay, how long a partition waits at a barrier before it says everything again
 
@@ -72,7 +74,8 @@ class Desk:
         self._checked_s = self._said_s = 0.0
         self._unsaid = True  # what is committed is perhaps not sent
         self._unsettled = False  # a portion was begun and is not committed: that the store can be read again says nothing of it
-        self._resumes = True  # nothing has been worked since the store was read
+        self._begun_at = 0  # the partition's version then
+        self._resumes, self._loaded_s = True, time.monotonic()  # nothing has been worked since the store was read
         self._news = asyncio.Event()
         self._stopping = False
         self._reload = False
@@ -227,7 +230,10 @@ class Desk:
         if isinstance(self.gate, ReplayGate):
             # Not >=: a worker that stood still while another had its partition must not score with the heads of later ticks.
             return self.gate.next() if self._stamp_ms() == self.partition.cursor.tick_ms else None
-        return self.gate.next(self._clock_ms(), self._source.ends(self.number))
+        now_ms, ends = self._clock_ms(), self._source.ends(self.number)
+        if self._resumes and not are_known(ends, now_ms) and time.monotonic() - self._loaded_s < ENDS_S:
+            return None  # else it could not be told what time it is
+        return self.gate.next(now_ms, ends)
 
     async def _again(self) -> None:
         """Send once more what is committed and perhaps not sent."""
@@ -240,26 +246,32 @@ class Desk:
         if self._resumes and portion.records:
             self._resumes = False
             await self._pass_quiet_ticks(portion)
-        if not self._rules.replay and not portion.records and portion.tick_end_ms is not None:
-            await self._go_on_to(portion.tick_end_ms)
+        if not self._rules.replay and portion.tick_end_ms is not None and portion.tick_end_ms - self.partition.cursor.tick_ms > STEP_MS:
+            if portion.records:
+                await self._work_off(replace(portion, tick_end_ms=None))
+                portion = replace(portion, records=[])
+            await self._go_on_to(portion.tick_end_ms or 0, portion.offsets)
         if not self.stopping():
             await self._work_off(portion)
 
     async def _pass_quiet_ticks(self, portion: Portion) -> None:
-        """Live: go on to the tick of the first event. Quiet ticks leave nothing in the store, so what was read there is of the last tick that was not."""
+        """Live: go on to the tick of the first event. Quiet ticks leave nothing in the store, so what was read there is of the last tick that was not.
+
+        An event that is late holds those of its portion back at its own tick, as everywhere.
+        """
         first_ms = next((r.arrived.ts_ms for r in portion.records if r.arrived is not None and r.arrived.ts_ms <= self._clock_ms()), 0)
         tick_ms = min(first_ms, portion.time_ms) // self._tick_ms * self._tick_ms
         if not self._rules.replay and tick_ms > self.partition.cursor.tick_ms:
             await self._work(Portion([], list(self.partition.cursor.offsets), tick_ms, tick_ms))
 
-    async def _go_on_to(self, tick_ms: int) -> None:
+    async def _go_on_to(self, tick_ms: int, offsets: list[int]) -> None:
         """Close what is due in steps, a commit each, until one step is left."""
         cursor, step_ms = self.partition.cursor, max(1, STEP_MS // self._tick_ms) * self._tick_ms
         while not self.stopping() and tick_ms - cursor.tick_ms > step_ms:
-            await self._work_off(Portion([], list(cursor.offsets), cursor.tick_ms + step_ms, cursor.tick_ms + step_ms))
+            await self._work_off(Portion([], offsets, cursor.tick_ms + step_ms, cursor.tick_ms + step_ms))
 
     async def _work_off(self, portion: Portion) -> None:
-        self._unsettled = True
+        self._unsettled, self._begun_at = True, self.partition.version
         partition, now_ms = self.partition, self._clock_ms()
         if not self._rules.replay and not portion.records and not _has_due(partition, portion.tick_end_ms):
             partition.cursor.tick_ms = portion.tick_end_ms or partition.cursor.tick_ms  # nothing to write for a quiet tick
@@ -276,6 +288,7 @@ class Desk:
         )  # fmt: skip
         if self._rules.replay and (self._stamp_ms() != began_ms or (partition.has_read and not await partition.is_current())):
             self._reload = True  # heads or records are of another time: this worker lost the partition, or the store went back
+            self._unsettled = False
             return
         partition.cursor.time_ms = max(partition.cursor.time_ms, portion.time_ms)
         passed = self._passed()
@@ -303,13 +316,15 @@ class Desk:
             self._source.tell(incident("store_went_back", text, partition=self.number, version_before=before, version=now))
         await self._source.look_again()  # if the store went back, so did the heads
         await self._again()
+        if now != self._begun_at:  # the commit was done, though its answer was lost, or somebody else's was
+            self._unsettled = False
         for acks in self._acks:
             acks.clear()
         if self.stopping():
             return
         await self._source.seek(self.number, self.partition.cursor.offsets)
         self._open_gate()
-        self._resumes = True
+        self._resumes, self._loaded_s = True, time.monotonic()
         for kind in range(4):
             self._hold_one(kind, False)
         meanwhile, self._meanwhile = self._meanwhile, None

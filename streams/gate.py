@@ -40,6 +40,11 @@ class End:
     as_of_ms: int
 
 
+def are_known(ends: Sequence[End | None], now_ms: int) -> bool:
+    """Whether it is known, and fresh, where all topics end."""
+    return all(end is not None and now_ms - end.as_of_ms <= STALE_MS for end in ends)
+
+
 class Gate:
     """The four queues of a partition, from the cursor's offsets on."""
 
@@ -139,8 +144,7 @@ class LiveGate(Gate):
         for kind in range(TOPICS):
             if not self.queues[kind]:
                 self.taken[kind] = self.next_offsets[kind]
-        known = all(end is not None and now_ms - end.as_of_ms <= STALE_MS for end in ends)
-        if known:
+        if are_known(ends, now_ms):
             lags = [unread[kind] or bool(self.queues[kind]) for kind in range(TOPICS)]
             self._time_ms = max(self._time_ms, min(min(self._last_ms[kind], now_ms) if lags[kind] else now_ms for kind in range(TOPICS)))
         tick_end_ms = self._time_ms // self._tick_ms * self._tick_ms

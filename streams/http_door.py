@@ -43,10 +43,14 @@ class _Server(ThreadingHTTPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Begin a thread, if one is free."""
-        if self._free.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
+        if not self._free.acquire(blocking=False):
             self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # the system has no thread to give
+            self._free.release()
+            raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Answer, in the thread."""
@@ -80,7 +84,10 @@ class _Request(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         """Read what is there. Raises TimeoutError."""
-        self._connection.settimeout(max(0.001, self._until_s - time.monotonic()))
+        left_s = self._until_s - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError("the request took too long")
+        self._connection.settimeout(left_s)
         try:
             return self._connection.recv_into(buffer)
         finally:

@@ -126,7 +126,7 @@ def _guess(path: Path) -> str:
 
 def own_rows(rows: Rows) -> Rows:
     """Return the rows of a table of our schema with its columns' own types. Raises `InputError` for the first value that has another."""
-    if NESTED in rows.table.column_names:
+    if NESTED in rows.table.column_names and pa.types.is_nested(rows.table[NESTED].type):
         raise InputError(f"{rows.path}: what is known of a shopper is in columns of its own, {', '.join(SHOPPER)} and registered_ts, not in {NESTED!r}")
     rows = rows.with_table(rows.table.select([name for name in rows.table.column_names if name in SCHEMA.names]))
     for field in (field for field in SCHEMA if field.name in rows.table.column_names):

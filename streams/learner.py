@@ -406,6 +406,11 @@ class Learner:
         """The offset after the last message that was received."""
         return self._read_to
 
+    @property
+    def version(self) -> int:
+        """The version of what it holds."""
+        return self._version
+
     async def is_current(self) -> bool:
         """Whether the store's version is still ours: else it went back, or someone else has committed."""
         return (await self._store.load(self._slot, ())).version == self._version

@@ -161,7 +161,9 @@ class LearnerDesk:
         self._looked_s = now_s
         end = self._end(self.q)
         if await self.learner.look_for_holes(all_read=not self._queue and end is not None and self.learner.read_to >= end):
+            self._unsettled = True
             await self._step()
+            self._unsettled = False
 
     async def _step(self) -> None:
         learned = False
@@ -189,7 +191,9 @@ class LearnerDesk:
         self._queue.clear()
         self._acks.clear()
         self._set_hold(True)  # what comes before the seek is of no use, and could be much
-        self.learner = await self._load(self.q)
+        before, self.learner = self.learner, await self._load(self.q)
+        if self.learner.version != before.version:  # the commit was done, though its answer was lost, or somebody else's was
+            self._unsettled = False
         if self._stopping:
             return
         await self._seek(self.q, self.learner.cursor.offset)

@@ -88,7 +88,7 @@ async def settle(partition: Partition, worked: Worked, outlet: Outlet, store: St
 async def publish_outbox(partition: Partition, outlet: Outlet, store: Store, *, tick_done_ms: int | None = None) -> None:
     """Send committed outcomes in the order of their numbers, and then, in a replay, that the tick is done.
 
-    A day without events can end with a million at once. They leave in steps, so that a broker which is slow is not told all of it again and again.
+    Many can be waiting at once: they leave in steps, so that a slow broker has its time for each.
     """
     leaving = [Outgoing("outcomes", key, message, partition=q) for q, key, message in partition.outbox.unsent()]
     if tick_done_ms is not None:

@@ -87,8 +87,8 @@ def test_a_tick_of_many_names_leaves_in_messages_that_a_broker_takes(replay: boo
     assert merge([m.counts for m in parts]) == dict(sorted(counts.items()))
 
 
-def test_what_leaves_together_is_bounded_and_what_has_left_is_not_told_again() -> None:
-    """A broker that takes one step and refuses the next is told the rest alone."""
+def test_what_leaves_together_is_bounded() -> None:
+    """Of what a broker took before it refused a step, no more is waited for."""
 
     class Slow:
         """Takes one step."""
