@@ -57,7 +57,7 @@ def merge(parts: list[Mapping[str, list[int]]]) -> Counts:
     return dict(sorted(total.items()))
 
 
-def in_parts(counts: Counts, most_bytes: int = PART_BYTES) -> list[Counts]:
+def in_parts(counts: Counts) -> list[Counts]:
     """Return the counts, by name in order of name, in parts of which each fits a message; at least one part, of which `merge` makes the whole again.
 
     How many names a tick has is up to the shop: one that puts its products' numbers into `category` has as many as products.
@@ -66,7 +66,7 @@ def in_parts(counts: Counts, most_bytes: int = PART_BYTES) -> list[Counts]:
     size = 0
     for name, values in sorted(counts.items()):
         weight = len(name.encode()) + 6 * 9  # no integer takes more than nine bytes in MessagePack
-        if size and size + weight > most_bytes:
+        if size and size + weight > PART_BYTES:
             parts.append({})
             size = 0
         parts[-1][name] = values

@@ -73,9 +73,9 @@ class Desk:
         self._pause_s = PAUSE_S
         self._checked_s = self._said_s = 0.0
         self._unsaid = True  # what is committed is perhaps not sent
-        self._unsettled = False  # a portion was begun and is not committed: that the store can be read again says nothing of it
-        self._begun_at = 0  # the partition's version then
-        self._resumes, self._loaded_s = True, time.monotonic()  # nothing has been worked since the store was read
+        # The partition's version when a portion was begun that is not known to be committed: that the store can be read again says nothing of it.
+        self._unsettled_at: int | None = None
+        self._loaded_s: float | None = time.monotonic()  # when the store was read; None once an event has been worked since
         self._news = asyncio.Event()
         self._stopping = False
         self._reload = False
@@ -180,7 +180,7 @@ class Desk:
                         await self._again()
                     while not self.stopping() and not self._reload and (portion := self._next()) is not None:
                         await self._work(portion)
-                    if not self._unsettled:
+                    if self._unsettled_at is None:
                         self._down_since_s, self._pause_s = None, PAUSE_S
                 except LostCommit as lost:
                     logger.warning("%s; starting over from the cursor", lost)
@@ -231,7 +231,7 @@ class Desk:
             # Not >=: a worker that stood still while another had its partition must not score with the heads of later ticks.
             return self.gate.next() if self._stamp_ms() == self.partition.cursor.tick_ms else None
         now_ms, ends = self._clock_ms(), self._source.ends(self.number)
-        if self._resumes and not are_known(ends, now_ms) and time.monotonic() - self._loaded_s < ENDS_S:
+        if self._loaded_s is not None and not are_known(ends, now_ms) and time.monotonic() - self._loaded_s < ENDS_S:
             return None  # else it could not be told what time it is
         return self.gate.next(now_ms, ends)
 
@@ -243,25 +243,27 @@ class Desk:
         await publish_outbox(self.partition, self._outlet, self._store, tick_done_ms=tick_ms if self._rules.replay and tick_ms else None)
 
     async def _work(self, portion: Portion) -> None:
-        if self._resumes and portion.records:
-            self._resumes = False
-            await self._pass_quiet_ticks(portion)
-        if not self._rules.replay and portion.tick_end_ms is not None and portion.tick_end_ms - self.partition.cursor.tick_ms > STEP_MS:
-            if portion.records:
-                await self._work_off(replace(portion, tick_end_ms=None))
-                portion = replace(portion, records=[])
-            await self._go_on_to(portion.tick_end_ms or 0, portion.offsets)
+        if not self._rules.replay:
+            if self._loaded_s is not None and portion.records:
+                self._loaded_s = None
+                await self._pass_quiet_ticks(portion)
+            end_ms = portion.tick_end_ms
+            if end_ms is not None and end_ms - self.partition.cursor.tick_ms > STEP_MS:
+                if portion.records:
+                    await self._work_off(replace(portion, tick_end_ms=None))
+                    portion = replace(portion, records=[])
+                await self._go_on_to(end_ms, portion.offsets)
         if not self.stopping():
             await self._work_off(portion)
 
     async def _pass_quiet_ticks(self, portion: Portion) -> None:
-        """Live: go on to the tick of the first event. Quiet ticks leave nothing in the store, so what was read there is of the last tick that was not.
+        """Go on to the tick of the first event. Quiet ticks leave nothing in the store, so what was read there is of the last tick that was not.
 
         An event that is late holds those of its portion back at its own tick, as everywhere.
         """
         first_ms = next((r.arrived.ts_ms for r in portion.records if r.arrived is not None and r.arrived.ts_ms <= self._clock_ms()), 0)
         tick_ms = min(first_ms, portion.time_ms) // self._tick_ms * self._tick_ms
-        if not self._rules.replay and tick_ms > self.partition.cursor.tick_ms:
+        if tick_ms > self.partition.cursor.tick_ms:
             await self._work(Portion([], list(self.partition.cursor.offsets), tick_ms, tick_ms))
 
     async def _go_on_to(self, tick_ms: int, offsets: list[int]) -> None:
@@ -271,11 +273,11 @@ class Desk:
             await self._work_off(Portion([], offsets, cursor.tick_ms + step_ms, cursor.tick_ms + step_ms))
 
     async def _work_off(self, portion: Portion) -> None:
-        self._unsettled, self._begun_at = True, self.partition.version
         partition, now_ms = self.partition, self._clock_ms()
+        self._unsettled_at = partition.version
         if not self._rules.replay and not portion.records and not _has_due(partition, portion.tick_end_ms):
             partition.cursor.tick_ms = portion.tick_end_ms or partition.cursor.tick_ms  # nothing to write for a quiet tick
-            self._unsettled = False
+            self._unsettled_at = None
             return
         if self._rules.replay and portion.tick_end_ms is not None and portion.tick_end_ms <= partition.cursor.tick_ms:
             raise Mismatch(
@@ -288,7 +290,7 @@ class Desk:
         )  # fmt: skip
         if self._rules.replay and (self._stamp_ms() != began_ms or (partition.has_read and not await partition.is_current())):
             self._reload = True  # heads or records are of another time: this worker lost the partition, or the store went back
-            self._unsettled = False
+            self._unsettled_at = None
             return
         partition.cursor.time_ms = max(partition.cursor.time_ms, portion.time_ms)
         passed = self._passed()
@@ -299,7 +301,7 @@ class Desk:
         for kind, acks in enumerate(self._acks):
             while acks and acks[0][0] <= portion.offsets[kind]:
                 acks.popleft()[1]()
-        self._unsettled = False
+        self._unsettled_at = None
         self._hold()
 
     async def _start_over(self) -> None:
@@ -316,15 +318,15 @@ class Desk:
             self._source.tell(incident("store_went_back", text, partition=self.number, version_before=before, version=now))
         await self._source.look_again()  # if the store went back, so did the heads
         await self._again()
-        if now != self._begun_at:  # the commit was done, though its answer was lost, or somebody else's was
-            self._unsettled = False
+        if now != self._unsettled_at:  # the commit was done, though its answer was lost, or somebody else's was
+            self._unsettled_at = None
         for acks in self._acks:
             acks.clear()
         if self.stopping():
             return
         await self._source.seek(self.number, self.partition.cursor.offsets)
         self._open_gate()
-        self._resumes, self._loaded_s = True, time.monotonic()
+        self._loaded_s = time.monotonic()
         for kind in range(4):
             self._hold_one(kind, False)
         meanwhile, self._meanwhile = self._meanwhile, None

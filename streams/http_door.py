@@ -140,6 +140,7 @@ def _handler(answer: Callable[[str, str], Answer], access: Access) -> type[BaseH
 
         def setup(self) -> None:
             super().setup()
+            self.rfile.close()
             self.rfile = io.BufferedReader(_Request(self.connection))
 
         def do_GET(self) -> None:

@@ -200,3 +200,16 @@ def test_a_json_file_that_cannot_be_written_is_a_users_error(tmp_path: Path) -> 
     """A missing folder is named in one line."""
     with pytest.raises(InputError, match="cannot be written: No such file or directory"):
         write_json(tmp_path / "missing" / "figures.json", {})
+
+
+def test_a_misspelt_variable_is_named_where_settings_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A worker that runs without what it was meant to have must say so; `config --explain` says what would be taken."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HEADSTART_DURABILTY", "replica")
+    code, _, err = run("worker", capsys=capsys)
+    assert code == 1
+    assert err.startswith("headstart: HEADSTART_DURABILTY is set in the environment, but is no setting\n")
+    code, out, _ = run("config", "--explain", capsys=capsys)
+    assert code == 0
+    assert "one of memory, disk, replica; HEADSTART_DURABILITY\n" in out
+    assert "HEADSTART_REDIS_PASSWORD or HEADSTART_REDIS_PASSWORD_FILE\n" in out

@@ -88,7 +88,7 @@ def test_a_tick_of_many_names_leaves_in_messages_that_a_broker_takes(replay: boo
 
 
 def test_what_leaves_together_is_bounded() -> None:
-    """Of what a broker took before it refused a step, no more is waited for."""
+    """A broker is given so many at once; what it took before it refused a step counts as sent."""
 
     class Slow:
         """Takes one step."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import lightgbm
 import numpy as np
 import pytest
 
+from features.errors import HeadstartError
 from models.boosting import TreesSettings, arrays_of, fit_trees, out_of_fold
 from models.fit import fit_map
 from models.metrics import auc
@@ -197,3 +200,13 @@ def test_scoring_does_not_load_lightgbm() -> None:
     """`models.trees` alone does not import it."""
     code = "import sys, models.trees; assert not any(name.partition('.')[0] == 'lightgbm' for name in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_missing_openmp_is_said_with_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LightGBM's wheel takes it from the system, and a bare Debian has none."""
+    (tmp_path / "lightgbm.py").write_text("raise OSError('libgomp.so.1: cannot open shared object file')")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("lightgbm", "models.boosting"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    with pytest.raises(HeadstartError, match=r"libgomp\.so\.1.*apt install libgomp1"):
+        importlib.import_module("models.boosting")
