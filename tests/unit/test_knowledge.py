@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from features.catalogue import empty
 from features.errors import DependencyDown
 from features.memory_store import MemoryStore
 from features.vector import NAMES
@@ -281,10 +282,14 @@ def test_what_was_lost_does_not_live_on_where_the_learner_has_gone_on_since(made
         q = SHARED_Q
         await stage.send(q, 0)  # of a launch; the next one is of the shared heads
         await stage.settle()
+        await stage.learners[0]._write({HEADS: {}}, {})  # the catalogue's writer
         saved = {name: dict(getattr(stage.store, name)) for name in ("_cursors", "_records")}
         hashes = {key: dict(value) for key, value in stage.store._hashes.items()}
         await stage.send(q, 1)
         await stage.settle()
+        counted = empty()
+        counted["matured"] = 1
+        await stage.learners[0]._write({HEADS: {}, "catalogue": {"line:lost": counted.tobytes()}}, {})
         knowledge = stage.new_knowledge()
         await knowledge.refresh()
         assert knowledge.shared is not None
@@ -292,11 +297,14 @@ def test_what_was_lost_does_not_live_on_where_the_learner_has_gone_on_since(made
         for name, value in saved.items():
             setattr(stage.store, name, value)
         stage.store._hashes = hashes
-        await stage.restart(q)
-        await stage.learners[q]._write({HEADS: {}}, {})
+        assert knowledge.catalogue["matured"].sum() == 1
+        for at in {0, q}:
+            await stage.restart(at)
+            await stage.learners[at]._write({HEADS: {}}, {})
         await knowledge.refresh()
         assert not knowledge.went_back
         assert knowledge.shared.to_bytes() != lost
+        assert knowledge.catalogue["matured"].sum() == 0
         check_pair(knowledge, stage.store)
 
     go(work())
