@@ -20,8 +20,10 @@ from features.redis_store import RedisStore
 from models.model import Model
 from streams.clock import Clock
 from streams.delivery import deliver
+from streams.desk import Ack
 from streams.faust_worker import app_settings, hard_exit
 from streams.gate import End
+from streams.inflow import Reading, Record
 from streams.kafka_access import faust_credentials
 from streams.measuring import MeteredOutlet, MeteredStore, Meters, Polls
 from streams.partition import Rules
@@ -29,7 +31,7 @@ from streams.records import TICK_HEADER, Outgoing, Received, received
 from streams.settings import Settings
 from streams.topics import broker_names, worker_group
 from streams.tracing import Followed
-from streams.transport import Batch, Consumer, Reading, Transport, batch_topic, check_copartitioned
+from streams.transport import Consumer, Inflow, Transport, check_copartitioned, inflow_topic
 from streams.vitals import Vitals
 from streams.worker import OUTCOMES, Worker
 
@@ -92,8 +94,8 @@ class FaustWire:
         """Return how far a partition is read and where it ends, or None before the first answer. Callable from any thread."""
         return self._consumer().reading(TP(self.topics[topic], partition))
 
-    def drained(self, topic: int, partition: int) -> int:
-        """Return the offset after the last record that was given to an agent; 0 if none was. Callable from any thread."""
+    def drained(self, topic: int, partition: int) -> Reading | None:
+        """Return the same as of the last drain: all up to that position can be drawn, or was. None before the first. Callable from any thread."""
         return self._consumer().drained(TP(self.topics[topic], partition))
 
     def stands_still(self) -> bool:
@@ -116,7 +118,7 @@ class FaustWire:
         for a while, long enough for what it drained to have been handed over, nothing is left to be read, whatever the end's offset.
         """
         tp = TP(self.topics[topic], partition)
-        reading = self._consumer().reading(tp)
+        reading = self._consumer().drained(tp)
         if reading is None:
             return None
         as_of_ms = self._clock.of_wall_ms(reading.as_of_ms)
@@ -127,6 +129,33 @@ class FaustWire:
         still.looks += 1
         done = still.looks >= STILL_LOOKS and time.monotonic() - still.since_s >= STILL_S
         return End(0 if done else reading.end, as_of_ms)
+
+
+@dataclass(frozen=True)
+class InflowTap:
+    """Where a desk draws the records of one inflow, decoded."""
+
+    inflow: Inflow
+    kind: int
+    consumer: Consumer
+    polls: Polls
+    traces: Followed | None
+    replay: bool
+
+    def is_current(self) -> bool:
+        """Whether no seek has come since."""
+        return self.consumer.is_current(self.inflow)
+
+    def draw(self) -> tuple[list[Received], int, Ack] | None:
+        """Return what has come, the offset that follows it, and what to call when all of it is in the store."""
+        records = self.consumer.take(self.inflow)
+        if not records:
+            return None
+        tp, next_offset = self.inflow.tp, records[-1].offset + 1
+        ack = self.polls.drawn(tp, records[0].timestamp, partial(self.consumer.worked, self.inflow, next_offset), self.is_current)
+        if self.traces is not None:
+            ack = self.traces.follow(KINDS[self.kind], tp, records, ack)
+        return _received(self.kind, records, self.replay), next_offset, ack
 
 
 class WorkerPositions:
@@ -189,8 +218,8 @@ def create_app(
     names = broker_names(settings.topic_prefix, settings.topic_names)
     readable = len(KINDS) * rules.partitions + rules.outcome_partitions  # topic partitions, if this is the only worker
     buffered = BUFFERED_POLLS_A_PARTITION * readable + 64
-    # What is fetched, what waits, and one poll that comes before the hold takes effect: a third of the bound each.
-    share = settings.max_held_mb * 1_000_000 // (3 * readable)
+    # What is fetched, what is drained, what waits at the gate, and what is drawn before the hold takes effect: a quarter of the bound each.
+    share = settings.max_held_mb * 1_000_000 // (4 * readable)
     kwargs = app_settings(
         settings.broker, group=worker_group(settings.namespace), session_timeout_s=float(settings.session_timeout_s),
         max_poll_records=settings.max_poll_records, buffered_polls=buffered, max_fetch_bytes=min(MAX_FETCH_BYTES, max(MIN_FETCH_BYTES, share)), credentials=faust_credentials(settings),
@@ -204,30 +233,27 @@ def create_app(
     )  # fmt: skip
     app.transport = Transport(app.conf.broker_consumer, app, positions=WorkerPositions(worker, wire.topics))
 
-    def is_current(batch: Batch) -> bool:
-        return cast(Consumer, app.consumer).is_current(batch)
-
     kinds = {topic: kind for kind, topic in enumerate(wire.topics)}
 
-    @app.agent(batch_topic(app, *wire.topics[:OUTCOMES]), name="headstart-score")
+    @app.agent(inflow_topic(app, *wire.topics[:OUTCOMES]), name="headstart-score")
     async def score(stream: Any) -> None:
         async for event in stream.noack().events():
-            batch: Batch = event.value
-            if is_current(batch):
-                kind = kinds[batch.tp.topic]
-                current = partial(is_current, batch.mark())
-                ack = polls.handed(batch, event.ack, current)
-                if traces is not None:
-                    ack = traces.follow(KINDS[kind], batch, ack)
-                worker.take(kind, batch.tp.partition, _received(kind, batch, rules.replay), batch.next, ack, current)
+            inflow, consumer = event.value, cast(Consumer, app.consumer)
+            event.ack()
+            if consumer.is_current(inflow):
+                kind = kinds[inflow.tp.topic]
+                worker.hear(kind, inflow.tp.partition, InflowTap(inflow, kind, consumer, polls, traces, rules.replay))
 
-    @app.agent(batch_topic(app, wire.topics[OUTCOMES]), name="headstart-learn")
+    @app.agent(inflow_topic(app, wire.topics[OUTCOMES]), name="headstart-learn")
     async def learn(stream: Any) -> None:
         async for event in stream.noack().events():
-            batch: Batch = event.value
-            if is_current(batch):
-                records = [(r.offset, r.value) for r in batch.records]
-                worker.take_outcomes(batch.tp.partition, records, batch.next, event.ack, partial(is_current, batch.mark()))
+            inflow, consumer = event.value, cast(Consumer, app.consumer)
+            event.ack()
+            if consumer.is_current(inflow) and (records := [(r.offset, r.value) for r in consumer.take(inflow)]):
+                next_offset = records[-1][0] + 1
+                worker.take_outcomes(
+                    inflow.tp.partition, records, next_offset, partial(consumer.worked, inflow, next_offset), partial(consumer.is_current, inflow)
+                )
 
     info = (importlib.metadata.version("headstart"), settings.namespace)
     vitals = Vitals(worker, wire, polls, replay=rules.replay, info=info)
@@ -236,12 +262,12 @@ def create_app(
     return WorkerApp(app, worker, vitals, meters)
 
 
-def _received(kind: int, batch: Batch, replay: bool) -> list[Received]:
+def _received(kind: int, records: Sequence[Record], replay: bool) -> list[Received]:
     if not replay:
-        return [received(kind, r.offset, r.key, r.value) for r in batch.records]
+        return [received(kind, r.offset, r.key, r.value) for r in records]
     return [
         received(kind, r.offset, r.key, r.value) if (tick_ms := _tick(r.headers)) is None else Received(kind, r.offset, r.key, r.value, None, tick_ms=tick_ms)
-        for r in batch.records
+        for r in records
     ]
 
 

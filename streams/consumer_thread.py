@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Set
 from typing import Any, Final, Protocol, cast
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -18,13 +18,19 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from mode.utils.futures import notify
 
-from streams.batches import Batch, Reading
 from streams.holes import Holes
+from streams.inflow import Inflow, Reading
 from streams.stopping import end_tasks, where
 
 logger = logging.getLogger(__name__)
 
 COMMIT_TIMEOUT_S: Final = 5.0
+POLL_WAIT_S: Final = 0.1
+"""How long one drain waits for records. `wake` and a new fetch end it, so this is no latency."""
+REST_S: Final = 0.01
+"""From one drain to the next, while records come: each costs a round trip to the broker."""
+FULL_RECORDS, FULL_BYTES = 1_000, 250_000
+"""An inflow in which so much waits is not added to until it is taken."""
 LEAVE_S: Final = 3.0
 LOOK_S: Final = 1.0
 """How often, at most, it is asked whether holes in what is read are records that left the log."""
@@ -33,10 +39,17 @@ LOOK_S: Final = 1.0
 class Told(Protocol):
     """What the thread tells its consumer, which lives on the app's event loop."""
 
-    epochs: dict[TP, int]
+    inflows: dict[TP, Inflow]
     loop: asyncio.AbstractEventLoop
 
-    def new_epoch(self, tp: TP) -> None: ...
+    def drainable(self) -> Set[TP] | None:
+        """Return the partitions to drain, None while nothing may be: asked in the thread."""
+
+    def came(self, inflows: list[Inflow]) -> None:
+        """Hear that something has come: on the app's loop."""
+
+    def broke(self, error: BaseException) -> None:
+        """Hear that reading has ended: on the app's loop."""
 
     def gone(self, tp: TP, first: int, upto: int) -> None: ...
 
@@ -48,13 +61,14 @@ class Waiting(Protocol):
 
 
 class ConsumerThread(driver.AIOKafkaConsumerThread):
-    """The thread with the aiokafka consumer. Epochs are written and read here, so a drain lies wholly before or after a seek."""
+    """The thread with the aiokafka consumer. Inflows begin and are filled here, so a drain lies wholly before or after a seek."""
 
     logger = logging.getLogger("faust.transport.batched")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._holes, self._looked_s = Holes(), 0.0
+        self._draining: asyncio.Task[None] | None = None
 
     @property
     def _told(self) -> Told:
@@ -72,9 +86,12 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         await super().on_start()
         # The same price again: aiokafka holds a broker's next fetch back while what a partition had fetched is not drained.
         self._ensure_consumer()._fetcher._prefetch_backoff = cast(Waiting, self.transport).fetch_max_wait_ms / 1000
+        self._draining = asyncio.create_task(self._drain_on(), name="draining")
 
     async def on_thread_stop(self) -> None:
         """Leave the group and stop the consumer, within `LEAVE_S`."""
+        if self._draining is not None:
+            await end_tasks({self._draining}, within_s=LEAVE_S)
         coordinator = self._consumer._coordinator if self._consumer is not None else None
         if coordinator is not None and coordinator.generation == 0:
             # aiokafka takes generation 0 for none, and would not leave. It is the first one of the embedded broker.
@@ -101,16 +118,46 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
     def close(self) -> None:
         """Do nothing. Faust calls it when a rebalance comes while the app stops; the driver's closes client and coordinator from another thread's loop."""
 
-    async def _fetch_records(self, consumer: AIOKafkaConsumer, active_partitions: Any, timeout: float | None = None, max_records: int | None = None) -> Any:
-        records = await super()._fetch_records(consumer, active_partitions, timeout=timeout, max_records=max_records)
-        epochs = self._told.epochs
-        batches = {tp: [Batch(TP(*tp), rows, epochs.get(tp, 0), consumer.highwater(tp) or 0)] for tp, rows in records.items()}
-        for (batch,) in batches.values():
-            self._holes.read(batch)
+    async def _drain_on(self) -> None:
+        """Drain what is fetched, whatever the app does meanwhile, so that the broker is always asked for what comes next."""
+        try:
+            while True:
+                wanted = self._told.drainable()
+                if wanted is None or await self._drain(wanted):
+                    await asyncio.sleep(REST_S)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001  the app decides
+            self._tell(self._told.broke, error)
+
+    async def _drain(self, wanted: Set[TP]) -> bool:
+        """Drain once; whether anything came."""
+        consumer = self._ensure_consumer()
+        found = await self._fetch_records(consumer, cast(Any, wanted), timeout=POLL_WAIT_S, max_records=consumer._max_poll_records)
+        # No await from the drain to here, so no seek comes between.
+        inflows, news = self._told.inflows, []
+        for tp, records in found.items():
+            if (inflow := inflows.get(tp)) is not None:
+                self._holes.read(inflow.tp, inflow.next, records[0].offset)
+                if inflow.put(records):
+                    news.append(inflow)
+        for tp, inflow in list(inflows.items()):
+            inflow.reading = self.reading(tp)
+        if news:
+            self._tell(self._told.came, news)
         if (places := self._holes.places()) and time.monotonic() - self._looked_s >= LOOK_S:
             self._looked_s = time.monotonic()
             await self._look_at_holes(consumer, places)
-        return batches
+        return bool(found)
+
+    def _tell(self, hear: Callable[..., None], *what: Any) -> None:
+        if not self._told.loop.is_closed():
+            self._told.loop.call_soon_threadsafe(hear, *what)
+
+    def is_full(self, tp: TP) -> bool:
+        """Whether so much of a partition waits that no more is drained. Callable from any thread."""
+        inflow = self._told.inflows.get(tp)
+        return inflow is not None and (len(inflow) >= min(FULL_RECORDS, self.app.conf.broker_max_poll_records) or inflow.bytes >= FULL_BYTES)
 
     async def _look_at_holes(self, consumer: AIOKafkaConsumer, places: list[TP]) -> None:
         try:
@@ -118,13 +165,13 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         except (KafkaError, TimeoutError):
             return  # the next look finds them
         for tp, first, upto in self._holes.gone({tp: firsts[TopicPartition(*tp)] for tp in places}):
-            self._told.loop.call_soon_threadsafe(self._told.gone, tp, first, upto)
+            self._tell(self._told.gone, tp, first, upto)
 
     async def _seek_wait(self, consumer: AIOKafkaConsumer, partitions: Mapping[TP, int]) -> None:
         for tp, offset in partitions.items():
             consumer.seek(TopicPartition(*tp), offset)
-            self._holes.sought(tp, offset)
-            self._told.new_epoch(tp)
+            self._holes.sought(tp)
+            self._told.inflows[tp] = Inflow(tp, offset)
 
     async def probe(self, partitions: Mapping[TP, int]) -> None:
         """Have the broker fetch at these offsets, so that `reading` becomes true; what it brings is stale."""
@@ -132,7 +179,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         async def seek() -> None:
             for tp, offset in partitions.items():
                 self._ensure_consumer().seek(TopicPartition(*tp), offset)
-                self._told.epochs.pop(tp, None)
+                self._told.inflows.pop(tp, None)
 
         await self.call_thread(seek)
 

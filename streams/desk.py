@@ -35,7 +35,17 @@ ENDS_S = 1.0  # live, how long after a load it is waited for where the topics en
 STEP_MS = 600_000  # live, by how much a partition's time goes on at once: a day that nobody wrote ends with all its bins due
 BARRIER_S = 15.0  # in a replay, how long a partition waits at a barrier before it says everything again
 
-_Taken = tuple[int, list[Received], int, Callable[[], Any], Callable[[], bool]]
+Ack = Callable[[], Any]
+
+
+class Tap(Protocol):
+    """Where the records of one topic of a partition come out, from one seek to the next."""
+
+    def is_current(self) -> bool:
+        """Whether no seek has come since; else the records come again from another one, or are not wanted."""
+
+    def draw(self) -> tuple[list[Received], int, Ack] | None:
+        """Return what has come since the last time, the offset that follows it, and what to call when all of it is in the store; None if nothing has."""
 
 
 class Source(Protocol):
@@ -80,9 +90,9 @@ class Desk:
         self._stopping = False
         self._reload = False
         self._gone: list[tuple[int, int, int]] = []
-        self._acks: list[deque[tuple[int, Callable[[], Any]]]] = [deque() for _ in range(4)]
+        self._taps: list[Tap | None] = [None] * 4
+        self._acks: list[deque[tuple[int, Ack]]] = [deque() for _ in range(4)]
         self._held = [False] * 4
-        self._meanwhile: list[_Taken] | None = None  # what comes while the desk starts over
         self._task: asyncio.Task[None] | None = None
         self._open_gate()
 
@@ -141,20 +151,18 @@ class Desk:
     def _passed(self) -> list[tuple[int, int, int]]:
         return [(kind, first, upto) for kind, first, upto in self._gone if upto <= self.partition.cursor.offsets[kind]]
 
-    def take(self, kind: int, records: list[Received], next_offset: int, ack: Callable[[], Any], is_current: Callable[[], bool]) -> None:
-        """Queue what one poll of one topic brought; `ack` is called when all of it is in the store.
-
-        While the desk starts over, it cannot be told yet whether a batch comes from before or after the seek: `is_current` says so then.
-        """
-        if self._stopping:
-            return
-        if self._meanwhile is not None:
-            self._meanwhile.append((kind, records, next_offset, ack, is_current))
-            return
-        self.gate.add(kind, records, next_offset)
-        self._acks[kind].append((next_offset, ack))
-        self._hold()
+    def hear(self, kind: int, tap: Tap) -> None:
+        """Hear that something has come of one topic. It is drawn when the next portion begins, with all that has come by then."""
+        self._taps[kind] = tap
         self._news.set()
+
+    def _draw(self) -> None:
+        for kind, tap in enumerate(self._taps):
+            if tap is not None and tap.is_current() and (drawn := tap.draw()) is not None:
+                records, next_offset, ack = drawn
+                self.gate.add(kind, records, next_offset)
+                self._acks[kind].append((next_offset, ack))
+        self._hold()
 
     def _hold(self) -> None:
         for kind in range(4):
@@ -227,6 +235,7 @@ class Desk:
             self._unsaid = True
 
     def _next(self) -> Portion | None:
+        self._draw()
         if isinstance(self.gate, ReplayGate):
             # Not >=: a worker that stood still while another had its partition must not score with the heads of later ticks.
             return self.gate.next() if self._stamp_ms() == self.partition.cursor.tick_ms else None
@@ -306,7 +315,6 @@ class Desk:
 
     async def _start_over(self) -> None:
         self._reload = False
-        self._meanwhile = []
         for kind in range(4):  # what comes before the seek is of no use, and could be much
             self._hold_one(kind, True)
         before = self.partition.version
@@ -329,10 +337,6 @@ class Desk:
         self._loaded_s = time.monotonic()
         for kind in range(4):
             self._hold_one(kind, False)
-        meanwhile, self._meanwhile = self._meanwhile, None
-        for taken in meanwhile:
-            if taken[-1]():
-                self.take(*taken)
 
 
 def _has_due(partition: Partition, tick_end_ms: int | None) -> bool:

@@ -10,26 +10,21 @@ from collections.abc import Mapping
 
 from faust.types import TP
 
-from streams.batches import Batch
-
 
 class Holes:
     """The holes that were read over and not looked at yet."""
 
     def __init__(self) -> None:
-        self._next: dict[TP, int] = {}
         self._found: dict[TP, list[tuple[int, int]]] = {}
 
-    def sought(self, tp: TP, offset: int) -> None:
-        """Note that reading goes on at `offset`."""
-        self._next[tp] = offset
+    def sought(self, tp: TP) -> None:
+        """Forget the holes of a partition: whoever seeks tells what lies before."""
         self._found.pop(tp, None)
 
-    def read(self, batch: Batch) -> None:
-        """Note what was read; a batch without an epoch is stale, and has no holes."""
-        expected, self._next[batch.tp] = self._next.get(batch.tp, batch.first), batch.next
-        if batch.first > expected and batch.epoch:
-            self._found.setdefault(batch.tp, []).append((expected, batch.first))
+    def read(self, tp: TP, expected: int, first: int) -> None:
+        """Note that the record at `first` was read where that at `expected` comes next."""
+        if first > expected:
+            self._found.setdefault(tp, []).append((expected, first))
 
     def places(self) -> list[TP]:
         """Return the partitions that have holes."""

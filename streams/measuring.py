@@ -10,6 +10,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from faust.types import TP
 from prometheus_client import CollectorRegistry, GCCollector, Histogram, ProcessCollector
 from prometheus_client import Counter as Counting
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -18,7 +19,6 @@ from prometheus_client.registry import Collector
 from features.events import REASONS
 from features.store import Changes, Slot, Store
 from streams.alerts import KINDS, Alert, decode_alert, severity_of
-from streams.batches import Batch
 from streams.incidents import JOB
 from streams.meters import BUCKETS_S, BY_NAME
 from streams.pipeline import Outlet
@@ -167,26 +167,25 @@ class MeteredStore:
 
 
 class Polls:
-    """The polls that were handed to desks and are not committed: how old the oldest is, and how late each was when it was done."""
+    """What the desks have drawn and not committed: since when the oldest is in hand, and how late each was when it was done."""
 
     def __init__(self, meters: Meters, *, clock_s: Callable[[], float] = time.time) -> None:
         self._meters, self._clock_s = meters, clock_s
-        self._open: dict[tuple[str, int], deque[tuple[float, Callable[[], bool]]]] = {}
+        self._open: dict[TP, deque[tuple[float, Callable[[], bool]]]] = {}
 
-    def handed(self, batch: Batch, ack: Callable[[], Any], is_current: Callable[[], bool]) -> Callable[[], Any]:
-        """Note that a poll is in hand; the ack to call in place of the given one."""
+    def drawn(self, tp: TP, written_ms: int, ack: Callable[[], Any], is_current: Callable[[], bool]) -> Callable[[], Any]:
+        """Note that something is in hand whose oldest record was written at `written_ms`; the ack to call in place of the given one."""
         entry = (self._clock_s(), is_current)
-        waiting = self._open.setdefault((batch.tp.topic, batch.tp.partition), deque())
+        waiting = self._open.setdefault(tp, deque())
         while waiting and not waiting[0][1]():  # a seek has made it stale: nobody will acknowledge it
             waiting.popleft()
         waiting.append(entry)
-        written_s = batch.records[0].timestamp / 1000
 
         def acked() -> Any:
             if entry in waiting:
                 while waiting.popleft() is not entry:
                     pass
-            self._meters.score_delay.observe(max(0.0, self._clock_s() - written_s))
+            self._meters.score_delay.observe(max(0.0, self._clock_s() - written_ms / 1000))
             return ack()
 
         return acked

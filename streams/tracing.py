@@ -18,9 +18,10 @@ import msgspec
 from features.errors import InputError
 
 if TYPE_CHECKING:  # a publisher needs none of them
+    from faust.types import TP
     from opentelemetry.trace import Span, Tracer
 
-    from streams.batches import Batch
+    from streams.inflow import Record
     from streams.pipeline import Outlet
     from streams.records import Outgoing
 
@@ -83,9 +84,9 @@ class Followed:
         self._tracer = made
         self._open: dict[str, Span] = {}  # by score_id
 
-    def follow(self, kind: str, batch: Batch, ack: Callable[[], Any]) -> Callable[[], Any]:
-        """Begin a span for each traced record of a poll; the ack to call in place of the given one ends them."""
-        begun = [name for record in batch.records if record.headers and (name := self._begin(kind, batch, record)) is not None]
+    def follow(self, kind: str, tp: TP, records: Sequence[Record], ack: Callable[[], Any]) -> Callable[[], Any]:
+        """Begin a span for each traced record of a batch; the ack to call in place of the given one ends them."""
+        begun = [name for record in records if record.headers and (name := self._begin(kind, tp, record, len(records))) is not None]
         if not begun:
             return ack
 
@@ -96,7 +97,7 @@ class Followed:
 
         return acked
 
-    def _begin(self, kind: str, batch: Batch, record: Any) -> str | None:
+    def _begin(self, kind: str, tp: TP, record: Record, together: int) -> str | None:
         context = next((value for name, value in record.headers if name == TRACEPARENT), None)
         if context is None:
             return None
@@ -111,8 +112,8 @@ class Followed:
         name = f"{event.user_id}:{event.event_id}"
         self._end(name)  # a partition that started over reads it again
         about = {
-            "messaging.system": "kafka", "messaging.destination.name": batch.tp.topic, "messaging.destination.partition.id": str(batch.tp.partition),
-            "messaging.kafka.offset": record.offset, "messaging.batch.message_count": len(batch.records),
+            "messaging.system": "kafka", "messaging.destination.name": tp.topic, "messaging.destination.partition.id": str(tp.partition),
+            "messaging.kafka.offset": record.offset, "messaging.batch.message_count": together,
         }  # fmt: skip
         self._open[name] = self._tracer.start_span(f"work {kind}", context=parent, kind=SpanKind.CONSUMER, attributes=about)
         return name

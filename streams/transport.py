@@ -1,25 +1,26 @@
-"""How records come in: Faust's aiokafka transport, but one message for each (partition, poll), and reading starts at our own cursors.
+"""How records come in: Faust's aiokafka transport, but its messages say only that something has come, and reading starts at our own cursors.
 
 Three things differ from the stock driver.
 
-*Batches.* A message's value is a `Batch`: the raw records of one topic partition out of one poll. Faust's price is paid per poll.
+*Inflows.* A message's value is the `Inflow` of one topic partition. The consumer's thread drains into it what is fetched, whatever the app does meanwhile, and
+tells the app once until that takes. So Faust's price is not paid for each record, and whoever takes, when it is ready to work, has all that has come by then.
 
-*Epochs.* Each seek begins a new epoch of its partition, and each batch carries the epoch in which it was drained. A batch of an older
-epoch never gets past the transport; one that was already in an agent's queue is told by `Consumer.is_current`. So after a seek nothing
-stale is taken for new, and nothing is lost in a rebalance: no gap or read-offset book-keeping is needed.
+*Seeks.* Each seek begins a new inflow of its partition. An older one never gets past the transport; one that is already in an agent's hands is told by
+`Consumer.is_current`. So after a seek nothing stale is taken for new, and nothing is lost in a rebalance: no gap or read-offset book-keeping is needed.
 
 *Cursors.* On each assignment, before the flow resumes, reading starts where `Positions.cursors` says. What Kafka has as committed is
 written so that its tools can show the lag, and never read.
 
     app = faust.App(**app_settings(...), autodiscover=False)
     app.transport = Transport(app.conf.broker_consumer, app, positions=positions)
-    topic = batch_topic(app, "browse", "click", "cart", "order")
+    topic = inflow_topic(app, "browse", "click", "cart", "order")
 
     @app.agent(topic, name="score")
     async def score(stream):
         async for event in stream.noack().events():
-            batch = event.value                       # a Batch
+            records = app.consumer.take(event.value)
             ...
+            app.consumer.worked(event.value, records[-1].offset + 1)
             event.ack()
 """
 
@@ -27,8 +28,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Mapping, Set
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Set
+from contextlib import suppress
 from typing import Any, Final, Protocol, cast
 
 from aiokafka.errors import IllegalStateError
@@ -37,15 +39,15 @@ from faust.types import TP, ConsumerMessage
 from mode.utils.futures import notify
 
 from features.errors import DependencyDown, Mismatch
-from streams.batches import Batch as Batch
-from streams.batches import Reading as Reading
-from streams.batches import batch_topic as batch_topic
 from streams.consumer_thread import ConsumerThread
+from streams.inflow import Inflow as Inflow
+from streams.inflow import Reading, Record
+from streams.inflow import inflow_topic as inflow_topic
 
 logger = logging.getLogger(__name__)
 
 POLL_WAIT_S: Final = 0.1
-"""How long one poll waits for records. `resume` and a new fetch wake it, so this is no latency; it bounds how late the end of a pressure is seen."""
+"""How long one poll waits; what comes wakes it, so this is no latency."""
 
 
 class Positions(Protocol):
@@ -71,33 +73,33 @@ class Positions(Protocol):
 
 
 class _NoReadOffsets(dict[TP, int | None]):
-    """Stands in for Faust's read offsets: epochs tell what is stale. The stock ones would drop what is read again after a seek back."""
+    """Stands in for Faust's read offsets: inflows tell what is stale. The stock ones would drop what is read again after a seek back."""
 
     def __getitem__(self, _: TP) -> None:
         return None
 
 
-class _Fetchable(Set[TP]):
-    """The partitions to drain in a poll, looked up when records have come: active in Faust and not parked. Never empty for aiokafka, to which that means all."""
+class _Drainable(Set[TP]):
+    """The partitions to drain, looked up when records have come: active in Faust, not parked and not full. Never empty for aiokafka, to which that means all."""
 
-    def __init__(self, active: set[TP], parked: set[TP]) -> None:
-        self._active, self._parked = active, parked
+    def __init__(self, active: set[TP], parked: set[TP], is_full: Callable[[TP], bool]) -> None:
+        self._active, self._parked, self._is_full = active, parked, is_full
 
     def __contains__(self, tp: object) -> bool:
-        return tp in self._active and tp not in self._parked
+        return tp in self._active and tp not in self._parked and not self._is_full(tp)
 
     def __iter__(self) -> Any:
-        return iter(self._active - self._parked)
+        return iter([tp for tp in list(self._active) if tp in self])
 
     def __len__(self) -> int:
-        return len(self._active - self._parked)
+        return len(list(iter(self)))
 
     def __bool__(self) -> bool:
         return True
 
 
 class Consumer(driver.Consumer):
-    """Faust's consumer of batches. Reach it as `app.consumer`; all methods are for the app's event loop."""
+    """Faust's consumer of inflows. Reach it as `app.consumer`; all methods are for the app's event loop."""
 
     logger = logging.getLogger("faust.transport.batched")
     _thread: ConsumerThread
@@ -106,10 +108,12 @@ class Consumer(driver.Consumer):
         super().__init__(*args, **kwargs)
         self._read_offset = _NoReadOffsets()
         self._parked: set[TP] = set()
-        self._drained: dict[TP, int] = {}
-        self._epochs_begun = 0
-        self.epochs: dict[TP, int] = {}
-        """The present epoch of each partition; absent (0 in a batch) between its revocation and its first seek."""
+        self._arrived: deque[Inflow] = deque()
+        self._news = asyncio.Event()
+        self._drainable: _Drainable | None = None
+        self._broken: BaseException | None = None
+        self.inflows: dict[TP, Inflow] = {}
+        """The present one of each partition; none between its revocation and its first seek. The thread begins them."""
 
     def _new_consumer_thread(self) -> ConsumerThread:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -118,65 +122,82 @@ class Consumer(driver.Consumer):
     def _batch_transport(self) -> Transport:
         return cast(Transport, self.transport)
 
-    # Epochs.
-
-    def new_epoch(self, tp: TP) -> None:
-        """Begin a new epoch of the partition: what was drained before is stale. Called in the consumer's thread, right after a seek."""
-        self._epochs_begun += 1
-        self.epochs[tp] = self._epochs_begun
-        self._drained.pop(tp, None)
-
     def gone(self, tp: TP, first: int, upto: int) -> None:
         """Hear from the thread that records left the log before they were read."""
-        if tp in self.epochs:
+        if tp in self.inflows:
             self._batch_transport.positions.records_gone(tp, first, upto)
 
-    def is_current(self, batch: Batch) -> bool:
-        """Whether no seek, revocation or assignment of its partition came after the batch was drained. Ask before working a queued batch."""
-        return batch.epoch != 0 and self.epochs.get(batch.tp) == batch.epoch
+    def is_current(self, inflow: Inflow) -> bool:
+        """Whether no seek, revocation or assignment of its partition came after it began. Ask before taking from it, and before working what was taken."""
+        return self.inflows.get(inflow.tp) is inflow
 
     # Polling. Rewritten rather than extended: the stock methods drop records of paused partitions, and sleep when all are paused.
 
-    async def _wait_next_records(self, timeout: float) -> tuple[Any, Any]:
-        if not self.flow_active:
-            await self.wait(cast(Any, self.can_resume_flow))
-        if self.should_stop:
-            return None, None
-        fetchable = _Fetchable(self._get_active_partitions(), self._parked)
-        return await self._getmany(active_partitions=cast(Any, fetchable), timeout=min(timeout, POLL_WAIT_S)), None
+    def drainable(self) -> Set[TP] | None:
+        """Return the partitions that the thread may drain, None while the flow stands. Called in the thread."""
+        return self._drainable if self.flow_active else None
+
+    def came(self, inflows: list[Inflow]) -> None:
+        """Hear from the thread that something has come."""
+        self._arrived.extend(inflows)
+        self._news.set()
+
+    def broke(self, error: BaseException) -> None:
+        """Hear from the thread that it has ended reading: the next poll raises what it met."""
+        self._broken = error
+        self._news.set()
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Any]]:
-        """Yield each partition's batch out of one poll; waits where a rebalance comes between, and leaves out what it made stale."""
-        records, _ = await self._wait_next_records(timeout)
-        for tp, (batch,) in (records or {}).items():
-            if not self.flow_active:
-                await self.wait(cast(Any, self.can_resume_flow))
+        """Yield the inflows to which something has come; waits where a rebalance comes between, and leaves out what it made stale."""
+        await self._flows()
+        self._drainable = _Drainable(self._get_active_partitions(), self._parked, self._thread.is_full)
+        self._news.clear()
+        if not self._arrived and self._broken is None and not self.should_stop:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(timeout, POLL_WAIT_S)):
+                    await self._news.wait()
+        if self._broken is not None:
+            raise self._broken
+        while self._arrived:
+            await self._flows()
             if self.should_stop:
                 return
-            if self.is_current(batch):
-                self.app.monitor.track_tp_end_offset(tp, batch.end)
-                self._drained[batch.tp] = batch.next
-                yield batch.tp, self._to_message(batch.tp, batch)
+            inflow = self._arrived.popleft()
+            if self.is_current(inflow):
+                yield inflow.tp, self._to_message(inflow.tp, inflow)
+
+    async def _flows(self) -> None:
+        if not self.flow_active:
+            await self.wait(cast(Any, self.can_resume_flow))
 
     def _to_message(self, tp: TP, record: Any) -> ConsumerMessage:
-        batch: Batch = record
-        last = batch.records[-1]
         return ConsumerMessage(
-            tp.topic, tp.partition, last.offset, last.timestamp / 1000, last.timestamp_type, None, None, cast(Any, batch), None,
+            tp.topic, tp.partition, record.next, 0.0, 0, None, None, record, None,
             0, 0, tp, generation_id=self.app.consumer_generation_id,
         )  # fmt: skip
 
-    # Acks. In order and without holes is the pipeline's promise; here the highest one counts.
+    def take(self, inflow: Inflow) -> list[Record]:
+        """Return what has come since the last time, perhaps nothing."""
+        was_full = self._thread.is_full(inflow.tp)
+        records = inflow.take()
+        if was_full:
+            self._thread.wake()
+        return records
+
+    # What Kafka is told. In order and without holes is the pipeline's promise; here the highest one counts.
+
+    def worked(self, inflow: Inflow, upto: int) -> None:
+        """Hear that all records below an offset are worked off."""
+        if self.is_current(inflow) and self.app.topics.acks_enabled_for(inflow.tp.topic):
+            self._acked[inflow.tp].append(upto - 1)
+            self._n_acked += 1
 
     def ack(self, message: Any) -> bool:
-        """Mark the batch as worked off."""
+        """Let go of a message: that something came is heard. It says nothing of what has become of the records."""
         if message.acked:
             return False
         message.acked = True
         self._unacked_messages.discard(message)
-        if self.is_current(message.value) and self.app.topics.acks_enabled_for(message.topic):
-            self._acked[message.tp].append(message.offset)
-            self._n_acked += 1
         notify(self._waiting_for_ack)
         return True
 
@@ -189,7 +210,7 @@ class Consumer(driver.Consumer):
         return highest + 1
 
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
-        """Do nothing: compacted logs and transactions have holes, and our batches have none."""
+        """Do nothing: compacted logs and transactions have holes, and ours is one number."""
 
     async def wait_empty(self) -> None:
         """Let the pipeline finish the batch in hand, for at most `settle_s`, and tell Kafka. The stock one waits for every batch that is held, without a bound."""
@@ -206,12 +227,12 @@ class Consumer(driver.Consumer):
         """Make what was drained of them stale, after the batch in hand is finished."""
         await super().on_partitions_revoked(revoked)
         for tp in revoked:
-            self.epochs.pop(tp, None)
+            self.inflows.pop(tp, None)
         self._parked.difference_update(revoked)
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         """Start anew with these partitions: none is parked, and nothing is delivered before `seek_to_committed`."""
-        self.epochs.clear()
+        self.inflows.clear()
         self._parked.clear()
         await super().on_partitions_assigned(assigned, generation_id)
 
@@ -287,11 +308,11 @@ class Consumer(driver.Consumer):
             await asyncio.sleep(0.05)
 
     def pause(self, tps: Iterable[TP]) -> None:
-        """Park partitions: no further batch of them is delivered, except one that is being delivered now. A rebalance unparks all."""
+        """Park partitions: nothing more of them is drained. A rebalance unparks all."""
         self._parked.update(TP(*tp) for tp in tps)
 
     def resume(self, tps: Iterable[TP]) -> None:
-        """Unpark partitions; what was fetched meanwhile is delivered at once."""
+        """Unpark partitions; what was fetched meanwhile comes at once."""
         self._parked.difference_update({TP(*tp) for tp in tps})
         self._thread.wake()
 
@@ -300,12 +321,13 @@ class Consumer(driver.Consumer):
         """The parked partitions."""
         return frozenset(self._parked)
 
-    def drained(self, tp: TP) -> int:
-        """Return the offset after the last record that was given to the agents since the last seek; 0 if none was."""
-        return self._drained.get(tp, 0)
+    def drained(self, tp: TP) -> Reading | None:
+        """Return how far the partition was drained, and where its log ended, at the last drain since its last seek; None before the first."""
+        inflow = self.inflows.get(tp)
+        return None if inflow is None else inflow.reading
 
     def reading(self, tp: TP) -> Reading | None:
-        """Return how far the partition is read and where its log ends, or None before the first fetch response. A parked one is not refreshed."""
+        """Return how far the partition is read and where its log ends, as of now, or None before the first fetch response. A parked one is not refreshed."""
         return self._thread.reading(tp)
 
     # Faust warns of streams that stand still; ours stand still at barriers, and progress is watched by the pipeline's own figures.

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from features.events import KINDS
-from streams.batches import Reading
+from streams.inflow import Reading
 from streams.measuring import Polls, Row
 from streams.worker import OUTCOMES, Worker
 
@@ -27,8 +27,8 @@ class Gauges(Protocol):
     def reading(self, topic: int, partition: int) -> Reading | None:
         """Return how far one is read, and where it ends."""
 
-    def drained(self, topic: int, partition: int) -> int:
-        """Return the offset after the last record that was given to an agent; 0 if none was."""
+    def drained(self, topic: int, partition: int) -> Reading | None:
+        """Return the same as of the last drain: all up to that position can be drawn, or was."""
 
     def stands_still(self) -> bool:
         """Whether a rebalance holds up everything."""
@@ -88,17 +88,22 @@ class Vitals:
         found = []
         for p, desk in _items(self._worker.desks):
             readings = [self._reading(kind, p) for kind in range(len(KINDS))]
-            unread = any(r is not None and r.position < r.end and not self._worker.is_parked(kind, p) for kind, r in enumerate(readings))
-            held = any(desk.gate.held(kind) or self._gauges.drained(kind, p) > desk.gate.next_offsets[kind] for kind in range(len(KINDS)))
+            waits = [self._drained(kind, p) > desk.gate.next_offsets[kind] for kind in range(len(KINDS))]  # for the desk to draw it
+            unread = any(r is not None and r.position < r.end and not (waits[kind] or self._worker.is_parked(kind, p)) for kind, r in enumerate(readings))
+            held = any(waits) or any(desk.gate.held(kind) for kind in range(len(KINDS)))
             come_to = (*desk.partition.cursor.offsets, *(r.position for r in readings if r is not None))
             found.append(Place(f"partition {p}", come_to, unread or (held and not self._replay)))
         for q, learner in _items(self._worker.learners):
             reading = self._reading(OUTCOMES, q)
             unread = reading is not None and reading.position < reading.end and not self._worker.is_parked(OUTCOMES, q)
             come_to = (learner.learner.cursor.offset, reading.position if reading is not None else 0)
-            held = self._gauges.drained(OUTCOMES, q) > learner.learner.cursor.offset
+            held = self._drained(OUTCOMES, q) > learner.learner.cursor.offset
             found.append(Place(f"outcomes[{q}]", come_to, unread or (held and not self._replay)))
         return found
+
+    def _drained(self, topic: int, partition: int) -> int:
+        drained = self._gauges.drained(topic, partition)
+        return 0 if drained is None else drained.position
 
     def _reading(self, topic: int, partition: int) -> Reading | None:
         try:

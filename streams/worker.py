@@ -21,7 +21,7 @@ from models.model import Model
 from streams import trunks
 from streams.alerts import Alert
 from streams.beats import Pulse
-from streams.desk import HELD_BYTES, Desk
+from streams.desk import HELD_BYTES, Desk, Tap
 from streams.gate import STALE_MS, End
 from streams.inbox import Expected
 from streams.incidents import INCIDENTS, incident, outgoing, together
@@ -32,7 +32,6 @@ from streams.learner_desk import LearnerDesk
 from streams.namespace import compare
 from streams.partition import Partition, Rules
 from streams.pipeline import Outlet
-from streams.records import Received
 from streams.trunks import Shelf
 
 logger = logging.getLogger(__name__)
@@ -170,13 +169,11 @@ class Worker:
 
     # What comes in: handed over by the agents.
 
-    def take(
-        self, kind: int, partition: int, records: list[Received], next_offset: int, ack: Callable[[], Any], is_current: Callable[[], bool]
-    ) -> None:  # fmt: skip
-        """Hand one poll of an input topic to its desk; without a desk it is stale, and read again where it belongs."""
+    def hear(self, kind: int, partition: int, tap: Tap) -> None:
+        """Tell a desk that something has come of an input topic; without a desk it is stale, and read again where it belongs."""
         desk = self.desks.get(partition)
         if desk is not None:
-            desk.take(kind, records, next_offset, ack, is_current)
+            desk.hear(kind, tap)
 
     def take_outcomes(
         self, q: int, records: list[tuple[int, bytes | None]], next_offset: int, ack: Callable[[], Any], is_current: Callable[[], bool]

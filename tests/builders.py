@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,20 @@ def arrive(event: Event, kind: str = "browse") -> Arrived:
 def receive(event: Event, kind: str = "browse", *, offset: int = 0) -> Received:
     """The event as it lies on its topic, under the right key."""
     return received(KINDS.index(kind), offset, event.user_id.encode(), encode(event))
+
+
+@dataclass
+class Came:
+    """What has come of one topic and waits to be drawn by its desk."""
+
+    records: list[Received]
+    next_offset: int
+    is_current: Callable[[], bool] = lambda: True
+
+    def draw(self) -> tuple[list[Received], int, Callable[[], object]] | None:
+        """Hand it over, once."""
+        records, self.records = self.records, []
+        return (records, self.next_offset, lambda: None) if records else None
 
 
 def user_of(partition: int, partitions: int, *, prefix: str = "user") -> str:

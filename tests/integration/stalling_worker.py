@@ -1,6 +1,6 @@
 """A worker that stands still from the moment on that a file exists, in one of the ways in which workers have stood still: for test_vitals.
 
-python -m tests.integration.stalling_worker loop|agent|flow FILE        settings from the environment, as `headstart worker` takes them
+python -m tests.integration.stalling_worker loop|desk|flow FILE        settings from the environment, as `headstart worker` takes them
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ from typing import Any
 
 import streams.cli  # noqa: F401 - sets the number of threads before anything else is imported
 from features.errors import HeadstartError
-from streams.app import WorkerApp
+from streams.app import InflowTap, WorkerApp
 from streams.commands import worker as command
 from streams.settings import load_settings
-from streams.worker import Worker
 
 
 def stand_still(made: WorkerApp, kind: str, begun: Path) -> None:
@@ -31,20 +30,19 @@ def stand_still(made: WorkerApp, kind: str, begun: Path) -> None:
 
 def main(kind: str, begun: Path) -> None:
     """Run the worker with one fault."""
-    create_app, taking = command.create_app, Worker.take  # type: ignore[attr-defined]
+    create_app, drawing = command.create_app, InflowTap.draw  # type: ignore[attr-defined]
 
     def with_fault(*arguments: Any, **more: Any) -> WorkerApp:
         made: WorkerApp = create_app(*arguments, **more)
-        if kind != "agent":
+        if kind != "desk":
             threading.Thread(target=stand_still, args=(made, kind, begun), daemon=True).start()
         return made
 
-    def take(self: Worker, *taken: Any) -> None:
-        """The agent goes on, and what it is given is lost."""
-        if kind != "agent" or not begun.exists():
-            taking(self, *taken)
+    def draw(self: InflowTap) -> Any:
+        """The desk goes on, and what comes never reaches it."""
+        return None if kind == "desk" and begun.exists() else drawing(self)
 
-    command.create_app, Worker.take = with_fault, take  # type: ignore[attr-defined, method-assign, assignment]
+    command.create_app, InflowTap.draw = with_fault, draw  # type: ignore[attr-defined, method-assign]
     try:
         command.run(load_settings(needs=("broker", "redis")))
     except HeadstartError as error:

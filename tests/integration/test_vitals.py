@@ -131,12 +131,12 @@ def stalling(job: Live, kind: str, begun: Path) -> Iterator[subprocess.Popen[byt
 
 
 @pytest.mark.parametrize(
-    ("kind", "why"), [("loop", "the event loop has not answered"), ("agent", "has work and has not moved"), ("flow", "a rebalance has held up everything")]
+    ("kind", "why"), [("loop", "the event loop has not answered"), ("desk", "has work and has not moved"), ("flow", "a rebalance has held up everything")]
 )
 def test_a_worker_that_stands_still_ends_itself_and_the_next_one_goes_on(
     kind: str, why: str, quick_trunk: Path, broker: str, redis_url: str, tmp_path: Path
 ) -> None:  # fmt: skip
-    """A blocked loop, an agent that does nothing, a flow that a rebalance left stopped: the process ends with 70 and says why; what was sent is scored by the next."""
+    """A blocked loop, a desk that nothing reaches, a flow that a rebalance left stopped: the process ends with 70 and says why; what was sent is scored by the next."""
     begun, alive = tmp_path / "stand-still", tmp_path / "alive"
     with Live(quick_trunk, broker, redis_url, tmp_path, stall_s=4) as job:
         job.prepare()
@@ -150,7 +150,7 @@ def test_a_worker_that_stands_still_ends_itself_and_the_next_one_goes_on(
             sent = job.send(browsing(("launch",)))
             assert worker.wait(40) == 70
         assert why in job.log.read_text()
-        if kind == "agent":  # the one that lost what it was given
+        if kind == "desk":  # the one that lost what it was given
             job.start_worker()
             assert len(job.wait_for_scores(first + sent)) == first + sent
 

@@ -25,7 +25,7 @@ from streams import faust_worker
 from streams.delivery import deliver
 from streams.faust_worker import app_settings, hard_exit, run_worker
 from streams.records import Outgoing
-from streams.transport import Batch, Consumer, Transport, batch_topic, check_copartitioned
+from streams.transport import Consumer, Inflow, Transport, check_copartitioned, inflow_topic
 
 
 def say(**what: Any) -> None:
@@ -99,30 +99,31 @@ def main(options: dict[str, Any]) -> None:
     topics: list[str] = options["topics"]
     work_s: float = options.get("work_s", 0.0)
 
-    @app.agent(batch_topic(app, *topics), name="take")
+    @app.agent(inflow_topic(app, *topics), name="take")
     async def take(stream: Any) -> None:
         consumer = app.consumer
         assert isinstance(consumer, Consumer)
         async for event in stream.noack().events():
-            batch: Batch = event.value
-            if not consumer.is_current(batch):
-                say(what="stale", tp=batch.tp, first=batch.first)
+            inflow: Inflow = event.value
+            event.ack()
+            if not consumer.is_current(inflow) or not (records := consumer.take(inflow)):
                 continue
             positions.in_hand.clear()
+            first, after = records[0].offset, records[-1].offset + 1
             await asyncio.sleep(work_s)
-            if not consumer.is_current(batch):
+            if not consumer.is_current(inflow):
                 # As a refused commit: what was worked off meanwhile counts for nothing.
-                say(what="stale", tp=batch.tp, first=batch.first)
+                say(what="stale", tp=inflow.tp, first=first)
                 positions.in_hand.set()
                 continue
-            positions.move(batch.tp, batch.next)
+            positions.move(inflow.tp, after)
             now = time.time()
             say(
-                what="batch", tp=batch.tp, first=batch.first, next=batch.next, end=batch.end,
-                rows=[[r.offset, (r.key or b"").decode(), (r.value or b"").decode()] for r in batch.records] if options.get("rows", True) else [],
-                late_ms=[round((now - float(r.value or b"0")) * 1000, 2) for r in batch.records] if options.get("timed") else [],
+                what="batch", tp=inflow.tp, first=first, next=after,
+                rows=[[r.offset, (r.key or b"").decode(), (r.value or b"").decode()] for r in records] if options.get("rows", True) else [],
+                late_ms=[round((now - float(r.value or b"0")) * 1000, 2) for r in records] if options.get("timed") else [],
             )  # fmt: skip
-            event.ack()
+            consumer.worked(inflow, after)
             positions.in_hand.set()
 
     @app.task  # type: ignore[untyped-decorator]

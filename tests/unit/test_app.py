@@ -7,13 +7,19 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from aiokafka import ConsumerRecord
+from faust.types import TP
 
 from features.errors import InputError
-from features.events import KINDS
+from features.events import KINDS, encode
 from streams import app
-from streams.batches import Reading
 from streams.clock import Clock
 from streams.commands.options import need_past
+from streams.inflow import Inflow, Reading, Record
+from streams.measuring import Meters, Polls
+from streams.records import TICK_HEADER
+from streams.transport import Consumer
+from tests.builders import make_event
 
 
 def wire(readings: list[Reading]) -> app.FaustWire:
@@ -22,7 +28,7 @@ def wire(readings: list[Reading]) -> app.FaustWire:
     def reading(_: Any) -> Reading:
         return readings.pop(0) if len(readings) > 1 else readings[0]
 
-    faust = SimpleNamespace(consumer=SimpleNamespace(reading=reading))
+    faust = SimpleNamespace(consumer=SimpleNamespace(drained=reading))
     return app.FaustWire(cast(Any, faust), {name: name for name in (*KINDS, "outcomes")}, Clock())
 
 
@@ -40,6 +46,50 @@ def test_a_log_that_is_still_read_has_its_end(monkeypatch: pytest.MonkeyPatch) -
     behind, moving = wire([Reading(4, 11, 5)]), wire([Reading(n, n, 5) for n in range(1, 40)])
     ends = [end.offset for source in (behind, moving) for _ in range(30) if (end := source.end(0, 0)) is not None]
     assert ends == [11] * 30 + list(range(1, 31))
+
+
+class Told:
+    """A consumer of one inflow, and what Kafka is told."""
+
+    def __init__(self, inflow: Inflow) -> None:
+        self.inflow: Inflow | None = inflow
+        self.worked_off: list[int] = []
+
+    def is_current(self, inflow: Inflow) -> bool:
+        """Until it is taken away."""
+        return inflow is self.inflow
+
+    def take(self, inflow: Inflow) -> list[Record]:
+        """As the inflow does."""
+        return inflow.take()
+
+    def worked(self, inflow: Inflow, upto: int) -> None:
+        """Note it."""
+        self.worked_off.append(upto)
+
+
+@pytest.mark.parametrize("replay", [False, True], ids=["live", "replay"])
+def test_a_tap_draws_what_has_come_decoded_and_says_what_is_worked_off(replay: bool) -> None:
+    """All of it at once, with the offset that follows; nothing is None; tick records are told apart in a replay alone."""
+    browse = TP("browse", 2)
+    inflow = Inflow(browse, 7)
+    consumer, polls = Told(inflow), Polls(Meters())
+    tap = app.InflowTap(inflow, 0, cast(Consumer, consumer), polls, None, replay)
+    assert tap.draw() is None
+    event = make_event()
+    for offset, value, headers in ((7, encode(event), ()), (8, b"broken", ()), (9, b"", ((TICK_HEADER, b"5000"),))):
+        inflow.put([ConsumerRecord("browse", 2, offset, 1, 0, event.user_id.encode(), value, None, 4, len(value), headers)])
+    drawn = tap.draw()
+    assert drawn is not None
+    records, next_offset, ack = drawn
+    assert [(r.offset, r.arrived is not None, r.refused is not None, r.tick_ms) for r in records] == [
+        (7, True, False, None), (8, False, True, None), (9, False, not replay, 5000 if replay else None),
+    ]  # fmt: skip
+    assert (next_offset, consumer.worked_off, polls.oldest_s() > 0) == (10, [], True)
+    ack()
+    assert (consumer.worked_off, polls.oldest_s(), tap.draw(), tap.is_current()) == ([10], 0, None, True)
+    consumer.inflow = None
+    assert not tap.is_current()
 
 
 def test_a_trunk_that_has_seen_what_it_is_judged_on_is_refused() -> None:

@@ -25,7 +25,7 @@ from streams.partition import Partition
 from streams.records import Counted, Outgoing, encode_message, received
 from streams.settings import Settings
 from streams.worker import Worker
-from tests.builders import START_MS, make_event, make_model, make_rules, receive
+from tests.builders import START_MS, Came, make_event, make_model, make_rules, receive
 
 RULES = make_rules(replay=False, partitioner_check=False)
 LOG = [receive(make_event(START_MS + i, id=f"e{i}"), offset=i) for i in range(150)]
@@ -51,12 +51,15 @@ class LateSource:
         self.desk: Desk | None = None
         self.sought: list[list[int]] = []
         self.epoch = 0
+        self.taps: dict[int, Came] = {}
 
     def hand_over(self, first: int, last: int) -> None:
-        """Give the desk the records [first, last) of browse."""
+        """Let the records [first, last) of browse come."""
         assert self.desk is not None
         epoch = self.epoch
-        self.desk.take(0, LOG[first:last], last, lambda: None, lambda: self.epoch == epoch)
+        tap = self.taps.setdefault(epoch, Came([], 0, is_current=lambda: self.epoch == epoch))
+        tap.records, tap.next_offset = [*tap.records, *LOG[first:last]], last
+        self.desk.hear(0, tap)
 
     async def look_again(self) -> None:
         """Nothing is stamped live."""
@@ -119,6 +122,36 @@ def test_no_record_is_lost_when_a_desk_starts_over(model: Model) -> None:
     asyncio.run(work())
 
 
+def test_a_portion_takes_what_came_while_the_one_before_was_in_hand(model: Model) -> None:
+    """The desk draws when it begins: it need not hear of it first."""
+
+    async def work() -> None:
+        store, source = MemoryStore(), LateSource()
+        crashes: list[BaseException] = []
+        tap = Came(LOG[:1], 1)
+
+        class Meanwhile:
+            """An outlet during whose first delivery more comes."""
+
+            async def deliver(self, records: Sequence[Outgoing]) -> None:
+                """Let the rest come."""
+                if records and tap.next_offset == 1:
+                    tap.records, tap.next_offset = LOG[1:], len(LOG)
+
+        desk = Desk(
+            await Partition.load(0, store, RULES), store=store, rules=RULES, knowledge=Knowledge(store, model, 1), outlet=Meanwhile(), source=source,
+            tick_ms=1000, patience_s=10, clock_ms=lambda: START_MS, stamp_ms=lambda: -1, crashed=crashes.append,
+        )  # fmt: skip
+        desk.start()
+        desk.hear(0, tap)
+        await until(lambda: bool(crashes) or desk.partition.cursor.offsets[0] == len(LOG))
+        await desk.stop()
+        assert desk.partition.cursor.totals.applied == len(LOG)
+        assert not crashes
+
+    asyncio.run(work())
+
+
 class Slow:
     """An outlet that takes its time, as a broker does that fails over."""
 
@@ -156,7 +189,7 @@ def test_a_rebalance_during_a_slow_delivery_goes_on_afterwards(model: Model) -> 
             clock_ms=lambda: START_MS,
         )  # fmt: skip
         await worker.assigned([0], [])
-        worker.take(0, 0, [received(0, 0, b"u", b"broken")], 1, lambda: None, lambda: True)
+        worker.hear(0, 0, Came([received(0, 0, b"u", b"broken")], 1))
         await asyncio.sleep(0.1)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(worker.settle(), 0.05)
@@ -193,9 +226,8 @@ def test_a_topic_is_held_by_what_waits_in_bytes_and_goes_on_when_it_is_worked(mo
             await Partition.load(0, store, RULES), store=store, rules=RULES, knowledge=Knowledge(store, model, 1), outlet=Slow(), source=source,
             tick_ms=1000, patience_s=10, clock_ms=lambda: START_MS, stamp_ms=lambda: -1, crashed=crashes.append, held_bytes=1_000,
         )  # fmt: skip
-        desk.take(1, [received(1, 0, b"ann", bytes(100))], 1, lambda: None, lambda: True)
-        desk.take(0, [received(0, 0, b"ann", bytes(2_000))], 1, lambda: None, lambda: True)
-        assert source.holds == [(0, True)]
+        desk.hear(1, Came([received(1, 0, b"ann", bytes(100))], 1))
+        desk.hear(0, Came([received(0, 0, b"ann", bytes(2_000))], 1))
         desk.start()
         await until(lambda: len(source.holds) > 1)
         await desk.stop()
@@ -321,7 +353,7 @@ def test_what_left_the_log_counts_in_the_commit_that_goes_past_it(model: Model) 
         desk = worker.desks[0]
 
         async def take(offset: int) -> int:
-            worker.take(0, 0, [received(0, offset, b"u", b"broken")], offset + 1, lambda: None, lambda: True)
+            worker.hear(0, 0, Came([received(0, offset, b"u", b"broken")], offset + 1))
             await until(lambda: desk.partition.cursor.offsets[0] == offset + 1)
             return desk.partition.cursor.totals.lost
 

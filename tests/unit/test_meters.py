@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from faust.types import TP
@@ -15,7 +14,6 @@ from features.memory_store import MemoryStore
 from features.store import Changes
 from models.watch import Finding
 from streams.alerts import KINDS, alert_of, severity_of
-from streams.batches import Batch
 from streams.commands.schema import schema
 from streams.incidents import incident, outgoing
 from streams.measuring import MeteredOutlet, MeteredStore, Meters, Polls
@@ -114,8 +112,7 @@ def test_the_age_of_the_oldest_poll_in_hand() -> None:
     current = {1: True, 2: True, 3: True}
     acks = {}
     for epoch, partition in ((1, 0), (2, 0), (3, 1)):
-        batch = cast(Batch, SimpleNamespace(tp=TP("browse", partition), records=[SimpleNamespace(timestamp=95_000)]))
-        acks[epoch] = polls.handed(batch, lambda: "acked", lambda epoch=epoch: current[epoch])  # type: ignore[misc]
+        acks[epoch] = polls.drawn(TP("browse", partition), 95_000, lambda: "acked", lambda epoch=epoch: current[epoch])  # type: ignore[misc]
         now += 1
     assert polls.oldest_s() == 3
     assert acks[2]() == "acked"  # in the order of a partition, so the one before is done as well
@@ -126,12 +123,8 @@ def test_the_age_of_the_oldest_poll_in_hand() -> None:
 
 
 def test_polls_that_a_seek_made_stale_are_let_go() -> None:
-    """Nobody acknowledges them; and of none are the records kept."""
-    polls, tp, epoch = Polls(Meters()), TP("browse", 0), 0
-    records = [SimpleNamespace(timestamp=95_000)]
-    for epoch in range(1, 100):
-        batch = Batch(tp, cast(Any, records), epoch, 1)
-        mark = batch.mark()
-        polls.handed(batch, lambda: None, lambda mark=mark: mark.epoch == epoch)  # type: ignore[misc]  # noqa: B023
+    """Nobody acknowledges them."""
+    polls, tp, now = Polls(Meters()), TP("browse", 0), 0
+    for now in range(1, 100):
+        polls.drawn(tp, 95_000, lambda: None, lambda epoch=now: epoch == now)  # type: ignore[misc]  # noqa: B023
     assert [len(waiting) for waiting in polls._open.values()] == [1]
-    assert (mark.tp, mark.epoch, len(mark)) == (tp, 99, 0)

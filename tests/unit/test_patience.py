@@ -25,7 +25,7 @@ from streams.outbox import OUTBOX
 from streams.partition import Partition, Totals
 from streams.pipeline import work_off
 from streams.records import Counted, Launch, Outcome, Outgoing, Received, decode_message, encode_message
-from tests.builders import DAY_MS, EDGES_MS, HOUR_MS, START_MS, make_event, make_model, make_rules, random_events, receive
+from tests.builders import DAY_MS, EDGES_MS, HOUR_MS, START_MS, Came, make_event, make_model, make_rules, random_events, receive
 from tests.unit.test_desk import LOG, RULES, until
 
 
@@ -84,7 +84,7 @@ class Again:
     def bring(self) -> None:
         """Hand over what there is of browse."""
         assert self.desk is not None
-        self.desk.take(0, LOG, len(LOG), lambda: None, lambda: True)
+        self.desk.hear(0, Came(LOG, len(LOG)))
 
     def hold(self, partition: int, kind: int, held: bool) -> None:
         """Nothing is held."""
@@ -189,7 +189,7 @@ def test_a_commit_whose_answer_was_lost_is_no_reason_to_wait(model: Model) -> No
         )  # fmt: skip
         was_lost = lose_an_answer(store)
         for kind in range(4):
-            desk.take(kind, [Received(kind, 0, None, None, None, tick_ms=START_MS)], 1, lambda: None, lambda: True)
+            desk.hear(kind, Came([Received(kind, 0, None, None, None, tick_ms=START_MS)], 1))
         desk.start()
         await until(was_lost)
         await until(lambda: bool(crashes) or (desk.partition.cursor.tick_ms == START_MS and not desk.down_s()))
@@ -255,7 +255,7 @@ def test_a_quiet_partition_goes_on_at_the_present_tick(model: Model, known: bool
             await Partition.load(0, store, rules), store=store, rules=rules, knowledge=knowledge, outlet=outlet, source=source,
             tick_ms=1000, patience_s=10, clock_ms=lambda: now_ms, stamp_ms=lambda: -1, crashed=crashes.append,
         )  # fmt: skip
-        desk.take(0, [receive(late)], 1, lambda: None, lambda: True)
+        desk.hear(0, Came([receive(late)], 1))
         told = source.told
         if not known:
             source.told = [told[0], None, None, None]
@@ -306,7 +306,7 @@ def test_what_a_long_silence_ends_with_is_committed_in_steps(written: int) -> No
         )  # fmt: skip
         if written:
             late = [receive(make_event(ts_ms, id=f"late{ts_ms}", line="line0"), offset=i) for i, ts_ms in enumerate((START_MS + 5_000, now_ms - 1_000))]
-            desk.take(0, late, written, lambda: None, lambda: True)
+            desk.hear(0, Came(late, written))
         desk.start()
         await until(lambda: bool(crashes) or desk.partition.cursor.tick_ms == now_ms)
         await desk.stop()

@@ -29,7 +29,7 @@ from streams.pipeline import work_off
 from streams.records import Launch
 from streams.settings import Settings
 from streams.view import Look, Reader
-from tests.builders import HOUR_MS, START_MS, make_artifact, make_event, make_model, make_rules, receive
+from tests.builders import HOUR_MS, START_MS, Came, make_artifact, make_event, make_model, make_rules, receive
 from tests.unit.test_desk import LateSource, Slow, until
 
 NIGHT_MS = 8 * HOUR_MS
@@ -56,7 +56,7 @@ class Shop:
             await Partition.load(0, self.store, RULES), store=self.store, rules=RULES, knowledge=Knowledge(self.store, make_model("shoes"), 1), outlet=Slow(),
             source=source, tick_ms=1_000, patience_s=10, clock_ms=lambda: self.now_ms, stamp_ms=lambda: -1, crashed=self.crashes.append,
         )  # fmt: skip
-        desk.take(0, [receive(make_event(START_MS), offset=0)], 1, lambda: None, lambda: True)
+        desk.hear(0, Came([receive(make_event(START_MS), offset=0)], 1))
         desk.start()
         await until(lambda: bool(self.crashes) or desk.partition.cursor.offsets[0] == 1)
         for hours in range(1, 9):  # the bins of its exposures close, and are written

@@ -18,7 +18,7 @@ from streams.outbox import Past, Told
 from streams.partition import Partition, first_cursor
 from streams.vitals import SILENT_S, Vitals
 from streams.worker import ALERT_AGAIN_S, OUTCOMES
-from tests.builders import START_MS, make_event, make_model, receive
+from tests.builders import START_MS, Came, make_event, make_model, receive
 from tests.lone_worker import RULES, Everything, make_worker
 
 
@@ -37,7 +37,7 @@ def test_records_that_left_the_log_are_counted_once_and_told(model: Model) -> No
         await worker.assigned([0], [0])
         worker.log_start_above(1, 0, 0, 500)
         assert (worker.alerts, worker.desks[0].partition.cursor.totals.lost) == ([], 0)
-        worker.take(0, 0, [receive(make_event(), offset=0)], 1, lambda: None, lambda: True)
+        worker.hear(0, 0, Came([receive(make_event(), offset=0)], 1))
         await worker.settle()
         partition = await Partition.load(0, store, RULES)
         partition.cursor.offsets[0] = 3
@@ -108,9 +108,8 @@ class Joined:
     def reading(self, topic: int, partition: int) -> None:
         """Nothing is known."""
 
-    def drained(self, topic: int, partition: int) -> int:
+    def drained(self, topic: int, partition: int) -> None:
         """Nothing came."""
-        return 0
 
     def stands_still(self) -> bool:
         """It goes on."""

@@ -7,18 +7,22 @@ import logging
 import subprocess
 import sys
 from collections.abc import Coroutine, Iterator, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import faust
 import pytest
 from aiokafka import ConsumerRecord
+from aiokafka.errors import TopicAuthorizationFailedError
 from faust.types import TP
 
 from features.errors import DependencyDown
+from streams import consumer_thread
 from streams.delivery import deliver
 from streams.faust_worker import RateLimit, app_settings
+from streams.inflow import Reading, Record
 from streams.records import Outgoing
-from streams.transport import Batch, Consumer, Transport, batch_topic, check_copartitioned
+from streams.transport import Consumer, Inflow, Transport, check_copartitioned, inflow_topic
 
 P0 = TP("browse", 0)
 
@@ -38,14 +42,20 @@ class NoPositions:
     def failed(self, error: BaseException) -> None: ...
 
 
-def record(offset: int) -> ConsumerRecord[bytes | None, bytes | None]:
+def record(offset: int) -> Record:
     """A raw record of partition 0 of browse."""
     return ConsumerRecord("browse", 0, offset, 1_700_000_000_123, 0, b"user", b"{}", None, 4, 2, (("h", b"1"),))
 
 
-def batch(first: int, last: int, epoch: int) -> Batch:
-    """A batch of the records first..last."""
-    return Batch(P0, [record(offset) for offset in range(first, last + 1)], epoch, last + 1)
+def records(first: int, last: int) -> list[Record]:
+    """The records first..last."""
+    return [record(offset) for offset in range(first, last + 1)]
+
+
+def inflow(consumer: Consumer, first: int) -> Inflow:
+    """The one that a seek to `first` begins."""
+    begun = consumer.inflows[P0] = Inflow(P0, first)
+    return begun
 
 
 @pytest.fixture
@@ -60,7 +70,7 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 @pytest.fixture
 def app(loop: asyncio.AbstractEventLoop) -> faust.App:
-    """An app with the batched transport, not started."""
+    """An app with our transport, not started."""
     app = faust.App(**app_settings("127.0.0.1:1", group="g"), loop=loop)
     app.transport = Transport(app.conf.broker_consumer, app, positions=NoPositions())
     return app
@@ -81,47 +91,59 @@ def run(consumer: Consumer, coroutine: Coroutine[Any, Any, Any]) -> Any:
     return consumer.app.loop.run_until_complete(coroutine)
 
 
-def message(consumer: Consumer, of: Batch) -> Any:
-    """The Faust message that stands for a batch."""
-    return consumer._to_message(of.tp, of)
+async def poll(consumer: Consumer) -> list[Inflow]:
+    """What one poll brings."""
+    return [message.value async for _, message in consumer.getmany(0.01)]
 
 
-def test_an_agent_gets_the_batch_as_it_is(app: faust.App, consumer: Consumer) -> None:
-    """The topic's decoder hands on the very batch, with its raw records, whatever their bytes."""
-    given = batch(5, 7, 1)
-    event: Any = run(consumer, batch_topic(app, "browse", "click").decode(message(consumer, given)))
-    assert event.value is given
-    assert (event.message.tp, event.message.offset, event.message.generation_id) == (P0, 7, app.consumer_generation_id)
-    assert (given.first, given.next, len(given)) == (5, 8, 3)
-    assert (given.records[0].key, given.records[0].value, given.records[0].timestamp, given.records[0].headers) == (
-        b"user",
-        b"{}",
-        1_700_000_000_123,
-        (("h", b"1"),),
-    )
+def test_the_app_is_told_once_until_it_takes_and_takes_all(consumer: Consumer) -> None:
+    """However often something is put in; who takes finds nothing a second time, and of what was taken nothing is kept."""
+    begun = inflow(consumer, 5)
+    assert begun.put(records(5, 6))
+    assert not begun.put(records(7, 9))
+    assert (begun.next, len(begun), begun.bytes) == (10, 5, 10)
+    assert [r.offset for r in consumer.take(begun)] == [5, 6, 7, 8, 9]
+    assert (consumer.take(begun), begun.next, len(begun), begun.bytes) == ([], 10, 0, 0)
+    assert begun.put(records(10, 10))
 
 
-def test_the_highest_ack_is_told_and_gaps_are_nothing(consumer: Consumer) -> None:
-    """The offset to commit is the highest acked one + 1, over holes in the log, and it stays until the next ack."""
-    consumer.new_epoch(P0)
-    for first, last in ((0, 4), (9, 12)):
-        consumer.ack(message(consumer, batch(first, last, consumer.epochs[P0])))
+def test_an_agent_gets_the_inflow_as_it_is(app: faust.App, consumer: Consumer) -> None:
+    """The topic's decoder hands on the very inflow, and its records are raw, whatever their bytes."""
+    begun = inflow(consumer, 5)
+    begun.put(records(5, 7))
+    event: Any = run(consumer, inflow_topic(app, "browse", "click").decode(consumer._to_message(P0, begun)))
+    assert event.value is begun
+    assert (event.message.tp, event.message.generation_id) == (P0, app.consumer_generation_id)
+    first = consumer.take(begun)[0]
+    assert (first.key, first.value, first.timestamp, first.headers) == (b"user", b"{}", 1_700_000_000_123, (("h", b"1"),))
+
+
+def test_the_highest_offset_is_told_and_gaps_are_nothing(consumer: Consumer) -> None:
+    """The offset to commit is the highest that was worked off, over holes in the log, and it stays until the next; that a message was heard says nothing."""
+    begun = inflow(consumer, 0)
+    consumer.ack(consumer._to_message(P0, begun))
+    assert consumer._new_offset(P0) is None
+    for upto in (5, 13):
+        consumer.worked(begun, upto)
     run(consumer, consumer._add_gap(P0, 5, 8))
     assert consumer._new_offset(P0) == consumer._new_offset(P0) == 13
     assert consumer._new_offset(TP("browse", 1)) is None
 
 
 def test_after_a_seek_what_was_drained_before_is_stale(consumer: Consumer) -> None:
-    """A batch of an older epoch is not current and its ack tells Kafka nothing; nor is one that was drained before the first seek."""
-    consumer.new_epoch(P0)
-    old = batch(0, 4, consumer.epochs[P0])
+    """An older inflow is not current, no agent hears of it any more, and what was taken from it tells Kafka nothing."""
+    old = inflow(consumer, 0)
     assert consumer.is_current(old)
-    consumer.new_epoch(P0)
+    consumer.came([old])
+    present = inflow(consumer, 2)
+    consumer.came([present])
+    consumer.resume_flow()
+    consumer._active_partitions = {P0}
+    assert run(consumer, poll(consumer)) == [present]
     assert not consumer.is_current(old)
-    consumer.ack(message(consumer, old))
+    consumer.worked(old, 5)
     assert consumer._new_offset(P0) is None
-    assert not consumer.is_current(batch(0, 4, 0))
-    assert consumer.is_current(batch(2, 4, consumer.epochs[P0]))
+    assert consumer.is_current(present)
 
 
 def test_an_assignment_unparks_and_makes_all_stale(consumer: Consumer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,8 +153,7 @@ def test_an_assignment_unparks_and_makes_all_stale(consumer: Consumer, monkeypat
 
     monkeypatch.setattr(consumer, "_on_partitions_assigned", nothing)
     monkeypatch.setattr(consumer.app, "on_rebalance_return", lambda: None)
-    consumer.new_epoch(P0)
-    old = batch(0, 4, consumer.epochs[P0])
+    old = inflow(consumer, 0)
     consumer.pause([P0])
     assert consumer.paused == {P0}
     run(consumer, consumer.on_partitions_assigned({P0}))
@@ -140,22 +161,85 @@ def test_an_assignment_unparks_and_makes_all_stale(consumer: Consumer, monkeypat
     assert not consumer.is_current(old)
 
 
-def test_parked_partitions_are_not_asked_for(consumer: Consumer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What may be drained follows pause and resume during a poll, and is never empty for aiokafka, which would take that for all."""
-    asked: list[Any] = []
-
-    async def getmany(active_partitions: Any, timeout: float) -> dict[TP, Any]:
-        asked.append(active_partitions)
-        return {}
-
-    monkeypatch.setattr(consumer, "_getmany", getmany)
+def test_parked_partitions_are_not_asked_for(consumer: Consumer) -> None:
+    """What may be drained follows pause and resume, is never empty for aiokafka, which would take that for all, and is nothing while the flow stands."""
+    assert consumer.drainable() is None
     consumer._active_partitions = {P0}
+    consumer.resume_flow()
     consumer.pause([P0])
-    run(consumer, consumer._wait_next_records(1.0))
-    assert (P0 in asked[0], bool(asked[0])) == (False, True)
+    run(consumer, poll(consumer))
+    wanted: Any = consumer.drainable()
+    assert (P0 in wanted, bool(wanted)) == (False, True)
     consumer.resume([P0])
-    assert P0 in asked[0]
-    assert TP("browse", 1) not in asked[0]
+    assert P0 in wanted
+    assert TP("browse", 1) not in wanted
+    consumer.stop_flow()
+    assert consumer.drainable() is None
+
+
+@pytest.mark.parametrize("limit", ["records", "bytes"])
+def test_of_a_partition_that_is_not_taken_no_more_than_a_bound_is_drained(consumer: Consumer, monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
+    """In records or in bytes; when it is taken, the thread is woken."""
+    monkeypatch.setattr(consumer_thread, f"FULL_{limit.upper()}", 3 if limit == "records" else 6)
+    woken: list[bool] = []
+    monkeypatch.setattr(consumer._thread, "wake", lambda: woken.append(True))
+    consumer._active_partitions = {P0}
+    consumer.resume_flow()
+    run(consumer, poll(consumer))
+    wanted: Any = consumer.drainable()
+    begun = inflow(consumer, 0)
+    begun.put(records(0, 1))
+    assert P0 in wanted
+    begun.put(records(2, 2))
+    assert P0 not in wanted
+    assert len(consumer.take(begun)) == 3
+    assert P0 in wanted
+    assert woken == [True]
+
+
+def test_a_drain_lies_in_the_present_inflow(consumer: Consumer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes of a partition that was not sought is dropped; of each the reading is kept as of the drain, and what was never read is told."""
+    thread, other = consumer._thread, TP("click", 0)
+    found = {P0: records(3, 5), other: records(0, 1)}
+
+    async def fetched(*_: Any, **__: Any) -> Any:
+        return found
+
+    async def beginnings(_: Any) -> Any:
+        return {P0: 100}
+
+    fake = SimpleNamespace(_max_poll_records=10, beginning_offsets=beginnings)
+    monkeypatch.setattr(thread, "_consumer", fake)
+    monkeypatch.setattr(thread, "_fetch_records", fetched)
+    monkeypatch.setattr(thread, "reading", lambda tp: Reading(6, 9, 1) if tp == P0 else None)
+    lost: list[Any] = []
+    monkeypatch.setattr(consumer, "gone", lambda *what: lost.append(what))
+    begun = inflow(consumer, 1)
+
+    async def drain() -> None:
+        assert await thread._drain(consumer._parked)
+        await asyncio.sleep(0)
+
+    run(consumer, drain())
+    assert [r.offset for r in consumer.take(begun)] == [3, 4, 5]
+    assert (list(consumer._arrived), consumer.drained(P0), consumer.drained(other)) == ([begun], Reading(6, 9, 1), None)
+    assert lost == [(P0, 1, 3)]
+
+
+def test_an_error_in_the_thread_is_raised_by_the_next_poll(consumer: Consumer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The app must not wait for records that nobody reads any more."""
+
+    async def refused(*_: Any, **__: Any) -> Any:
+        raise TopicAuthorizationFailedError("browse")
+
+    monkeypatch.setattr(consumer._thread, "_consumer", SimpleNamespace(_max_poll_records=10))
+    monkeypatch.setattr(consumer._thread, "_fetch_records", refused)
+    consumer._active_partitions = {P0}
+    consumer.resume_flow()
+    run(consumer, poll(consumer))
+    run(consumer, consumer._thread._drain_on())
+    with pytest.raises(TopicAuthorizationFailedError):
+        run(consumer, poll(consumer))
 
 
 def test_split_partitions_are_named() -> None:

@@ -1,0 +1,80 @@
+"""What the transport hands to the agents: the inflow of a partition, whose raw records they take when they are ready for them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import faust
+from aiokafka import ConsumerRecord
+from faust.types import TP
+
+Record: TypeAlias = ConsumerRecord[bytes | None, bytes | None]
+
+
+class Reading(NamedTuple):
+    """How far a partition is read, as the last answer of the broker says."""
+
+    position: int  # the next offset to be drained
+    end: int  # the end of the log (its high watermark) at as_of_ms
+    as_of_ms: int  # wall clock of the last fetch response for this partition
+
+
+class Inflow:
+    """What comes of one topic partition from one seek to the next, in the order of its offsets: the consumer's thread puts in, the app takes out.
+
+    The app is told that something has come, once until it takes; whoever takes has all that is there by then.
+    """
+
+    __slots__ = ("_lock", "_records", "_told", "bytes", "next", "reading", "tp")
+
+    def __init__(self, tp: TP, offset: int) -> None:
+        self.tp, self.next = tp, offset
+        """`next`: the offset after the last record that was put in."""
+        self.bytes = 0
+        self.reading: Reading | None = None
+        """As of the last drain: all that was read up to `position` has been put in."""
+        self._records: list[Record] = []
+        self._told = False
+        self._lock = threading.Lock()
+
+    def put(self, records: list[Record]) -> bool:
+        """Add what follows; whether the app is to be told."""
+        size = sum([max(0, r.serialized_value_size) for r in records])
+        with self._lock:
+            self._records += records
+            self.bytes += size
+            self.next = int(records[-1].offset) + 1
+            tell, self._told = not self._told, True
+            return tell
+
+    def take(self) -> list[Record]:
+        """Return all that was put in since the last time."""
+        with self._lock:
+            records, self._records = self._records, []
+            self.bytes, self._told = 0, False
+            return records
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __repr__(self) -> str:
+        return f"<Inflow {self.tp.topic}[{self.tp.partition}] to {self.next}, {len(self)} wait>"
+
+
+class InflowSchema(faust.Schema[Any, Any]):
+    """Hands an inflow to the agents as it is: Faust decodes nothing, so nothing can fail to decode."""
+
+    def compile(self, app: Any, **_: Any) -> Callable[..., Awaitable[Any]]:
+        """Return the decoder of Faust's conductor."""
+
+        async def decode(message: Any, *, propagate: bool = False) -> Any:
+            return app.create_event(None, message.value, None, message)
+
+        return decode
+
+
+def inflow_topic(app: faust.App, *topics: str) -> Any:
+    """Return the channel on which an agent hears of what comes of these topics, through one queue."""
+    return app.topic(*topics, schema=InflowSchema(), internal=False)
