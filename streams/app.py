@@ -218,8 +218,8 @@ def create_app(
     names = broker_names(settings.topic_prefix, settings.topic_names)
     readable = len(KINDS) * rules.partitions + rules.outcome_partitions  # topic partitions, if this is the only worker
     buffered = BUFFERED_POLLS_A_PARTITION * readable + 64
-    # What is fetched, what is drained, what waits at the gate, and what is drawn before the hold takes effect: a quarter of the bound each.
-    share = settings.max_held_mb * 1_000_000 // (4 * readable)
+    # What is fetched, what is drained and one fetch more, what waits at the gate, and what is drawn before the hold takes effect: a fifth of the bound each.
+    share = settings.max_held_mb * 1_000_000 // (5 * readable)
     kwargs = app_settings(
         settings.broker, group=worker_group(settings.namespace), session_timeout_s=float(settings.session_timeout_s),
         max_poll_records=settings.max_poll_records, buffered_polls=buffered, max_fetch_bytes=min(MAX_FETCH_BYTES, max(MIN_FETCH_BYTES, share)), credentials=faust_credentials(settings),
@@ -231,7 +231,7 @@ def create_app(
         outlet=MeteredOutlet(traces.outlet(outlet) if traces is not None else outlet, meters), wire=wire, hard_exit=hard_exit, alive_file=settings.alive_file, held_bytes=share,
         clock_ms=clock.now_ms, meta=meta, ask_time=ask_time,
     )  # fmt: skip
-    app.transport = Transport(app.conf.broker_consumer, app, positions=WorkerPositions(worker, wire.topics))
+    app.transport = Transport(app.conf.broker_consumer, app, positions=WorkerPositions(worker, wire.topics), full_bytes=share)
 
     kinds = {topic: kind for kind, topic in enumerate(wire.topics)}
 

@@ -29,8 +29,8 @@ POLL_WAIT_S: Final = 0.1
 """How long one drain waits for records. `wake` and a new fetch end it, so this is no latency."""
 REST_S: Final = 0.01
 """From one drain to the next, while records come: each costs a round trip to the broker."""
-FULL_RECORDS, FULL_BYTES = 1_000, 250_000
-"""An inflow in which so much waits is not added to until it is taken."""
+FULL_RECORDS: Final = 2_000
+"""An inflow in which so many wait is not added to until they are taken."""
 LEAVE_S: Final = 3.0
 LOOK_S: Final = 1.0
 """How often, at most, it is asked whether holes in what is read are records that left the log."""
@@ -58,12 +58,13 @@ class Waiting(Protocol):
     """What it asks its transport."""
 
     fetch_max_wait_ms: int
+    full_bytes: int
 
 
 class ConsumerThread(driver.AIOKafkaConsumerThread):
     """The thread with the aiokafka consumer. Inflows begin and are filled here, so a drain lies wholly before or after a seek."""
 
-    logger = logging.getLogger("faust.transport.batched")
+    logger = logging.getLogger("faust.transport.inflows")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -156,8 +157,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
     def is_full(self, tp: TP) -> bool:
         """Whether so much of a partition waits that no more is drained. Callable from any thread."""
-        inflow = self._told.inflows.get(tp)
-        return inflow is not None and (len(inflow) >= min(FULL_RECORDS, self.app.conf.broker_max_poll_records) or inflow.bytes >= FULL_BYTES)
+        inflow, asked = self._told.inflows.get(tp), cast(Waiting, self.transport)
+        return inflow is not None and (len(inflow) >= min(FULL_RECORDS, self.app.conf.broker_max_poll_records) or inflow.bytes >= asked.full_bytes)
 
     async def _look_at_holes(self, consumer: AIOKafkaConsumer, places: list[TP]) -> None:
         try:

@@ -101,7 +101,7 @@ class _Drainable(Set[TP]):
 class Consumer(driver.Consumer):
     """Faust's consumer of inflows. Reach it as `app.consumer`; all methods are for the app's event loop."""
 
-    logger = logging.getLogger("faust.transport.batched")
+    logger = logging.getLogger("faust.transport.inflows")
     _thread: ConsumerThread
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -119,13 +119,13 @@ class Consumer(driver.Consumer):
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
     @property
-    def _batch_transport(self) -> Transport:
+    def _own_transport(self) -> Transport:
         return cast(Transport, self.transport)
 
     def gone(self, tp: TP, first: int, upto: int) -> None:
         """Hear from the thread that records left the log before they were read."""
         if tp in self.inflows:
-            self._batch_transport.positions.records_gone(tp, first, upto)
+            self._own_transport.positions.records_gone(tp, first, upto)
 
     def is_current(self, inflow: Inflow) -> bool:
         """Whether no seek, revocation or assignment of its partition came after it began. Ask before taking from it, and before working what was taken."""
@@ -214,7 +214,7 @@ class Consumer(driver.Consumer):
 
     async def wait_empty(self) -> None:
         """Let the pipeline finish the batch in hand, for at most `settle_s`, and tell Kafka. The stock one waits for every batch that is held, without a bound."""
-        transport = self._batch_transport
+        transport = self._own_transport
         try:
             await asyncio.wait_for(transport.positions.settle(), transport.settle_s)
         except TimeoutError:
@@ -243,14 +243,14 @@ class Consumer(driver.Consumer):
         bound_s = 0.8 * self.app.conf.broker_request_timeout
         try:
             async with asyncio.timeout(bound_s):
-                cursors = await self._batch_transport.positions.cursors(set(tps))
+                cursors = await self._own_transport.positions.cursors(set(tps))
                 return await self._seek_within({tp: cursors.get(tp) for tp in tps})
         except IllegalStateError:
             raise  # assigned anew meanwhile: Faust comes again
         except Exception as error:
             if not self.should_stop and not self.app.should_stop:
                 late = DependencyDown(f"where to read was not known within {bound_s:.0f} s: the broker or Redis does not answer")
-                self._batch_transport.positions.failed(late if isinstance(error, TimeoutError) else error)
+                self._own_transport.positions.failed(late if isinstance(error, TimeoutError) else error)
             raise
 
     async def seek_partition(self, tp_to_offset: Mapping[TP, int | None]) -> Mapping[TP, int]:
@@ -276,7 +276,7 @@ class Consumer(driver.Consumer):
         for tp, offset in wanted.items():
             first = firsts[tp]
             if offset is not None and offset < first:
-                self._batch_transport.positions.log_start_above(tp, offset, first)
+                self._own_transport.positions.log_start_above(tp, offset, first)
             positions[tp] = first if offset is None else max(offset, first)
         await self.seek_wait(positions)
         for tp, position in positions.items():
@@ -291,7 +291,7 @@ class Consumer(driver.Consumer):
         A new leader can tell an old end for a moment, and the embedded broker tells the beginning of its last batch. So where an end
         lies below the cursor, we fetch there: the answer has the true end.
         """
-        deadline, probed = self.loop.time() + self._batch_transport.shrunk_log_s, set[TP]()
+        deadline, probed = self.loop.time() + self._own_transport.shrunk_log_s, set[TP]()
         while True:
             bounds = await self._thread.bounds(list(wanted)) if wanted else {}
             ends = {tp: max(end, known.end if (known := self.reading(tp)) else 0) for tp, (_, end) in bounds.items()}
@@ -339,17 +339,29 @@ class Consumer(driver.Consumer):
 class Transport(driver.Transport):
     """Set it as `app.transport` before any agent is declared; see the module's docstring.
 
-    `fetch_max_wait_ms`: how long the broker may hold a fetch that has nothing to bring. `settle_s`: how long a rebalance or a stop waits
+    `fetch_max_wait_ms`: how long the broker may hold a fetch that has nothing to bring. `full_bytes`: a partition of which so much was drained and not taken is
+    not drained further; what one fetch brings may go beyond it. `settle_s`: how long a rebalance or a stop waits
     for the batch in hand; keep it well below the session timeout. `shrunk_log_s`: how long a log may end below its cursor before that is
     taken for true.
     """
 
     Consumer = Consumer
 
-    def __init__(self, url: Any, app: Any, *, positions: Positions, fetch_max_wait_ms: int = 20, settle_s: float = 2.0, shrunk_log_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        url: Any,
+        app: Any,
+        *,
+        positions: Positions,
+        fetch_max_wait_ms: int = 20,
+        full_bytes: int = 1_000_000,
+        settle_s: float = 2.0,
+        shrunk_log_s: float = 10.0,
+    ) -> None:
         super().__init__(url, app)
         self.positions = positions
         self.fetch_max_wait_ms = fetch_max_wait_ms
+        self.full_bytes = full_bytes
         self.settle_s = settle_s
         self.shrunk_log_s = shrunk_log_s
 

@@ -180,7 +180,8 @@ def test_parked_partitions_are_not_asked_for(consumer: Consumer) -> None:
 @pytest.mark.parametrize("limit", ["records", "bytes"])
 def test_of_a_partition_that_is_not_taken_no_more_than_a_bound_is_drained(consumer: Consumer, monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
     """In records or in bytes; when it is taken, the thread is woken."""
-    monkeypatch.setattr(consumer_thread, f"FULL_{limit.upper()}", 3 if limit == "records" else 6)
+    monkeypatch.setattr(consumer_thread, "FULL_RECORDS", 3 if limit == "records" else 100)
+    monkeypatch.setattr(consumer._own_transport, "full_bytes", 100 if limit == "records" else 6)
     woken: list[bool] = []
     monkeypatch.setattr(consumer._thread, "wake", lambda: woken.append(True))
     consumer._active_partitions = {P0}
