@@ -79,8 +79,11 @@ class LocalTime:
 
     def utc_offsets_s(self, ts_ms: NDArray[np.int64]) -> NDArray[np.int32]:
         """Return the same of many times, (N,)."""
-        quarters, of = np.unique(ts_ms // _QUARTER_MS, return_inverse=True)
-        return np.array([self._offset_s(quarter) for quarter in quarters.tolist()], np.int32)[of]
+        quarters = ts_ms // _QUARTER_MS
+        if (quarters == quarters[:1]).all():
+            return np.array([self._offset_s(quarter) for quarter in quarters[:1].tolist()] * len(quarters), np.int32)
+        distinct, of = np.unique(quarters, return_inverse=True)
+        return np.array([self._offset_s(quarter) for quarter in distinct.tolist()], np.int32)[of]
 
     def _offset_s(self, quarter: int) -> int:
         offset_s = self._known.get(quarter)

@@ -5,12 +5,10 @@ A gate holds what was read of the four topics of one partition and not yet worke
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
-
-import numpy as np
+from itertools import accumulate, islice
 
 from features.errors import HeadstartError, InputError
 from streams.partition import TOPICS
@@ -163,22 +161,19 @@ class LiveGate(Gate):
         if not any(self.queues) or any(more and not queue for more, queue in zip(unread, self.queues, strict=True)):
             return []
         ahead = [list(islice(queue, self._portion)) for queue in self.queues]
-        times = [np.array([r.arrived.ts_ms if r.arrived is not None else 0 for r in records], np.int64) for records in ahead]
-        for of_topic in times:
-            of_topic[of_topic > latest_ms] = 0
-        keys = np.concatenate([np.maximum.accumulate(of_topic) for of_topic in times])
-        order = np.argsort(keys, kind="stable")[: self._portion]
-        kinds = np.repeat(np.arange(TOPICS), [len(records) for records in ahead])[order]
+        times = [[0 if (a := r.arrived) is None or a.ts_ms > latest_ms else a.ts_ms for r in records] for records in ahead]
+        keys = [key for of_topic in times for key in accumulate(of_topic, max)]
+        kinds = [kind for kind, records in enumerate(ahead) for _ in records]
+        order = sorted(range(len(keys)), key=keys.__getitem__)[: self._portion]
         for kind, more in enumerate(unread):
-            here = np.flatnonzero(kinds == kind)
+            here = [at for at, i in enumerate(order) if kinds[i] == kind] if more else []
             if more and len(here) == len(self.queues[kind]):  # it ends up empty, and more is to be read: nothing after its last
-                order, kinds = order[: here[-1] + 1], kinds[: here[-1] + 1]
-        taken = np.bincount(kinds, minlength=TOPICS).tolist()
-        for kind, n in enumerate(taken):
-            if n:
-                self.taken[kind] = ahead[kind][n - 1].offset + 1
-                self._last_ms[kind] = max(self._last_ms[kind], int(times[kind][:n].max()))
-                for _ in range(n):
-                    self.queues[kind].popleft()
+                del order[here[-1] + 1 :]
+        taken = Counter([kinds[i] for i in order])
+        for kind, n in taken.items():
+            self.taken[kind] = ahead[kind][n - 1].offset + 1
+            self._last_ms[kind] = max(self._last_ms[kind], *times[kind][:n])
+            for _ in range(n):
+                self.queues[kind].popleft()
         everything = [record for records in ahead for record in records]
-        return [everything[i] for i in order.tolist()]
+        return [everything[i] for i in order]

@@ -168,8 +168,8 @@ async def _apply(partition: Partition, arrived: list[Arrived], knowledge: Knowle
     )  # fmt: skip
     fresh = np.flatnonzero(fate == APPLIED)
     kinds = facts["kind"].astype(np.int64)
-    for row_of in (np.zeros_like(of_line), of_line, of_category):
-        count_many(partition.cursor.counts, knowledge.catalogue_names, row_of[fresh], kinds[fresh])
+    counted = np.concatenate([np.zeros_like(fresh), of_line[fresh], of_category[fresh]])  # in the shop, in the line, in the category
+    count_many(partition.cursor.counts, knowledge.catalogue_names, counted, np.tile(kinds[fresh], 3))
     partition.cursor.totals.applied += len(fresh)
     partition.cursor.totals.duplicate += len(events) - len(fresh)
 
