@@ -27,8 +27,9 @@ logger = logging.getLogger(__name__)
 COMMIT_TIMEOUT_S: Final = 5.0
 POLL_WAIT_S: Final = 0.1
 """How long one drain waits for records. `wake` and a new fetch end it, so this is no latency."""
-REST_S: Final = 0.01
-"""From one drain to the next, while records come: each costs a round trip to the broker."""
+REST_S, LONGEST_REST_S = 0.01, 0.05
+REST_S_A_RECORD: Final = 5e-5
+"""From one drain to the next, while records come: each costs a round trip to the broker, and is the less urgent the more is waiting to be taken."""
 FULL_RECORDS: Final = 2_000
 """An inflow in which so many wait is not added to until they are taken."""
 LEAVE_S: Final = 3.0
@@ -125,7 +126,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             while True:
                 wanted = self._told.drainable()
                 if wanted is None or await self._drain(wanted):
-                    await asyncio.sleep(REST_S)
+                    waiting = sum(len(inflow) for inflow in list(self._told.inflows.values()))
+                    await asyncio.sleep(min(LONGEST_REST_S, max(REST_S, waiting * REST_S_A_RECORD)))
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001  the app decides
