@@ -37,7 +37,7 @@ from streams.worker import OUTCOMES, Worker
 
 logger = logging.getLogger(__name__)
 
-BUFFERED_POLLS_A_PARTITION = 4
+BUFFERED_MESSAGES_A_PARTITION = 4
 STILL_S, STILL_LOOKS = 2.0, 8
 MAX_FETCH_BYTES, MIN_FETCH_BYTES = 4 * 1_048_576, 262_144
 MAX_REQUEST_BYTES = 3_000_000  # a refused value may be as large as the broker took it, and carries its reason besides
@@ -217,12 +217,12 @@ def create_app(
     polls = Polls(meters)
     names = broker_names(settings.topic_prefix, settings.topic_names)
     readable = len(KINDS) * rules.partitions + rules.outcome_partitions  # topic partitions, if this is the only worker
-    buffered = BUFFERED_POLLS_A_PARTITION * readable + 64
+    buffered = BUFFERED_MESSAGES_A_PARTITION * readable + 64
     # What is fetched, what is drained and one fetch more, what waits at the gate, and what is drawn before the hold takes effect: a fifth of the bound each.
     share = settings.max_held_mb * 1_000_000 // (5 * readable)
     kwargs = app_settings(
         settings.broker, group=worker_group(settings.namespace), session_timeout_s=float(settings.session_timeout_s),
-        max_poll_records=settings.max_poll_records, buffered_polls=buffered, max_fetch_bytes=min(MAX_FETCH_BYTES, max(MIN_FETCH_BYTES, share)), credentials=faust_credentials(settings),
+        max_poll_records=settings.max_poll_records, buffered_messages=buffered, max_fetch_bytes=min(MAX_FETCH_BYTES, max(MIN_FETCH_BYTES, share)), credentials=faust_credentials(settings),
     )  # fmt: skip
     app = faust.App(**{**kwargs, "producer_max_request_size": MAX_REQUEST_BYTES})
     wire, outlet = FaustWire(app, names, clock), KafkaOutlet(app, names)

@@ -43,16 +43,15 @@ def app_settings(
     heartbeat_s: float | None = None,
     max_poll_records: int = 500,
     commit_interval_s: float = 1.0,
-    buffered_polls: int = 256,
+    buffered_messages: int = 256,
     max_fetch_bytes: int = 1_048_576,
     credentials: Any = None,
 ) -> dict[str, Any]:
     """Return the arguments of `faust.App` for a worker of ours; `faust.App(**app_settings(...))`.
 
     broker: HOST:PORT[,HOST:PORT...]. group: the consumer group, and the app's id. session_timeout_s: 6 with the embedded broker, whose
-    joins wait half of it. buffered_polls: messages in an agent's queue; each is one poll of one partition, so it must be above the
-    number of its topic partitions, or a partition that is worked off slowly blocks all others. What a worker holds in records is at most
-    max_poll_records times that, in practice one poll in progress and one waiting for each partition.
+    joins wait half of it. buffered_messages: what an agent's queue holds; each says of one partition that something has come, so it must be above the
+    number of its topic partitions, or one of them blocks all others.
     """
     return {
         "id": group,
@@ -75,7 +74,7 @@ def app_settings(
         "broker_request_timeout": max(40.0, 2 * session_timeout_s),
         "broker_max_poll_records": max_poll_records,
         "broker_commit_interval": commit_interval_s,
-        "stream_buffer_maxsize": buffered_polls,
+        "stream_buffer_maxsize": buffered_messages,
         "stream_wait_empty": True,  # the transport's own wait: bounded, for the batch in hand
         "stream_recovery_delay": 0.0,
         "producer_acks": -1,
