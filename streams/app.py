@@ -23,7 +23,7 @@ from streams.delivery import deliver
 from streams.desk import Ack
 from streams.faust_worker import app_settings, hard_exit
 from streams.gate import End
-from streams.inflow import Reading, Record
+from streams.inflow import Reading, Record, Waits
 from streams.kafka_access import faust_credentials
 from streams.measuring import MeteredOutlet, MeteredStore, Meters, Polls
 from streams.partition import Rules
@@ -94,9 +94,9 @@ class FaustWire:
         """Return how far a partition is read and where it ends, or None before the first answer. Callable from any thread."""
         return self._consumer().reading(TP(self.topics[topic], partition))
 
-    def drained(self, topic: int, partition: int) -> Reading | None:
-        """Return the same as of the last drain: all up to that position can be drawn, or was. None before the first. Callable from any thread."""
-        return self._consumer().drained(TP(self.topics[topic], partition))
+    def waits(self, topic: int, partition: int) -> Waits:
+        """Return what was drained of it, and what of that waits. Callable from any thread."""
+        return self._consumer().waits(TP(self.topics[topic], partition))
 
     def stands_still(self) -> bool:
         """Whether a rebalance holds up everything."""

@@ -28,8 +28,8 @@ COMMIT_TIMEOUT_S: Final = 5.0
 POLL_WAIT_S: Final = 0.1
 """How long one drain waits for records. `wake` and a new fetch end it, so this is no latency."""
 REST_S, LONGEST_REST_S = 0.01, 0.05
-REST_S_A_RECORD: Final = 5e-5
-"""From one drain to the next, while records come: each costs a round trip to the broker, and is the less urgent the more is waiting to be taken."""
+REST_S_A_RECORD, MUCH_OF_ONE = 5e-5, 100
+"""From one drain to the next, while records come: each costs a round trip to the broker, and is the less urgent the more waits to be taken, of many partitions."""
 FULL_RECORDS: Final = 2_000
 """An inflow in which so many wait is not added to until they are taken."""
 LEAVE_S: Final = 3.0
@@ -126,7 +126,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             while True:
                 wanted = self._told.drainable()
                 if wanted is None or await self._drain(wanted):
-                    waiting = sum(len(inflow) for inflow in list(self._told.inflows.values()))
+                    waiting = sum(min(len(inflow), MUCH_OF_ONE) for inflow in self._told.inflows.copy().values())
                     await asyncio.sleep(min(LONGEST_REST_S, max(REST_S, waiting * REST_S_A_RECORD)))
         except asyncio.CancelledError:
             raise
@@ -138,14 +138,14 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         consumer = self._ensure_consumer()
         found = await self._fetch_records(consumer, cast(Any, wanted), timeout=POLL_WAIT_S, max_records=consumer._max_poll_records)
         # No await from the drain to here, so no seek comes between.
-        inflows, news = self._told.inflows, []
+        inflows, news = self._told.inflows.copy(), []
+        for tp, present in inflows.items():
+            present.reading = self.reading(tp)
         for tp, records in found.items():
             if (inflow := inflows.get(tp)) is not None:
                 self._holes.read(inflow.tp, inflow.next, records[0].offset)
                 if inflow.put(records):
                     news.append(inflow)
-        for tp, inflow in list(inflows.items()):
-            inflow.reading = self.reading(tp)
         if news:
             self._tell(self._told.came, news)
         if (places := self._holes.places()) and time.monotonic() - self._looked_s >= LOOK_S:

@@ -122,6 +122,10 @@ class Desk:
         since_s = self._down_since_s
         return 0.0 if since_s is None else time.monotonic() - since_s
 
+    def in_hand(self) -> bool:
+        """Whether a portion was begun and is not known to be committed."""
+        return self._unsettled_at is not None
+
     def stopping(self) -> bool:
         """Whether the desk takes no further portion."""
         return self._stopping

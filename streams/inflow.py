@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, TypeAlias
 
@@ -10,6 +11,7 @@ import faust
 from aiokafka import ConsumerRecord
 from faust.types import TP
 
+RECORD_BYTES = 320  # what a record takes beside its value
 Record: TypeAlias = ConsumerRecord[bytes | None, bytes | None]
 
 
@@ -21,31 +23,41 @@ class Reading(NamedTuple):
     as_of_ms: int  # wall clock of the last fetch response for this partition
 
 
+class Waits(NamedTuple):
+    """What is drained of a partition, and what of it nobody has taken."""
+
+    upto: int = 0  # the offset after the last record that was drained since the last seek; 0 if none was. A position may be higher: not all offsets are records
+    records: int = 0
+    bytes: int = 0  # about, in memory
+    since_s: float | None = None  # wall clock at which the first of them was drained; None if none waits
+
+
 class Inflow:
     """What comes of one topic partition from one seek to the next, in the order of its offsets: the consumer's thread puts in, the app takes out.
 
     The app is told that something has come, once until it takes; whoever takes has all that is there by then.
     """
 
-    __slots__ = ("_lock", "_records", "_told", "bytes", "next", "reading", "tp")
+    __slots__ = ("_lock", "_records", "_since_s", "_told", "_upto", "bytes", "next", "reading", "tp")
 
     def __init__(self, tp: TP, offset: int) -> None:
         self.tp, self.next = tp, offset
-        """`next`: the offset after the last record that was put in."""
+        """`next`: the offset that comes after what was put in."""
         self.bytes = 0
         self.reading: Reading | None = None
-        """As of the last drain: all that was read up to `position` has been put in."""
+        """As of the last drain, and set before its records are put in: who sees a record sees a reading that is no older."""
         self._records: list[Record] = []
-        self._told = False
+        self._upto, self._since_s, self._told = 0, 0.0, False
         self._lock = threading.Lock()
 
     def put(self, records: list[Record]) -> bool:
         """Add what follows; whether the app is to be told."""
-        size = sum([max(0, r.serialized_value_size) for r in records])
+        size, now_s = sum([max(0, r.serialized_value_size) + RECORD_BYTES for r in records]), time.time()
         with self._lock:
+            self._since_s = self._since_s if self._records else now_s
             self._records += records
             self.bytes += size
-            self.next = int(records[-1].offset) + 1
+            self.next = self._upto = int(records[-1].offset) + 1
             tell, self._told = not self._told, True
             return tell
 
@@ -55,6 +67,11 @@ class Inflow:
             records, self._records = self._records, []
             self.bytes, self._told = 0, False
             return records
+
+    def waits(self) -> Waits:
+        """Return what waits, in one moment. Callable from any thread."""
+        with self._lock:
+            return Waits(self._upto, len(self._records), self.bytes, self._since_s if self._records else None)
 
     def __len__(self) -> int:
         return len(self._records)

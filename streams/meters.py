@@ -72,13 +72,18 @@ METERS: Final[tuple[Meter, ...]] = (
     Meter("headstart_lag_records", "gauge", "records", "end of the log less the partition's cursor: what is not worked yet", ("topic", "partition")),
     Meter("headstart_learner_lag_records", "gauge", "records", "end of the log less the learner's cursor", ("outcome_partition",)),
     Meter("headstart_event_time_delay_seconds", "gauge", "s", "wall clock less the partition's time: its bins close so late", ("partition",)),
-    Meter("headstart_oldest_unacknowledged_seconds", "gauge", "s", "age of the oldest poll that is in hand and not committed; 0 if none is"),
+    Meter(
+        "headstart_oldest_unacknowledged_seconds",
+        "gauge",
+        "s",
+        "for how long the oldest records that were read wait to be taken in hand, or to be committed; 0 if none do",
+    ),
     # How long it takes.
     Meter(
         "headstart_score_delay_seconds",
         "histogram",
         "s",
-        "from a record's timestamp (its producer's) to its score being on Kafka and its state in Redis; the oldest record of each poll",
+        "from a record's timestamp (its producer's) to its score being on Kafka and its state in Redis; the oldest record of each lot",
     ),
     Meter("headstart_delivery_seconds", "histogram", "s", "until the broker has confirmed one lot of records"),
     Meter("headstart_redis_seconds", "histogram", "s", "one call to Redis: commit, read or load", ("call",)),
@@ -94,7 +99,7 @@ METERS: Final[tuple[Meter, ...]] = (
     ),
     Meter("headstart_event_loop_lag_seconds", "gauge", "s", "how long the event loop took to answer, when it was last asked"),
     Meter("headstart_held_records", "gauge", "records", "records that were read and wait to be worked"),
-    Meter("headstart_held_bytes", "gauge", "bytes", "their keys' and values' size"),
+    Meter("headstart_held_bytes", "gauge", "bytes", "about what they take in memory"),
     Meter("headstart_parked_topics", "gauge", "topic partitions", "topic partitions that are not read at the moment, because enough of them waits"),
     Meter("headstart_open_exposures", "gauge", "exposures", "exposures whose delay bins are still open", ("partition",)),
     Meter(

@@ -41,7 +41,7 @@ from mode.utils.futures import notify
 from features.errors import DependencyDown, Mismatch
 from streams.consumer_thread import ConsumerThread
 from streams.inflow import Inflow as Inflow
-from streams.inflow import Reading, Record
+from streams.inflow import Reading, Record, Waits
 from streams.inflow import inflow_topic as inflow_topic
 
 logger = logging.getLogger(__name__)
@@ -322,9 +322,14 @@ class Consumer(driver.Consumer):
         return frozenset(self._parked)
 
     def drained(self, tp: TP) -> Reading | None:
-        """Return how far the partition was drained, and where its log ended, at the last drain since its last seek; None before the first."""
+        """Return how far the partition was read, and where its log ended, at the last drain since its last seek; None before the first."""
         inflow = self.inflows.get(tp)
         return None if inflow is None else inflow.reading
+
+    def waits(self, tp: TP) -> Waits:
+        """Return what was drained of the partition since its last seek, and what of it waits. Callable from any thread."""
+        inflow = self.inflows.get(tp)
+        return Waits() if inflow is None else inflow.waits()
 
     def reading(self, tp: TP) -> Reading | None:
         """Return how far the partition is read and where its log ends, as of now, or None before the first fetch response. A parked one is not refreshed."""

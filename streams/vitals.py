@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from features.events import KINDS
-from streams.inflow import Reading
+from streams.inflow import Reading, Waits
 from streams.measuring import Polls, Row
 from streams.worker import OUTCOMES, Worker
 
@@ -27,8 +27,8 @@ class Gauges(Protocol):
     def reading(self, topic: int, partition: int) -> Reading | None:
         """Return how far one is read, and where it ends."""
 
-    def drained(self, topic: int, partition: int) -> Reading | None:
-        """Return the same as of the last drain: all up to that position can be drawn, or was."""
+    def waits(self, topic: int, partition: int) -> Waits:
+        """Return what was drained of it, and what of that waits to be drawn."""
 
     def stands_still(self) -> bool:
         """Whether a rebalance holds up everything."""
@@ -84,26 +84,23 @@ class Vitals:
     # What is left to do.
 
     def places(self) -> list[Place]:
-        """Return every partition's place. In a replay what waits for a tick's end is not work: the publisher may take its time."""
+        """Return every partition's place. In a replay what waits for a tick's end is not work: the publisher may take its time. What waits to be drawn by an idle desk is."""
         found = []
         for p, desk in _items(self._worker.desks):
             readings = [self._reading(kind, p) for kind in range(len(KINDS))]
-            waits = [self._drained(kind, p) > desk.gate.next_offsets[kind] for kind in range(len(KINDS))]  # for the desk to draw it
+            waits = [self._gauges.waits(kind, p).upto > desk.gate.next_offsets[kind] for kind in range(len(KINDS))]  # to be drawn
             unread = any(r is not None and r.position < r.end and not (waits[kind] or self._worker.is_parked(kind, p)) for kind, r in enumerate(readings))
-            held = any(waits) or any(desk.gate.held(kind) for kind in range(len(KINDS)))
+            held = any(desk.gate.held(kind) for kind in range(len(KINDS)))
             come_to = (*desk.partition.cursor.offsets, *(r.position for r in readings if r is not None))
-            found.append(Place(f"partition {p}", come_to, unread or (held and not self._replay)))
+            undrawn = any(waits) and not (self._replay and desk.in_hand())
+            found.append(Place(f"partition {p}", come_to, unread or undrawn or (held and not self._replay)))
         for q, learner in _items(self._worker.learners):
             reading = self._reading(OUTCOMES, q)
             unread = reading is not None and reading.position < reading.end and not self._worker.is_parked(OUTCOMES, q)
             come_to = (learner.learner.cursor.offset, reading.position if reading is not None else 0)
-            held = self._drained(OUTCOMES, q) > learner.learner.cursor.offset
+            held = self._gauges.waits(OUTCOMES, q).upto > learner.learner.cursor.offset
             found.append(Place(f"outcomes[{q}]", come_to, unread or (held and not self._replay)))
         return found
-
-    def _drained(self, topic: int, partition: int) -> int:
-        drained = self._gauges.drained(topic, partition)
-        return 0 if drained is None else drained.position
 
     def _reading(self, topic: int, partition: int) -> Reading | None:
         try:
@@ -163,6 +160,8 @@ class Vitals:
             if (reading := self._reading(OUTCOMES, q)) is not None:
                 learner_lags.append(((str(q),), float(max(0, reading.end - learner.learner.cursor.offset))))
         held = [desk.gate for _, desk in desks]
+        waits = [self._gauges.waits(kind, p) for p, _ in desks for kind in range(len(KINDS))] + [self._gauges.waits(OUTCOMES, q) for q, _ in learners]
+        oldest_s = max((time.time() - w.since_s for w in waits if w.since_s is not None), default=0.0)
         launches = [(name, *told) for _, learner in learners for name, told in learner.learner.launch_figures().items()]
         problems = self.problems()
         return {
@@ -182,14 +181,14 @@ class Vitals:
             "headstart_event_time_delay_seconds": [
                 ((str(p),), max(0.0, (now_ms - desk.partition.cursor.tick_ms) / 1000)) for p, desk in desks if desk.partition.cursor.tick_ms
             ],
-            "headstart_oldest_unacknowledged_seconds": [((), self._polls.oldest_s())],
+            "headstart_oldest_unacknowledged_seconds": [((), max(self._polls.oldest_s(), oldest_s))],
             "headstart_live": [((), float(not self.stall))],
             "headstart_ready": [((), float(not problems))],
             "headstart_assigned_partitions": [((), float(len(desks)))],
             "headstart_dependency_down_seconds": [((), self.down_s())],
             "headstart_event_loop_lag_seconds": [((), self.loop_lag_s())],
-            "headstart_held_records": [((), float(sum(gate.held(kind) for gate in held for kind in range(len(KINDS)))))],
-            "headstart_held_bytes": [((), float(sum(gate.held_bytes(kind) for gate in held for kind in range(len(KINDS)))))],
+            "headstart_held_records": [((), float(sum(gate.held(kind) for gate in held for kind in range(len(KINDS))) + sum(w.records for w in waits)))],
+            "headstart_held_bytes": [((), float(sum(gate.held_bytes(kind) for gate in held for kind in range(len(KINDS))) + sum(w.bytes for w in waits)))],
             "headstart_parked_topics": [((), float(worker.parked()))],
             "headstart_open_exposures": [((str(p),), float(len(desk.partition.pending))) for p, desk in desks],
             "headstart_exposures_fill": [((), max((len(desk.partition.pending) / desk.partition.rules.max_pending for _, desk in desks), default=0.0))],

@@ -38,7 +38,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         Panel("Not worked yet", "short", "records on the event topics above the cursors", ("sum(headstart_lag_records) | records",), "stat"),
         Panel("Partitions that somebody works", "short", "must be the number of partitions of the event topics", ("count(count by (partition) (headstart_events_total)) | partitions",), "stat"),
         Panel("Redis or the broker is down for", "s", "the partition that waits longest", ("max by (instance) (headstart_dependency_down_seconds) | {{instance}}",)),
-        Panel("Oldest poll that is not committed", "s", "grows when a worker stands still", ("max by (instance) (headstart_oldest_unacknowledged_seconds) | {{instance}}",)),
+        Panel("Oldest records that are not committed", "s", "grows when a worker stands still", ("max by (instance) (headstart_oldest_unacknowledged_seconds) | {{instance}}",)),
         Panel("Event loop's answer", "s", "a second is much", ("max by (instance) (headstart_event_loop_lag_seconds) | {{instance}}",)),
     ),
     "What it does": (

@@ -152,6 +152,36 @@ def test_a_portion_takes_what_came_while_the_one_before_was_in_hand(model: Model
     asyncio.run(work())
 
 
+class Elsewhere(LateSource):
+    """A transport of which a desk hears only a while after the seek, while what was drained before it is still there."""
+
+    async def seek(self, partition: int, offsets: list[int]) -> None:
+        """All of it is read again."""
+        self.hand_over(100, 150)
+        self.epoch += 1
+        asyncio.get_running_loop().call_later(0.1, self.hand_over, offsets[0], 150)
+
+
+def test_after_a_seek_nothing_is_drawn_that_was_drained_before(model: Model) -> None:
+    """Records that lie behind those that are read again would make them look worked."""
+
+    async def work() -> None:
+        store, source = MemoryStore(), Elsewhere()
+        crashes: list[BaseException] = []
+        desk = source.desk = Desk(
+            await Partition.load(0, store, RULES), store=store, rules=RULES, knowledge=Knowledge(store, model, 1), outlet=FailingOnce(), source=source,
+            tick_ms=1000, patience_s=10, clock_ms=lambda: START_MS, stamp_ms=lambda: -1, crashed=crashes.append,
+        )  # fmt: skip
+        desk.start()
+        source.hand_over(0, 100)
+        await until(lambda: bool(crashes) or desk.partition.cursor.offsets[0] == 150)
+        await desk.stop()
+        assert not crashes
+        assert (desk.partition.cursor.totals.read, desk.partition.cursor.totals.applied) == (150, 150)
+
+    asyncio.run(work())
+
+
 class Slow:
     """An outlet that takes its time, as a broker does that fails over."""
 

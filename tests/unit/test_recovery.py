@@ -13,6 +13,7 @@ from models.model import Model
 from streams.at_rest import is_behind
 from streams.inbox import Expected
 from streams.incidents import INCIDENTS, incident
+from streams.inflow import Reading, Waits
 from streams.measuring import Meters, Polls
 from streams.outbox import Past, Told
 from streams.partition import Partition, first_cursor
@@ -108,8 +109,9 @@ class Joined:
     def reading(self, topic: int, partition: int) -> None:
         """Nothing is known."""
 
-    def drained(self, topic: int, partition: int) -> None:
+    def waits(self, topic: int, partition: int) -> Waits:
         """Nothing came."""
+        return Waits()
 
     def stands_still(self) -> bool:
         """It goes on."""
@@ -118,6 +120,48 @@ class Joined:
     def has_joined(self) -> bool:
         """It is there."""
         return True
+
+
+class Lying(Joined):
+    """A transport of which a test says what lies where."""
+
+    def __init__(self) -> None:
+        self.readings: dict[int, Reading] = {}
+        self.drained: dict[int, Waits] = {}
+
+    def reading(self, topic: int, partition: int) -> Reading | None:  # type: ignore[override]
+        """As told."""
+        return self.readings.get(topic)
+
+    def waits(self, topic: int, partition: int) -> Waits:
+        """As told."""
+        return self.drained.get(topic, Waits())
+
+
+@pytest.mark.parametrize("replay", [False, True], ids=["live", "replay"])
+def test_an_offset_that_nobody_is_handed_is_no_work_and_a_record_that_is_not_drawn_is(model: Model, replay: bool) -> None:
+    """The mark of a transaction, outcomes that were deleted before the first was learned: a worker that waits for those would be ended again and again."""
+
+    async def work() -> None:
+        worker, wire = make_worker(MemoryStore(), model, Everything()), Lying()
+        vitals = Vitals(worker, wire, Polls(Meters()), replay=replay, info=("0", "test"))
+        await worker.assigned([0], [0])
+        desk = worker.desks[0]
+        desk.gate.skip(0, 100)
+        wire.readings = {0: Reading(101, 101, 1), OUTCOMES: Reading(500, 500, 1)}
+        wire.drained = {0: Waits(upto=100)}
+        assert [place.has_work for place in vitals.places()] == [False, False]
+        wire.drained = {0: Waits(upto=101, records=1, bytes=7, since_s=0.0)}
+        assert [place.has_work for place in vitals.places()] == [True, False]
+        figures = vitals.figures()
+        assert [[*figures[f"headstart_held_{what}"]] for what in ("records", "bytes")] == [[((), 1.0)], [((), 7.0)]]
+        assert next(iter(figures["headstart_oldest_unacknowledged_seconds"]))[1] > 1e9
+        desk._unsettled_at = 3  # a tick of a replay may take its time, and nothing is drawn meanwhile
+        assert vitals.places()[0].has_work == (not replay)
+        desk._unsettled_at = None
+        await worker.settle()
+
+    asyncio.run(work())
 
 
 def test_a_worker_with_nothing_in_hand_is_not_ready_while_the_broker_is_silent(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from features.errors import DependencyDown
 from streams import consumer_thread
 from streams.delivery import deliver
 from streams.faust_worker import RateLimit, app_settings
-from streams.inflow import Reading, Record
+from streams.inflow import RECORD_BYTES, Reading, Record, Waits
 from streams.records import Outgoing
 from streams.transport import Consumer, Inflow, Transport, check_copartitioned, inflow_topic
 
@@ -101,9 +101,10 @@ def test_the_app_is_told_once_until_it_takes_and_takes_all(consumer: Consumer) -
     begun = inflow(consumer, 5)
     assert begun.put(records(5, 6))
     assert not begun.put(records(7, 9))
-    assert (begun.next, len(begun), begun.bytes) == (10, 5, 10)
+    waits = consumer.waits(P0)
+    assert (waits.upto, waits.records, waits.bytes, waits.since_s is not None) == (10, 5, 5 * (2 + RECORD_BYTES), True)
     assert [r.offset for r in consumer.take(begun)] == [5, 6, 7, 8, 9]
-    assert (consumer.take(begun), begun.next, len(begun), begun.bytes) == ([], 10, 0, 0)
+    assert (consumer.take(begun), consumer.waits(P0), consumer.waits(TP("click", 0))) == ([], Waits(upto=10), Waits())
     assert begun.put(records(10, 10))
 
 
@@ -181,7 +182,7 @@ def test_parked_partitions_are_not_asked_for(consumer: Consumer) -> None:
 def test_of_a_partition_that_is_not_taken_no_more_than_a_bound_is_drained(consumer: Consumer, monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
     """In records or in bytes; when it is taken, the thread is woken."""
     monkeypatch.setattr(consumer_thread, "FULL_RECORDS", 3 if limit == "records" else 100)
-    monkeypatch.setattr(consumer._own_transport, "full_bytes", 100 if limit == "records" else 6)
+    monkeypatch.setattr(consumer._own_transport, "full_bytes", 10**6 if limit == "records" else 3 * RECORD_BYTES)
     woken: list[bool] = []
     monkeypatch.setattr(consumer._thread, "wake", lambda: woken.append(True))
     consumer._active_partitions = {P0}
@@ -199,7 +200,10 @@ def test_of_a_partition_that_is_not_taken_no_more_than_a_bound_is_drained(consum
 
 
 def test_a_drain_lies_in_the_present_inflow(consumer: Consumer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What comes of a partition that was not sought is dropped; of each the reading is kept as of the drain, and what was never read is told."""
+    """What comes of a partition that was not sought is dropped; what was never read is told. A reading is kept before the records that it knows of can be taken:
+
+    else who draws in between would see their log end before them, and take its partition to be at the present.
+    """
     thread, other = consumer._thread, TP("click", 0)
     found = {P0: records(3, 5), other: records(0, 1)}
 
@@ -215,7 +219,14 @@ def test_a_drain_lies_in_the_present_inflow(consumer: Consumer, monkeypatch: pyt
     monkeypatch.setattr(thread, "reading", lambda tp: Reading(6, 9, 1) if tp == P0 else None)
     lost: list[Any] = []
     monkeypatch.setattr(consumer, "gone", lambda *what: lost.append(what))
-    begun = inflow(consumer, 1)
+    begun, known = inflow(consumer, 1), list[Reading | None]()
+    putting = Inflow.put
+
+    def put(self: Inflow, rows: list[Record]) -> bool:
+        known.append(self.reading)
+        return putting(self, rows)
+
+    monkeypatch.setattr(Inflow, "put", put)
 
     async def drain() -> None:
         assert await thread._drain(consumer._parked)
@@ -224,7 +235,7 @@ def test_a_drain_lies_in_the_present_inflow(consumer: Consumer, monkeypatch: pyt
     run(consumer, drain())
     assert [r.offset for r in consumer.take(begun)] == [3, 4, 5]
     assert (list(consumer._arrived), consumer.drained(P0), consumer.drained(other)) == ([begun], Reading(6, 9, 1), None)
-    assert lost == [(P0, 1, 3)]
+    assert (lost, known) == ([(P0, 1, 3)], [Reading(6, 9, 1)])
 
 
 def test_an_error_in_the_thread_is_raised_by_the_next_poll(consumer: Consumer, monkeypatch: pytest.MonkeyPatch) -> None:
