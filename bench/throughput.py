@@ -313,8 +313,10 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--only", action="append", help="a contender; may be given again (default: all that can run here)")
     parser.add_argument("--kafka", type=whole, help="the folder of an Apache Kafka (default: the embedded broker)")
     parser.add_argument("--kafka-streams", type=whole, help="the folder with the jars of the Kafka Streams contender; needs --kafka")
-    parser.add_argument("--json", type=Path, default=HERE / "results.json")
-    return parser.parse_args()
+    parser.add_argument("--json", type=Path, help="where the results go (default: bench/results.json, and nowhere with --only)")
+    given = parser.parse_args()
+    given.json = given.json or (None if given.only else HERE / "results.json")
+    return given
 
 
 def staged(stack: ExitStack, given: argparse.Namespace, n: int) -> Stage:
@@ -370,8 +372,18 @@ def main() -> None:
                 redis.Redis.from_url(stage.redis).flushall()
     table, results = report(found)
     print(table)
-    wire = "Apache Kafka" if given.kafka else "embedded broker"
-    given.json.write_text(json.dumps({"contenders": results, "broker": wire, "machine": machine(), "events": given.events, "rounds": given.rounds, "visit": given.visit, "partitions": given.partitions, "workers": given.workers, "command": " ".join(["python", "bench/throughput.py", *("…" if "/" in word else word for word in sys.argv[1:])])}, indent=1) + "\n")  # fmt: skip
+    if given.json:
+        write(given, results)
+
+
+def write(given: argparse.Namespace, results: dict[str, Any]) -> None:
+    """Keep the results, with what they were measured on."""
+    command = " ".join(["python", "bench/throughput.py", *("…" if "/" in word else word for word in sys.argv[1:])])
+    told = {
+        "contenders": results, "broker": "Apache Kafka" if given.kafka else "embedded broker", "machine": machine(), "events": given.events,
+        "rounds": given.rounds, "visit": given.visit, "partitions": given.partitions, "workers": given.workers, "command": command,
+    }  # fmt: skip
+    given.json.write_text(json.dumps(told, indent=1) + "\n")
 
 
 def train(folder: Path) -> None:

@@ -23,7 +23,7 @@ from streams.delivery import deliver
 from streams.desk import Ack
 from streams.faust_worker import app_settings, hard_exit
 from streams.gate import End
-from streams.inflow import Reading, Record, Waits
+from streams.inflow import Inflow, Reading, Record, Waits, inflow_topic
 from streams.kafka_access import faust_credentials
 from streams.measuring import MeteredOutlet, MeteredStore, Meters, Polls
 from streams.partition import Rules
@@ -31,7 +31,7 @@ from streams.records import TICK_HEADER, Outgoing, Received, received
 from streams.settings import Settings
 from streams.topics import broker_names, worker_group
 from streams.tracing import Followed
-from streams.transport import Consumer, Inflow, Transport, check_copartitioned, inflow_topic
+from streams.transport import Consumer, Transport, check_copartitioned
 from streams.vitals import Vitals
 from streams.worker import OUTCOMES, Worker
 

@@ -25,7 +25,7 @@ from streams.stopping import end_tasks, where
 logger = logging.getLogger(__name__)
 
 COMMIT_TIMEOUT_S: Final = 5.0
-POLL_WAIT_S: Final = 0.1
+DRAIN_WAIT_S: Final = 0.1
 """How long one drain waits for records. `wake` and a new fetch end it, so this is no latency."""
 REST_S, LONGEST_REST_S = 0.01, 0.05
 REST_S_A_RECORD, MUCH_OF_ONE = 5e-5, 100
@@ -136,7 +136,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
     async def _drain(self, wanted: Set[TP]) -> bool:
         """Drain once; whether anything came."""
         consumer = self._ensure_consumer()
-        found = await self._fetch_records(consumer, cast(Any, wanted), timeout=POLL_WAIT_S, max_records=consumer._max_poll_records)
+        found = await self._fetch_records(consumer, cast(Any, wanted), timeout=DRAIN_WAIT_S, max_records=consumer._max_poll_records)
         # No await from the drain to here, so no seek comes between.
         inflows, news = self._told.inflows.copy(), []
         for tp, present in inflows.items():

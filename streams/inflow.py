@@ -29,7 +29,7 @@ class Waits(NamedTuple):
     upto: int = 0  # the offset after the last record that was drained since the last seek; 0 if none was. A position may be higher: not all offsets are records
     records: int = 0
     bytes: int = 0  # about, in memory
-    since_s: float | None = None  # wall clock at which the first of them was drained; None if none waits
+    since_s: float | None = None  # monotonic time at which the first of them was drained; None if none waits
 
 
 class Inflow:
@@ -52,7 +52,7 @@ class Inflow:
 
     def put(self, records: list[Record]) -> bool:
         """Add what follows; whether the app is to be told."""
-        size, now_s = sum([max(0, r.serialized_value_size) + RECORD_BYTES for r in records]), time.time()
+        size, now_s = sum([max(0, r.serialized_value_size) + RECORD_BYTES for r in records]), time.monotonic()
         with self._lock:
             self._since_s = self._since_s if self._records else now_s
             self._records += records

@@ -40,9 +40,7 @@ from mode.utils.futures import notify
 
 from features.errors import DependencyDown, Mismatch
 from streams.consumer_thread import ConsumerThread
-from streams.inflow import Inflow as Inflow
-from streams.inflow import Reading, Record, Waits
-from streams.inflow import inflow_topic as inflow_topic
+from streams.inflow import Inflow, Reading, Record, Waits
 
 logger = logging.getLogger(__name__)
 

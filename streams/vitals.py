@@ -161,7 +161,7 @@ class Vitals:
                 learner_lags.append(((str(q),), float(max(0, reading.end - learner.learner.cursor.offset))))
         held = [desk.gate for _, desk in desks]
         waits = [self._gauges.waits(kind, p) for p, _ in desks for kind in range(len(KINDS))] + [self._gauges.waits(OUTCOMES, q) for q, _ in learners]
-        oldest_s = max((time.time() - w.since_s for w in waits if w.since_s is not None), default=0.0)
+        oldest_s = max((self._clock_s() - w.since_s for w in waits if w.since_s is not None), default=0.0)
         launches = [(name, *told) for _, learner in learners for name, told in learner.learner.launch_figures().items()]
         problems = self.problems()
         return {

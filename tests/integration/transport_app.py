@@ -24,8 +24,9 @@ from features.errors import HeadstartError
 from streams import faust_worker
 from streams.delivery import deliver
 from streams.faust_worker import app_settings, hard_exit, run_worker
+from streams.inflow import Inflow, inflow_topic
 from streams.records import Outgoing
-from streams.transport import Consumer, Inflow, Transport, check_copartitioned, inflow_topic
+from streams.transport import Consumer, Transport, check_copartitioned
 
 
 def say(**what: Any) -> None:

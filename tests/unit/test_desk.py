@@ -100,11 +100,23 @@ async def until(holds: Callable[[], bool], *, tries: int = 500) -> None:
     raise AssertionError("it never came about")
 
 
-def test_no_record_is_lost_when_a_desk_starts_over(model: Model) -> None:
-    """What was drained before the seek is dropped, what came after it is kept, though both arrive while the desk starts over."""
+class Elsewhere(LateSource):
+    """A transport of which a desk hears only a while after the seek, while what was drained before it is still there."""
+
+    async def seek(self, partition: int, offsets: list[int]) -> None:
+        """All of it is read again."""
+        self.sought.append(offsets)
+        self.hand_over(100, 150)
+        self.epoch += 1
+        asyncio.get_running_loop().call_later(0.1, self.hand_over, offsets[0], 150)
+
+
+@pytest.mark.parametrize("transport", [LateSource, Elsewhere])
+def test_no_record_is_lost_when_a_desk_starts_over(model: Model, transport: type[LateSource]) -> None:
+    """What was drained before the seek is dropped, what came after it is kept, whenever both arrive: records that lie behind those that are read again would make them look worked."""
 
     async def work() -> None:
-        store, source = MemoryStore(), LateSource()
+        store, source = MemoryStore(), transport()
         knowledge = Knowledge(store, model, 1)
         crashes: list[BaseException] = []
         desk = source.desk = Desk(
@@ -148,36 +160,6 @@ def test_a_portion_takes_what_came_while_the_one_before_was_in_hand(model: Model
         await desk.stop()
         assert desk.partition.cursor.totals.applied == len(LOG)
         assert not crashes
-
-    asyncio.run(work())
-
-
-class Elsewhere(LateSource):
-    """A transport of which a desk hears only a while after the seek, while what was drained before it is still there."""
-
-    async def seek(self, partition: int, offsets: list[int]) -> None:
-        """All of it is read again."""
-        self.hand_over(100, 150)
-        self.epoch += 1
-        asyncio.get_running_loop().call_later(0.1, self.hand_over, offsets[0], 150)
-
-
-def test_after_a_seek_nothing_is_drawn_that_was_drained_before(model: Model) -> None:
-    """Records that lie behind those that are read again would make them look worked."""
-
-    async def work() -> None:
-        store, source = MemoryStore(), Elsewhere()
-        crashes: list[BaseException] = []
-        desk = source.desk = Desk(
-            await Partition.load(0, store, RULES), store=store, rules=RULES, knowledge=Knowledge(store, model, 1), outlet=FailingOnce(), source=source,
-            tick_ms=1000, patience_s=10, clock_ms=lambda: START_MS, stamp_ms=lambda: -1, crashed=crashes.append,
-        )  # fmt: skip
-        desk.start()
-        source.hand_over(0, 100)
-        await until(lambda: bool(crashes) or desk.partition.cursor.offsets[0] == 150)
-        await desk.stop()
-        assert not crashes
-        assert (desk.partition.cursor.totals.read, desk.partition.cursor.totals.applied) == (150, 150)
 
     asyncio.run(work())
 

@@ -20,9 +20,9 @@ from features.errors import DependencyDown
 from streams import consumer_thread
 from streams.delivery import deliver
 from streams.faust_worker import RateLimit, app_settings
-from streams.inflow import RECORD_BYTES, Reading, Record, Waits
+from streams.inflow import RECORD_BYTES, Inflow, Reading, Record, Waits, inflow_topic
 from streams.records import Outgoing
-from streams.transport import Consumer, Inflow, Transport, check_copartitioned, inflow_topic
+from streams.transport import Consumer, Transport, check_copartitioned
 
 P0 = TP("browse", 0)
 
