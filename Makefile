@@ -14,8 +14,8 @@ BIN := $(VENV)/bin
 TORCH_INDEX ?=
 PIP_OPTIONS ?=
 PIP_INSTALL = $(BIN)/python -m pip install --no-compile --disable-pip-version-check $(PIP_OPTIONS) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt
-# Half of pip's time would go into compiling, file by file, what mostly is never imported.
-COMPILE = $(BIN)/python -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib || true
+# Half of pip's time would go into compiling what mostly is never imported: Python compiles, and keeps, what it first imports.
+export PYTHONDONTWRITEBYTECODE :=
 WORKERS ?= 2
 # The longest first. Many of them wait, so more than two run at a time also on two cores.
 TESTS ?= tests/integration tests/browser/test_smoke.py tests/fuzz tests/contract tests/unit
@@ -127,10 +127,8 @@ $(BIN)/python:
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP_INSTALL) -e .
-	$(COMPILE)
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP_INSTALL) -e '.[dev]'
-	$(COMPILE)
 	@touch $@ $(VENV)/.installed

@@ -27,6 +27,7 @@ from features.redis_packing import packing
 from features.store import Changes, Slot
 
 DURABILITIES: Final = ("memory", "disk", "replica")
+LONGEST_ANSWER_S: Final = 30.0  # a connection that says nothing for so long is given up, also by a store with more patience
 
 # KEYS: cursor, then the records, then those of each block, then for each part a hash.
 # ARGV: expected version, new version, cursor, ttl ms, number of records, their values, number of blocks, for each its count, width and
@@ -125,7 +126,9 @@ class RedisStore:
         if durability not in DURABILITIES:
             raise InputError(f"setting 'durability' is one of {', '.join(DURABILITIES)}, got {durability!r}")
         self._access = RedisAccess(access) if isinstance(access, str) else access
-        self._redis = _client(self._access, timeout_s=min(30.0, patience_s))
+        answer_s = min(LONGEST_ANSWER_S, patience_s)
+        self._redis = _client(self._access, timeout_s=answer_s)
+        self._replicas_ms = int(500 * answer_s)  # Redis says how many have confirmed well before the socket gives up
         self._prefix = f"hs:{namespace}:"
         self._ttl_ms, self._durability, self._patience_s = ttl_ms, durability, patience_s
         self._commit = self._redis.register_script(_COMMIT)
@@ -217,7 +220,7 @@ class RedisStore:
 
         WAIT covers its own connection's writes, and the commit may have gone over another one: so write something here first.
         """
-        wait = ("WAIT", 1, int(500 * self._patience_s))  # well before the socket gives up
+        wait = ("WAIT", 1, self._replicas_ms)
         pipe = self._redis.pipeline(transaction=False)
         if isinstance(self._redis, redis.RedisCluster):
             nodes = {node.name: (node, key) for key in sorted(self._written) if (node := self._redis.get_node_from_key(key)) is not None}

@@ -12,6 +12,7 @@ from typing import cast
 import pytest
 import redis.asyncio as redis
 
+import features.redis_store as redis_store_module
 from features.errors import DependencyDown, InputError
 from features.memory_store import MemoryStore
 from features.redis_access import RedisAccess
@@ -280,11 +281,15 @@ def test_reads_outlast_a_short_outage_but_a_commit_is_tried_once() -> None:
         asyncio.run(check(server))
 
 
-def test_replica_durability_waits_for_the_commit_itself(redis_url: str) -> None:
-    """With the durability `replica` and no replica, `settled` refuses, also after commits over other connections."""
+def test_replica_durability_waits_for_the_commit_itself(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the durability `replica` and no replica, `settled` refuses, also after commits over other connections, and says why.
+
+    However great the patience: Redis answers before its connection is given up.
+    """
+    monkeypatch.setattr(redis_store_module, "LONGEST_ANSWER_S", 4.0)
 
     async def check() -> None:
-        store = RedisStore(redis_url, "test", ttl_ms=60_000, durability="replica", patience_s=0.2)
+        store = RedisStore(redis_url, "test", ttl_ms=60_000, durability="replica", patience_s=60.0)
         try:
             await asyncio.gather(*(store.commit(str(p), 0, Changes(cursor=b"x")) for p in range(5)))
             with pytest.raises(DependencyDown, match="no Redis replica"):

@@ -71,10 +71,10 @@ def same(replay: Replay, undisturbed: tuple[Left, Cursors]) -> None:
 
 
 def test_workers_killed_at_random_moments_change_nothing(replay: Replay, ticks: list[Tick], undisturbed: tuple[Left, Cursors], draw: random.Random) -> None:
-    """kill -9 five times, each time followed by a new worker: states, open exposures, heads, cursors and scores are those of an undisturbed replay."""
+    """kill -9 three times, each time followed by a new worker: states, open exposures, heads, cursors and scores are those of an undisturbed replay."""
     last_ms = replay.publish(ticks)
     worker = replay.start_worker()
-    for at_ms in moments(draw, ticks, 5):
+    for at_ms in moments(draw, ticks, 3):
         replay.reach(at_ms)
         time.sleep(draw.uniform(0, 0.08))
         worker.kill()
