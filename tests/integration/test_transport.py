@@ -24,6 +24,7 @@ from streams.topics import create_topics
 from tests.kafka_server import KafkaServer
 
 PARTITIONS = 3
+STOCK_WAIT_S = 1.5  # what a fetch under Faust's own driver waits for partitions that have nothing
 KINDS = ("browse", "click", "cart", "order")
 ROOT = Path(__file__).parents[2]
 
@@ -211,7 +212,7 @@ def test_a_parked_partition_rests_and_goes_on_where_it_was(kafka: str, topic_pre
         started = time.monotonic()
         worker.order("resume", "resumed", tps=parked)
         worker.wait(lambda _: worker.count() == 600)
-        assert time.monotonic() - started < 1.0
+        assert time.monotonic() - started < STOCK_WAIT_S
         assert all(worker.rows()[tp] == [(i, str(i)) for i in range(50)] for tp in parked)
 
 
@@ -229,7 +230,7 @@ def test_all_partitions_parked_does_not_stop_the_poll(broker: str, topic_prefix:
         started = time.monotonic()
         worker.order("resume", "resumed", tps=everything)
         worker.wait(lambda _: worker.count() == 60)
-        assert time.monotonic() - started < 0.8
+        assert time.monotonic() - started < STOCK_WAIT_S
 
 
 def test_a_killed_workers_partitions_go_to_the_other_at_the_cursors(kafka: str, topic_prefix: str, topics: list[str], tmp_path: Path) -> None:
