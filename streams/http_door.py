@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
@@ -26,7 +27,8 @@ from streams.vitals import Vitals
 logger = logging.getLogger(__name__)
 
 PATIENCE_S: Final = 5.0  # for a whole request, and for a client that does not take its answer
-MOST_AT_ONCE: Final = 32  # requests; who comes while there are as many is sent away
+MOST_AT_ONCE: Final = 32  # requests; when another comes, who has been sending the longest is sent away
+LEAVE_S: Final = 1.0
 
 Answer = tuple[HTTPStatus, str, bytes]
 
@@ -40,15 +42,22 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
         self._free = threading.BoundedSemaphore(MOST_AT_ONCE)
+        self._sending: dict[socket.socket, None] = {}  # whose request is not read yet, in the order in which they came
+        self._lock = threading.Lock()
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Begin a thread, if one is free."""
+        """Begin a thread, if need be in the place of the client who has been sending the longest: a probe sends its request at once."""
         if not self._free.acquire(blocking=False):
-            self.shutdown_request(request)
-            return
+            self._send_away()
+            if not self._free.acquire(timeout=LEAVE_S):
+                self.shutdown_request(request)
+                return
+        with self._lock:
+            self._sending[request] = None
         try:
             super().process_request(request, client_address)
         except BaseException:  # the system has no thread to give
+            self.is_read(request)
             self._free.release()
             raise
 
@@ -57,7 +66,20 @@ class _Server(ThreadingHTTPServer):
         try:
             super().process_request_thread(request, client_address)
         finally:
+            self.is_read(request)
             self._free.release()
+
+    def is_read(self, request: socket.socket) -> None:
+        """Hear that a client has sent all it had to send, and is answered now."""
+        with self._lock:
+            self._sending.pop(request, None)
+
+    def _send_away(self) -> None:
+        with self._lock:
+            if (oldest := next(iter(self._sending), None)) is not None:
+                del self._sending[oldest]
+                with suppress(OSError):  # it has just gone by itself
+                    oldest.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that has gone away is no news; anything else is logged, as the rest of the worker logs."""
@@ -135,6 +157,7 @@ def _told(problems: list[str]) -> Answer:
 
 def _handler(answer: Callable[[str, str], Answer], access: Access) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
+        server: _Server
         timeout = PATIENCE_S
         server_version, sys_version = "headstart", ""
 
@@ -144,6 +167,7 @@ def _handler(answer: Callable[[str, str], Answer], access: Access) -> type[BaseH
             self.rfile = io.BufferedReader(_Request(self.connection))
 
         def do_GET(self) -> None:
+            self.server.is_read(self.connection)
             if not access.allows(self.headers.get("Authorization"), self.headers.get("Host")):
                 self._send(HTTPStatus.UNAUTHORIZED, "text/plain", b"a token, or a name and a password, is asked for\n")
                 return
