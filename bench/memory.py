@@ -3,6 +3,7 @@
 All users come three times, one after the other, and look at another line each time; a worker's own path (`work_off`, `settle`) takes the events in and
 commits to a real Valkey, with the settings as they come: one process, one partition, no Kafka. What a round adds to the server's memory is told: the first
 is a user and a line each, the second a line, and in the third the exposures are followed too. Kafka's client takes some 40 MB more in a worker.
+Then the partition is loaded once more, as a worker that starts does.
 """
 
 from __future__ import annotations
@@ -85,6 +86,9 @@ async def measured(url: str, trunk: Path, users: int) -> dict[str, Any]:
         found[what] = {"bytes_each": grown / users, "events_per_s": users / took_s, "worker_mb": resident_mb(), "open": len(partition.pending)}
         print(f"{what}: {grown / users:.0f} bytes each, worker {resident_mb():.0f} MB, {took_s:.0f} s", file=sys.stderr, flush=True)
     assert partition.cursor.totals.applied == len(ROUNDS) * users
+    began_s = time.monotonic()
+    again = await Partition.load(0, store, rules)
+    found["start"] = {"s": time.monotonic() - began_s, "open": len(again.pending)}
     await store.close()
     server.close()
     return found
@@ -113,6 +117,7 @@ def main() -> None:
         print(f"| {name} | {value:.0f} |")
     print(f"\nworker: {found['worker_mb_before']:.0f} MB before, {found['lines']['worker_mb']:.0f} MB with {given.users:,} users gone by, "
           f"{found['lines and open exposures']['worker_mb']:.0f} MB with {found['lines and open exposures']['open']:,} open exposures")  # fmt: skip
+    print(f"a start, until the partition with {found['start']['open']:,} open exposures is loaded: {found['start']['s']:.1f} s")
     if given.json:
         given.json.write_text(json.dumps({"users": given.users, "machine": machine(), **found}, indent=1) + "\n")
 
