@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import islice
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry
@@ -27,7 +28,8 @@ from streams.vitals import Vitals
 logger = logging.getLogger(__name__)
 
 PATIENCE_S: Final = 5.0  # for a whole request, and for a client that does not take its answer
-MOST_AT_ONCE: Final = 32  # requests; when another comes, who has been sending the longest is sent away
+MOST_AT_ONCE: Final = 32  # requests; when another comes, those who have been sending the longest are sent away
+AWAY: Final = 8  # of them at a time, so that the next few find a thread free
 LEAVE_S: Final = 1.0
 
 Answer = tuple[HTTPStatus, str, bytes]
@@ -46,18 +48,15 @@ class _Server(ThreadingHTTPServer):
         self._lock = threading.Lock()
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Begin a thread, if need be in the place of the client who has been sending the longest: a probe sends its request at once."""
-        if not self._free.acquire(blocking=False):
-            self._send_away()
-            if not self._free.acquire(timeout=LEAVE_S):
-                self.shutdown_request(request)
-                return
+        """Begin a thread, if need be in the place of clients who have been sending for long: a probe sends its request at once."""
+        if not self._free.acquire(blocking=False) and not (self._send_away() and self._free.acquire(timeout=LEAVE_S)):
+            self.shutdown_request(request)
+            return
         with self._lock:
             self._sending[request] = None
         try:
             super().process_request(request, client_address)
-        except BaseException:  # the system has no thread to give
-            self.is_read(request)
+        except BaseException:  # the system has no thread to give; the request is shut down
             self._free.release()
             raise
 
@@ -66,20 +65,26 @@ class _Server(ThreadingHTTPServer):
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self.is_read(request)
             self._free.release()
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close a connection, which nobody may shut down after that."""
+        self.is_read(request)
+        super().shutdown_request(request)
 
     def is_read(self, request: socket.socket) -> None:
         """Hear that a client has sent all it had to send, and is answered now."""
         with self._lock:
             self._sending.pop(request, None)
 
-    def _send_away(self) -> None:
+    def _send_away(self) -> bool:
         with self._lock:
-            if (oldest := next(iter(self._sending), None)) is not None:
-                del self._sending[oldest]
+            oldest = list(islice(self._sending, AWAY))
+            for connection in oldest:
+                del self._sending[connection]
                 with suppress(OSError):  # it has just gone by itself
-                    oldest.shutdown(socket.SHUT_RDWR)
+                    connection.shutdown(socket.SHUT_RDWR)
+        return bool(oldest)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that has gone away is no news; anything else is logged, as the rest of the worker logs."""

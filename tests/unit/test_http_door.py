@@ -45,8 +45,9 @@ def test_a_request_has_a_time_and_requests_a_number(monkeypatch: pytest.MonkeyPa
 
 
 def test_who_is_slow_hides_no_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    """While more clients than there are threads keep the door open, and may for a minute, a probe is answered."""
+    """While more clients than there are threads are slow to send, and may be for a minute, a probe is answered."""
     monkeypatch.setattr(http_door, "PATIENCE_S", 60.0)
+    monkeypatch.setattr(http_door, "LEAVE_S", 10.0)
     with http_door.Door("127.0.0.1:0", Access(), Mock(stall=""), CollectorRegistry()) as door, ExitStack() as stack:
         for _ in range(http_door.MOST_AT_ONCE + 3):
             stack.enter_context(socket.create_connection((door.host, door.port), 10)).sendall(b"GET /li")
