@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from features.errors import DependencyDown
 from features.events import KINDS, encode
 from features.exposures import NONE, exposure_id
 from features.hashing import partition_for
@@ -335,6 +336,38 @@ def test_outcomes_leave_only_after_the_commit(model: Model) -> None:
         await reborn.commit()
         assert (await Partition.load(0, desk.store, desk.rules)).outbox.unsent() == []
         assert worked.rejected == []
+
+    go(work())
+
+
+def test_scores_leave_before_the_commit_and_outcomes_after_it(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is committed has its score; and while the broker takes none, nothing is committed."""
+
+    async def work() -> None:
+        desk = await open_desk(model)
+        await desk.work(receive(make_event(id="a")))
+        steps: list[str] = []
+
+        async def deliver(records: Sequence[Outgoing]) -> None:
+            steps.extend(sorted({record.topic for record in records}))
+
+        async def commit() -> None:
+            steps.append("commit")
+            await Partition.commit(desk.partition)
+
+        monkeypatch.setattr(desk, "deliver", deliver)
+        monkeypatch.setattr(desk.partition, "commit", commit)
+        await desk.work(receive(make_event(START_MS + 1, id="b")), tick_end_ms=START_MS + DAY_MS)
+        assert steps == ["scores", "commit", "outcomes"]
+
+        async def refuse(records: Sequence[Outgoing]) -> None:
+            raise DependencyDown("no broker")
+
+        monkeypatch.setattr(desk, "deliver", refuse)
+        before = await desk.store.load("0", ("pending", "outbox"))
+        with pytest.raises(DependencyDown):
+            await desk.work(receive(make_event(START_MS + DAY_MS, id="c")))
+        assert await desk.store.load("0", ("pending", "outbox")) == before
 
     go(work())
 
