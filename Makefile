@@ -16,7 +16,7 @@ PIP_OPTIONS ?=
 PIP_INSTALL = $(BIN)/python -m pip install --no-compile --disable-pip-version-check $(PIP_OPTIONS) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt
 # Half of pip's time would go into compiling what mostly is never imported: Python compiles, and keeps, what it first imports.
 export PYTHONDONTWRITEBYTECODE :=
-FIRST_IMPORT = $(BIN)/python -c "import streams.app, models.pretrain"
+FIRST_IMPORT = $(BIN)/python -c "import streams.app, models.pretrain" >/dev/null 2>&1 || true  # what is missing is said when it is used
 WORKERS ?= 2
 # The longest first. Many of them wait, so more than two run at a time also on two cores.
 TESTS ?= tests/integration tests/browser/test_smoke.py tests/fuzz tests/contract tests/unit

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 PATIENCE_S: Final = 5.0  # for a whole request, and for a client that does not take its answer
 MOST_AT_ONCE: Final = 32  # requests; when another comes, those who have been sending the longest are sent away
 AWAY: Final = 8  # of them at a time, so that the next few find a thread free
-LEAVE_S: Final = 1.0
+LEAVE_S: Final = 1.0  # that is given to one of them to be gone
 
 Answer = tuple[HTTPStatus, str, bytes]
 
