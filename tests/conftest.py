@@ -8,11 +8,27 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from kafka.net.inet import KafkaNetSocket
 
 from streams.embedded import EmbeddedBroker, EmbeddedValkey
 from tests.certificates import Certificates
 from tests.kafka_server import KafkaServer
 from tests.kafka_server import kafka_home as found_kafka
+
+
+class LeftSocket(socket.socket):
+    """Closes itself when nobody has it any more, and does not warn of that."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def left_sockets() -> Iterator[None]:
+    """kafka-python leaves the sockets of failed connections to the garbage collector: their warnings would fail whatever test runs when it comes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(KafkaNetSocket, "socket", lambda _, *address: LeftSocket(*address))
+        yield
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
