@@ -29,9 +29,9 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def pretrained(log: Path, folder: Path, device: str, ranks: int = 1, code: int = 0) -> str:
+def pretrained(log: Path, folder: Path, device: str, *options: str, ranks: int = 1, code: int = 0) -> str:
     """Run `headstart pretrain` on a device, in so many processes; returns what it said on standard error."""
-    command = ["-m", "streams.cli", "pretrain", str(log), "--window", str(WINDOW_S), "--trunk", str(folder), "--device", device]
+    command = ["-m", "streams.cli", "pretrain", str(log), "--window", str(WINDOW_S), "--trunk", str(folder), "--device", device, *options]
     start = [sys.executable] if ranks == 1 else [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     done = subprocess.run([*start, *command], capture_output=True, text=True, timeout=240, env=environment, check=False)
@@ -59,6 +59,19 @@ def test_a_gpu_trains_as_well(log: Path, tmp_path: Path) -> None:
     assert abs(gpu.metrics["validation_auc"] - cpu.metrics["validation_auc"]) < 0.05
     for name in ("raw_final", "trees_delay"):
         assert gpu.heads[name].p.tobytes() == cpu.heads[name].p.tobytes()
+
+
+@needs_gpu
+def test_a_gpu_goes_on_from_a_trunk(log: Path, tmp_path: Path) -> None:
+    """`--from`: refreshed on a GPU, a trunk has the same bits each time, keeps its scaler and its edges, and is no worse than when refreshed on the processor."""
+    pretrained(log, tmp_path / "parent", "cpu")
+    for name, device in (("cpu", "cpu"), ("gpu", "cuda"), ("again", "cuda")):
+        pretrained(log, tmp_path / name, device, "--from", str(tmp_path / "parent"), "--seed", "1")
+    parent, cpu, gpu, again = (load(tmp_path / name, schema_hash=SCHEMA_HASH) for name in ("parent", "cpu", "gpu", "again"))
+    assert {name: array.tobytes() for name, array in gpu.trunk.as_dict().items()} == {name: array.tobytes() for name, array in again.trunk.as_dict().items()}
+    for name in ("mean", "std", "edges", "starts"):
+        assert gpu.trunk.as_dict()[name].tobytes() == parent.trunk.as_dict()[name].tobytes(), name
+    assert abs(gpu.metrics["validation_auc"] - cpu.metrics["validation_auc"]) < 0.05
 
 
 @needs_gpu
