@@ -30,32 +30,50 @@ DURABILITIES: Final = ("memory", "disk", "replica")
 LONGEST_ANSWER_S: Final = 30.0  # a connection that says nothing for so long is given up, also by a store with more patience
 
 # KEYS: cursor, then the records, then those of each block, then for each part a hash.
-# ARGV: expected version, new version, cursor, ttl ms, number of records, their values, number of blocks, for each its count, width and
-# values in one, then for each part: "put"|"drop", n, n fields (and values).
+# ARGV: expected version, new version, cursor, ttl ms, whether to try MSETEX, number of records, their values, number of blocks, for each its count, width
+# and values in one, then for each part: "put"|"drop", n, n fields (and values).
+# Answers 0: another version; 1: done; 2: done, and the server has no MSETEX, or not for this user. Words are handed to a command as many at a time as Lua allows.
 _COMMIT: Final = """
 local version = redis.call('HGET', KEYS[1], 'version') or '0'
 if version ~= ARGV[1] then return 0 end
 redis.call('HSET', KEYS[1], 'version', ARGV[2], 'cursor', ARGV[3])
-local n = tonumber(ARGV[5])
-for i = 1, n do redis.call('SET', KEYS[1 + i], ARGV[5 + i], 'PX', ARGV[4]) end
-local a, k = 7 + n, 2 + n
-for _ = 1, tonumber(ARGV[6 + n]) do
+local together, answer, most = ARGV[5] == '1', 1, 2000
+local words = {}
+local function write()
+  local n = #words
+  if n == 0 then return end
+  if together then
+    words[n + 1], words[n + 2] = 'PX', ARGV[4]
+    local said = redis.pcall('MSETEX', n / 2, unpack(words))
+    if type(said) == 'table' and said.err then together, answer = false, 2 end
+  end
+  if not together then
+    for i = 1, n, 2 do redis.call('SET', words[i], words[i + 1], 'PX', ARGV[4]) end
+  end
+  words = {}
+end
+local function set(key, value)
+  local n = #words
+  words[n + 1], words[n + 2] = key, value
+  if n + 2 == most then write() end
+end
+local n = tonumber(ARGV[6])
+for i = 1, n do set(KEYS[1 + i], ARGV[6 + i]) end
+local a, k = 8 + n, 2 + n
+for _ = 1, tonumber(ARGV[7 + n]) do
   local count, width, values = tonumber(ARGV[a]), tonumber(ARGV[a + 1]), ARGV[a + 2]
-  for i = 0, count - 1 do redis.call('SET', KEYS[k + i], string.sub(values, i * width + 1, (i + 1) * width), 'PX', ARGV[4]) end
+  for i = 0, count - 1 do set(KEYS[k + i], string.sub(values, i * width + 1, (i + 1) * width)) end
   a, k = a + 3, k + count
 end
+write()
 while a <= #ARGV do
-  local count = tonumber(ARGV[a + 1])
-  if ARGV[a] == 'put' then
-    for i = 0, count - 1 do redis.call('HSET', KEYS[k], ARGV[a + 2 + 2 * i], ARGV[a + 3 + 2 * i]) end
-    a = a + 2 + 2 * count
-  else
-    for i = 0, count - 1 do redis.call('HDEL', KEYS[k], ARGV[a + 2 + i]) end
-    a = a + 2 + count
-  end
-  k = k + 1
+  local command, count = 'HDEL', tonumber(ARGV[a + 1])
+  if ARGV[a] == 'put' then command, count = 'HSET', 2 * count end
+  local last = a + 1 + count
+  for at = a + 2, last, most do redis.call(command, KEYS[k], unpack(ARGV, at, math.min(at + most - 1, last))) end
+  a, k = last + 1, k + 1
 end
-return 1
+return answer
 """
 _LOAD: Final = """
 local out = {redis.call('HMGET', KEYS[1], 'version', 'cursor')}
@@ -137,6 +155,7 @@ class RedisStore:
         # The last: a cluster's client may write to a connection that another task has just closed (redis-py 8).
         on_clusters = (RedisClusterException, ClusterDownError, AttributeError) if self._access.cluster else ()
         self._lost: tuple[type[Exception], ...] = (RedisConnectionError, RedisTimeoutError, OSError, *on_clusters)
+        self._has_msetex = True  # Redis from 8.4 and Valkey from 9.1; the first commit finds out
         self._written: set[str] = set()  # on a cluster: a key of each slot that this store has committed to
 
     def _key(self, slot: str, name: str) -> str:
@@ -188,7 +207,7 @@ class RedisStore:
     async def commit(self, slot: str, expected: int, changes: Changes) -> bool:
         keys = [self._key(slot, "cursor")]
         version = expected + 1 if changes.version is None else changes.version
-        arguments: list[bytes | str | int] = [expected, version, changes.cursor, self._ttl_ms, len(changes.records)]
+        arguments: list[bytes | str | int] = [expected, version, changes.cursor, self._ttl_ms, int(self._has_msetex), len(changes.records)]
         for key, value in changes.records.items():
             keys.append(self._key(slot, key))
             arguments.append(value)
@@ -208,8 +227,9 @@ class RedisStore:
                 for field, value in values.items():
                     arguments += [field, value]
         self._written.add(self._key(slot, "settled"))
-        done = await self._tried(lambda: self._commit(keys=keys, args=arguments), again=False)
-        return bool(done)
+        answer = await self._tried(lambda: self._commit(keys=keys, args=arguments), again=False)
+        self._has_msetex = self._has_msetex and answer != 2
+        return bool(answer)
 
     async def settled(self) -> None:
         if self._durability == "replica" and await self._tried(self._confirmed) < 1:

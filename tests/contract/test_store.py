@@ -7,7 +7,7 @@ import socket
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import redis.asyncio as redis
@@ -17,7 +17,7 @@ from features.errors import DependencyDown, InputError
 from features.memory_store import MemoryStore
 from features.redis_access import RedisAccess
 from features.redis_store import RedisStore
-from features.store import Changes, Slot, Store
+from features.store import Block, Changes, Slot, Store
 from streams.embedded import EmbeddedValkey
 
 Check = Callable[[Store], Awaitable[None]]
@@ -228,13 +228,35 @@ def test_only_records_expire(redis_url: str) -> None:
         async with redis_store(redis_url, "ns", ttl_ms=50_000) as store:
             await store.commit("7", 0, Changes(cursor=b"x", records={"u:a": b"x"}, put={"pending": {"a": b"x"}}))
             await store.put_meta({"clock": "live"})
-        client = redis.Redis.from_url(redis_url)
-        try:
+        async with redis.Redis.from_url(redis_url) as client:
             ttl = {key.decode(): await client.pttl(key) for key in cast(list[bytes], await client.keys("*"))}
-        finally:
-            await client.aclose()
         assert 40_000 < ttl.pop("hs:ns:{7}:u:a") <= 50_000
         assert ttl == {"hs:ns:{7}:cursor": -1, "hs:ns:{7}:pending": -1, "hs:ns:meta": -1}
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize("without", ["", "-msetex"])
+def test_records_are_set_together_where_the_server_can(redis_url: str, without: str) -> None:
+    """Two commits of 2 500 records are three MSETEX each. Who may not, as with an older server, sets them one by one, and asks once."""
+
+    async def check() -> None:
+        client: Any
+        async with redis.Redis.from_url(redis_url) as client:
+            await client.execute_command(*f"ACL SETUSER plain reset on nopass ~* +@all {without}".split())
+            await client.config_resetstat()
+            async with redis_store(RedisAccess(redis_url, user="plain"), "ns", ttl_ms=50_000) as store:
+                for version in (0, 1):
+                    records = {f"u:{i}": b"%d-%d" % (version, i) for i in range(1_500)}
+                    block = Block([f"ul:{i}" for i in range(1_000)], 4, b"".join(b"%d%03d" % (version, i) for i in range(1_000)))
+                    assert await store.commit("7", version, Changes(cursor=b"", records=records, blocks=[block]))
+                    assert await store.read("7", ["u:0", "u:1499", "ul:7"]) == [records["u:0"], records["u:1499"], b"%d007" % version]
+            calls = cast(dict[str, dict[str, int]], await client.info("commandstats"))
+            assert calls.get("cmdstat_msetex", {}).get("calls", 0) == (0 if without else 6)
+            assert calls.get("cmdstat_msetex", {}).get("rejected_calls", 0) == (1 if without else 0)
+            assert calls.get("cmdstat_set", {}).get("calls", 0) == (5_000 if without else 0)
+            assert 40_000 < await client.pttl("hs:ns:{7}:ul:999") <= 50_000
+            await client.execute_command("ACL", "DELUSER", "plain")
 
     asyncio.run(check())
 
