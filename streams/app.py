@@ -271,8 +271,8 @@ def _received(kind: int, records: Sequence[Record], replay: bool) -> list[Receiv
     ]
 
 
-def _tick(headers: Sequence[tuple[str, bytes]]) -> int | None:
+def _tick(headers: Sequence[tuple[str, bytes | None]]) -> int | None:
     for name, value in headers:
-        if name == TICK_HEADER and value.isdigit():
+        if name == TICK_HEADER and value is not None and value.isdigit():
             return int(value)
     return None

@@ -8,10 +8,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Set
 from typing import Any, Final, Protocol, cast
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.consumer.fetcher import FetchResult
 from aiokafka.errors import KafkaError
 from aiokafka.structs import OffsetAndMetadata
 from faust.transport.drivers import aiokafka as driver
@@ -62,6 +64,19 @@ class Waiting(Protocol):
     full_bytes: int
 
 
+class Fetched(OrderedDict[TopicPartition, Any]):
+    """What aiokafka has fetched of each partition. It would copy each record into a dataclass of its own, which takes 1.6 µs and is what we read off it anyway."""
+
+    def __setitem__(self, tp: TopicPartition, fetched: Any) -> None:
+        if isinstance(fetched, FetchResult):
+            fetched._partition_records._consumer_record = _as_it_is
+        super().__setitem__(tp, fetched)
+
+
+def _as_it_is(_: TopicPartition, record: Any) -> Any:
+    return record
+
+
 class ConsumerThread(driver.AIOKafkaConsumerThread):
     """The thread with the aiokafka consumer. Inflows begin and are filled here, so a drain lies wholly before or after a seek."""
 
@@ -87,7 +102,9 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         """Start the consumer in this thread."""
         await super().on_start()
         # The same price again: aiokafka holds a broker's next fetch back while what a partition had fetched is not drained.
-        self._ensure_consumer()._fetcher._prefetch_backoff = cast(Waiting, self.transport).fetch_max_wait_ms / 1000
+        fetcher = self._ensure_consumer()._fetcher
+        fetcher._prefetch_backoff = cast(Waiting, self.transport).fetch_max_wait_ms / 1000
+        fetcher._records = Fetched(fetcher._records)
         self._draining = asyncio.create_task(self._drain_on(), name="draining")
 
     async def on_thread_stop(self) -> None:

@@ -45,6 +45,12 @@ class Launches:
         holding = self.holding(event)
         return [launch for launch in holding if launch.is_open(at_ms)] if holding else []
 
+    def open_for_each(self, events: Sequence[Event], at_ms: int) -> dict[int, list[Launch]]:
+        """Return the same of each of the events that belong to any, by its place among them."""
+        by_line, by_product = self._by_line, self._by_product
+        holding = [(i, event) for i, event in enumerate(events) if event.line in by_line or event.product_id in by_product]
+        return {i: there for i, event in holding if (there := self.open_for(event, at_ms))}
+
     def followed(self, event: Event, at_ms: int) -> list[str]:
         """Return the domains whose open exposures an order of this event counts for, whether new ones still open there or not.
 

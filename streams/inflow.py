@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import faust
-from aiokafka import ConsumerRecord
 from faust.types import TP
 
 RECORD_BYTES = 320  # what a record takes beside its value
-Record: TypeAlias = ConsumerRecord[bytes | None, bytes | None]
+
+
+class Record(Protocol):
+    """What aiokafka reads off a batch."""
+
+    @property
+    def offset(self) -> int: ...
+    @property
+    def timestamp(self) -> int: ...
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes | None]]: ...
 
 
 class Reading(NamedTuple):
@@ -52,7 +65,7 @@ class Inflow:
 
     def put(self, records: list[Record]) -> bool:
         """Add what follows; whether the app is to be told."""
-        size, now_s = sum([max(0, r.serialized_value_size) + RECORD_BYTES for r in records]), time.monotonic()
+        size, now_s = sum([len(r.value or b"") + RECORD_BYTES for r in records]), time.monotonic()
         with self._lock:
             self._since_s = self._since_s if self._records else now_s
             self._records += records

@@ -153,7 +153,7 @@ def _rejected(partition: Partition, record: Received, refused: Refused) -> Outgo
 async def _apply(partition: Partition, arrived: list[Arrived], knowledge: Knowledge, scoring: bool, worked: Worked) -> None:
     at_ms = partition.cursor.tick_ms
     events = [a.event for a in arrived]
-    launched = {i: there for i, event in enumerate(events) if (there := knowledge.launches.open_for(event, at_ms))} if knowledge.launches.all else {}
+    launched = knowledge.launches.open_for_each(events, at_ms)
 
     # What we know: each event in turn changes its shopper's records, and the vector is read right after it.
     names, starts = _line_records(events, launched)

@@ -111,7 +111,7 @@ class Followed:
             return None  # it will be refused
         name = f"{event.user_id}:{event.event_id}"
         self._end(name)  # a partition that started over reads it again
-        about = {
+        about: dict[str, str | int] = {
             "messaging.system": "kafka", "messaging.destination.name": tp.topic, "messaging.destination.partition.id": str(tp.partition),
             "messaging.kafka.offset": record.offset, "messaging.batch.message_count": together,
         }  # fmt: skip

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from aiokafka import ConsumerRecord
+from aiokafka.record.default_records import DefaultRecord
 from faust.types import TP
 
 from features.errors import InputError
@@ -77,8 +77,8 @@ def test_a_tap_draws_what_has_come_decoded_and_says_what_is_worked_off(replay: b
     tap = app.InflowTap(inflow, 0, cast(Consumer, consumer), polls, None, replay)
     assert tap.draw() is None
     event = make_event()
-    for offset, value, headers in ((7, encode(event), ()), (8, b"broken", ()), (9, b"", ((TICK_HEADER, b"5000"),))):
-        inflow.put([ConsumerRecord("browse", 2, offset, 1, 0, event.user_id.encode(), value, None, 4, len(value), headers)])
+    for offset, value, headers in ((7, encode(event), [(TICK_HEADER, None)]), (8, b"broken", []), (9, b"", [(TICK_HEADER, b"5000")])):
+        inflow.put([DefaultRecord(offset, 1, 0, event.user_id.encode(), value, headers)])
     drawn = tap.draw()
     assert drawn is not None
     records, next_offset, ack = drawn
