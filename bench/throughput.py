@@ -264,10 +264,11 @@ async def launch(settings: Settings, number: int) -> None:
 
 
 def settings_of(stage: Stage, tag: str) -> Settings:
-    """Return the settings of a worker that reads the stage's events in a namespace of its own; everything else as a user has it."""
+    """Return the settings of a worker that reads the stage's events in a namespace of its own; everything else as a user of one Valkey has it."""
     return with_changes(
         load_settings(None, needs=()), broker=stage.broker, redis=stage.redis, namespace=tag, trunk=stage.trunk, partitions=stage.partitions,
         outcome_partitions=1, topic_prefix=f"{tag}-", topic_names={kind: kind for kind in KINDS}, session_timeout_s=6, log_level="WARNING",
+        redis_msetex=True,
     )  # fmt: skip
 
 

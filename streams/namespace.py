@@ -49,6 +49,7 @@ def open_store(settings: Settings, *, patience_s: float | None = None) -> RedisS
         settings.namespace,
         ttl_ms=2000 * settings.ttl_s,
         durability=settings.durability,
+        msetex=settings.redis_msetex,
         patience_s=float(settings.dependency_timeout_s) if patience_s is None else patience_s,
     )
 

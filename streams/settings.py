@@ -84,6 +84,7 @@ class Settings:
     redis_ssl_keyfile: Annotated[str, About("as ssl_keyfile, for Redis", anything)] = ""
     redis_ssl_check_hostname: Annotated[bool, About("as ssl_check_hostname, for Redis", switch)] = True
     redis_cluster: Annotated[bool, About("the address is a node of a Redis Cluster", switch)] = False
+    redis_msetex: Annotated[bool, About("write records by MSETEX: all servers, replicas too, are Redis 8.4, Valkey 9.1 or later", switch)] = False
     namespace: Annotated[str, About("prefix of every Redis key, hs:<namespace>:…", short_name)] = "live"
     topic_prefix: Annotated[str, About("prefix of every topic's name, except of those that topic_names maps", prefix)] = ""
     topic_names: Annotated[Mapping[str, str], About("a shop's own names for some of the topics", mapping(TOPICS))] = field(default_factory=dict)

@@ -20,7 +20,8 @@ class LeftSocket(socket.socket):
     """Closes itself when nobody has it any more, and does not warn of that."""
 
     def __del__(self) -> None:
-        self.close()
+        if self.fileno() >= 0:
+            self.close()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -68,7 +68,7 @@ def _commands(settings: Settings, who: Mapping[str, str], found: Mapping[str, li
         if words and not (role == "learner" and who[role] == who["worker"]):
             yield f"redis-cli {shlex.join(words)}"
             if role == "worker":
-                yield "# Redis from 8.4, Valkey from 9.1: +msetex too, and a commit costs the server a third less"
+                yield "# with the setting redis_msetex: +msetex too"
 
 
 def _page(settings: Settings, who: Mapping[str, str], found: Mapping[str, list[Right]]) -> Iterator[str]:

@@ -87,7 +87,7 @@ class Stage:
         self._base = {
             "broker": kafka.address, "trunk": trunk, "namespace": name, "topic_prefix": f"{name}.", "partitions": PARTITIONS,
             "outcome_partitions": OUTCOME_PARTITIONS, "replication": kafka.replication, "session_timeout_s": SESSION_S, "dependency_timeout_s": 20,
-            "grace_ms": 500, "durability": durability, "tick_ms": 500, **changes,
+            "grace_ms": 500, "durability": durability, "tick_ms": 500, "redis_msetex": True, **changes,
         }  # fmt: skip
         self.topics = broker_names(f"{name}.")
         self._rate, self._window_ms, self._wires, self._most_lag, self._bulk = rate, window_ms, wires, most_lag, bulk

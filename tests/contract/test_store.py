@@ -25,9 +25,11 @@ Run = Callable[[Check], None]
 
 
 @asynccontextmanager
-async def redis_store(access: RedisAccess | str, namespace: str = "test", *, ttl_ms: int = 60_000, patience_s: float = 10.0) -> AsyncIterator[RedisStore]:
+async def redis_store(
+    access: RedisAccess | str, namespace: str = "test", *, ttl_ms: int = 60_000, msetex: bool = False, patience_s: float = 10.0
+) -> AsyncIterator[RedisStore]:  # fmt: skip
     """A store in Redis that is closed in the end."""
-    store = RedisStore(access, namespace, ttl_ms=ttl_ms, patience_s=patience_s)
+    store = RedisStore(access, namespace, ttl_ms=ttl_ms, msetex=msetex, patience_s=patience_s)
     try:
         yield store
     finally:
@@ -236,25 +238,26 @@ def test_only_records_expire(redis_url: str) -> None:
     asyncio.run(check())
 
 
-@pytest.mark.parametrize("without", ["", "-msetex"])
-def test_records_are_set_together_where_the_server_can(redis_url: str, without: str) -> None:
-    """Two commits of 2 500 records are three MSETEX each. Who may not, as with an older server, sets them one by one, and asks once."""
+@pytest.mark.parametrize(("msetex", "without"), [(True, ""), (True, "-msetex"), (False, "")])
+def test_records_are_set_together_if_that_is_wanted_and_can_be(redis_url: str, msetex: bool, without: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Two commits of 2 500 records are three MSETEX each. Who may not, as with an older server, sets them one by one, and says so once."""
 
     async def check() -> None:
         client: Any
         async with redis.Redis.from_url(redis_url) as client:
             await client.execute_command(*f"ACL SETUSER plain reset on nopass ~* +@all {without}".split())
             await client.config_resetstat()
-            async with redis_store(RedisAccess(redis_url, user="plain"), "ns", ttl_ms=50_000) as store:
+            async with redis_store(RedisAccess(redis_url, user="plain"), "ns", ttl_ms=50_000, msetex=msetex) as store:
                 for version in (0, 1):
                     records = {f"u:{i}": b"%d-%d" % (version, i) for i in range(1_500)}
                     block = Block([f"ul:{i}" for i in range(1_000)], 4, b"".join(b"%d%03d" % (version, i) for i in range(1_000)))
                     assert await store.commit("7", version, Changes(cursor=b"", records=records, blocks=[block]))
                     assert await store.read("7", ["u:0", "u:1499", "ul:7"]) == [records["u:0"], records["u:1499"], b"%d007" % version]
             calls = cast(dict[str, dict[str, int]], await client.info("commandstats"))
-            assert calls.get("cmdstat_msetex", {}).get("calls", 0) == (0 if without else 6)
-            assert calls.get("cmdstat_msetex", {}).get("rejected_calls", 0) == (1 if without else 0)
-            assert calls.get("cmdstat_set", {}).get("calls", 0) == (5_000 if without else 0)
+            done, refused = (calls.get("cmdstat_msetex", {}).get(name, 0) for name in ("calls", "rejected_calls"))
+            assert (done, refused) == ((0 if without else 6, 1 if without else 0) if msetex else (0, 0))
+            assert calls.get("cmdstat_set", {}).get("calls", 0) == (0 if done else 5_000)
+            assert ["no MSETEX" in line for line in caplog.messages] == [True] * refused
             assert 40_000 < await client.pttl("hs:ns:{7}:ul:999") <= 50_000
             await client.execute_command("ACL", "DELUSER", "plain")
 

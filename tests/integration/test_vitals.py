@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import count
 from pathlib import Path
 
 import pytest
@@ -158,32 +156,6 @@ def test_a_worker_that_stands_still_ends_itself_and_the_next_one_goes_on(
             assert len(job.wait_for_scores(first + sent)) == first + sent
 
 
-@contextmanager
-def pouring(job: Live) -> Iterator[Callable[[], int]]:
-    """Send events for as long as the block lasts, or until what it yields is called, which returns how many were sent."""
-    enough = threading.Event()
-
-    def pour() -> int:
-        sent = job.send(browsing(("launch", "audio", "hats"), users=2_000))
-        for number in count():
-            sent += job.send(browsing((f"line-{number}",), users=500))
-            if enough.is_set():
-                break
-        return sent
-
-    with ThreadPoolExecutor(1) as thread:
-        poured = thread.submit(pour)
-
-        def stop() -> int:
-            enough.set()
-            return poured.result()
-
-        try:
-            yield stop
-        finally:
-            enough.set()
-
-
 def test_a_signal_under_load_ends_a_worker_within_five_seconds(quick_trunk: Path, broker: str, redis_url: str, tmp_path: Path) -> None:
     """SIGTERM while events pour in: the batch in hand is committed, the group is left at once, the exit code is 0, and the next worker counts each event once."""
     with Live(quick_trunk, broker, redis_url, tmp_path, partitions=2) as job:
@@ -191,13 +163,14 @@ def test_a_signal_under_load_ends_a_worker_within_five_seconds(quick_trunk: Path
         (worker,) = job.start_ready(1)
         job.send(browsing(("books",), users=200))  # the kernels are compiled before it is timed
         job.wait_for_scores(200)
-        with pouring(job) as stop_pouring:
+        with ThreadPoolExecutor(1) as thread:
+            sending = thread.submit(job.send, browsing(("launch", "audio", "hats"), users=4_000))
             wait_until(lambda: job.totals().get("read", 0) > 400, "it is in the middle of it", log=job.log)
             began_s = time.monotonic()
             worker.terminate()
             code = worker.wait(20)
             took_s = time.monotonic() - began_s
-            sent = stop_pouring()
+            sent = sending.result()
         assert (code, job.totals()["read"] < sent + 200) == (0, True), job.log.read_text()[-2000:]
         assert took_s < 5, f"{took_s:.1f} s"
         second = job.start_worker()
