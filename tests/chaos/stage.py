@@ -84,6 +84,7 @@ class Stage:
         self.redis = RedisServer(folder / "redis", config=redis_config)
         self.standby = RedisServer(folder / "standby", config=redis_config) if replica else None
         name = fresh_name()
+        # With redis_msetex both ways of writing records are tried: Debian's Redis 7 has no MSETEX.
         self._base = {
             "broker": kafka.address, "trunk": trunk, "namespace": name, "topic_prefix": f"{name}.", "partitions": PARTITIONS,
             "outcome_partitions": OUTCOME_PARTITIONS, "replication": kafka.replication, "session_timeout_s": SESSION_S, "dependency_timeout_s": 20,

@@ -156,6 +156,7 @@ def test_batches_come_in_order_without_holes(kafka: str, topic_prefix: str, topi
         worker.wait(lambda _: worker.count() >= 300 * 12)
         assert worker.rows() == {(topic, p): [(i, str(i)) for i in range(300)] for topic in topics for p in range(PARTITIONS)}
         assert all(batch["next"] - batch["first"] == len(batch["rows"]) < 100 for batch in worker.batches())
+        assert {batch["of"] for batch in worker.batches()} == {"DefaultRecord"}, "aiokafka has copied each into a ConsumerRecord"
         assert not [line for line in worker.said if line["what"] == "stale"]
 
 

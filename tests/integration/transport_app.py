@@ -121,6 +121,7 @@ def main(options: dict[str, Any]) -> None:
             now = time.time()
             say(
                 what="batch", tp=inflow.tp, first=first, next=after,
+                of=type(records[0]).__name__,
                 rows=[[r.offset, (r.key or b"").decode(), (r.value or b"").decode()] for r in records] if options.get("rows", True) else [],
                 late_ms=[round((now - float(r.value or b"0")) * 1000, 2) for r in records] if options.get("timed") else [],
             )  # fmt: skip
