@@ -5,7 +5,7 @@ A gate holds what was read of the four topics of one partition and not yet worke
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, islice
@@ -15,6 +15,8 @@ from streams.partition import TOPICS
 from streams.records import Received
 
 PORTION = 2_000
+AHEAD, LEAST_AHEAD = 1.25, 64
+"""How many records of a topic are looked at for a portion: so many times its share of the last one, and so many more."""
 RECORD_BYTES = 800  # what a waiting record takes beside its value: the event that was decoded from it
 STALE_MS = 3_000
 FUTURE_MS = 300_000
@@ -52,8 +54,8 @@ class Gate:
         self.taken = list(offsets)  # of each topic, the next one to be worked off
         self._polls: list[deque[tuple[int, int]]] = [deque() for _ in range(TOPICS)]  # (next offset, bytes) of each poll that is not wholly taken
 
-    def add(self, kind: int, records: Sequence[Received], next_offset: int) -> None:
-        """Queue what was read of one topic."""
+    def add(self, kind: int, records: Sequence[Received], next_offset: int) -> Sequence[Received]:
+        """Queue what was read of one topic; returns what of it had not been read before."""
         if records and records[0].offset < self.next_offsets[kind]:
             records = [r for r in records if r.offset >= self.next_offsets[kind]]
         self.queues[kind].extend(records)
@@ -61,6 +63,7 @@ class Gate:
             self._polls[kind].popleft()
         self._polls[kind].append((next_offset, sum(len(r.value or b"") + RECORD_BYTES for r in records)))
         self.next_offsets[kind] = max(self.next_offsets[kind], next_offset)
+        return records
 
     def skip(self, kind: int, first: int) -> None:
         """Go on at the offset `first`: what was before is gone."""
@@ -88,10 +91,10 @@ class ReplayGate(Gate):
         self._max = max_tick_events
         self._ticks: list[deque[tuple[int, int]]] = [deque() for _ in range(TOPICS)]
 
-    def add(self, kind: int, records: Sequence[Received], next_offset: int) -> None:
+    def add(self, kind: int, records: Sequence[Received], next_offset: int) -> Sequence[Received]:
         """Queue what was read, and note the tick records in it."""
         self._ticks[kind].extend((r.tick_ms, r.offset) for r in records if r.tick_ms is not None and r.offset >= self.next_offsets[kind])
-        super().add(kind, records, next_offset)
+        return super().add(kind, records, next_offset)
 
     def waits_for(self, kind: int) -> bool:
         """Whether more of a topic must be read before a tick is whole."""
@@ -132,6 +135,14 @@ class LiveGate(Gate):
         self._closed_ms = closed_ms
         self._time_ms = closed_ms
         self._last_ms = [0] * TOPICS
+        self._times: list[deque[int]] = [deque() for _ in range(TOPICS)]  # of the records in the queues; 0 for one that has none
+        self._shares = [1.0] * TOPICS  # of each topic in the last portion
+
+    def add(self, kind: int, records: Sequence[Received], next_offset: int) -> Sequence[Received]:
+        """Queue what was read, and note its times."""
+        new = super().add(kind, records, next_offset)
+        self._times[kind].extend([0 if (arrived := r.arrived) is None else arrived.ts_ms for r in new])
+        return new
 
     def next(self, now_ms: int, ends: Sequence[End | None]) -> Portion | None:
         """Return what may be worked off now; a portion without records when only a tick ends. `ends` (4,) as far as they are known."""
@@ -160,20 +171,29 @@ class LiveGate(Gate):
         """
         if not any(self.queues) or any(more and not queue for more, queue in zip(unread, self.queues, strict=True)):
             return []
-        ahead = [list(islice(queue, self._portion)) for queue in self.queues]
-        times = [[0 if (a := r.arrived) is None or a.ts_ms > latest_ms else a.ts_ms for r in records] for records in ahead]
+        # A topic of few events holds those of a long time: to look at all that waits would cost more than to work it off.
+        ahead = [min(len(queue), LEAST_AHEAD + int(AHEAD * share * self._portion)) for queue, share in zip(self.queues, self._shares, strict=True)]
+        times = [[t if t <= latest_ms else 0 for t in islice(of_topic, n)] for of_topic, n in zip(self._times, ahead, strict=True)]
         keys = [key for of_topic in times for key in accumulate(of_topic, max)]
-        kinds = [kind for kind, records in enumerate(ahead) for _ in records]
+        kinds = [kind for kind, n in enumerate(ahead) for _ in range(n)]
         order = sorted(range(len(keys)), key=keys.__getitem__)[: self._portion]
-        for kind, more in enumerate(unread):
-            here = [at for at, i in enumerate(order) if kinds[i] == kind] if more else []
-            if more and len(here) == len(self.queues[kind]):  # it ends up empty, and more is to be read: nothing after its last
-                del order[here[-1] + 1 :]
-        taken = Counter([kinds[i] for i in order])
-        for kind, n in taken.items():
-            self.taken[kind] = ahead[kind][n - 1].offset + 1
-            self._last_ms[kind] = max(self._last_ms[kind], *times[kind][:n])
-            for _ in range(n):
-                self.queues[kind].popleft()
-        everything = [record for records in ahead for record in records]
-        return [everything[i] for i in order]
+        # Nothing after the last of a topic that was looked at, if more of it waits, or is to be read.
+        more = [unread[kind] or n < len(self.queues[kind]) for kind, n in enumerate(ahead)]
+        lasts = {upto - 1 for upto, n, goes_on in zip(accumulate(ahead), ahead, more, strict=True) if n and goes_on}
+        cut = next((at for at, i in enumerate(order) if i in lasts), len(order))
+        of = [kinds[i] for i in order[: cut + 1]]
+        return self._take(of, times)
+
+    def _take(self, kinds: Sequence[int], times: Sequence[Sequence[int]]) -> list[Received]:
+        """Take records out of the queues of these kinds, in this order; `times` are those of each queue's first."""
+        taken = [kinds.count(kind) for kind in range(TOPICS)]
+        self._shares = [n / len(kinds) for n in taken]
+        out = [[queue.popleft() for _ in range(n)] for queue, n in zip(self.queues, taken, strict=True)]
+        for kind, records in enumerate(out):
+            if records:
+                self.taken[kind] = records[-1].offset + 1
+                self._last_ms[kind] = max(self._last_ms[kind], *times[kind][: len(records)])
+                for _ in records:
+                    self._times[kind].popleft()
+        following = [iter(records) for records in out]
+        return [next(following[kind]) for kind in kinds]

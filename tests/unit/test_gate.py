@@ -251,6 +251,23 @@ class TestLive:
             assert portion.offsets == [0, len(got), 0, 0]
         assert got == [(CLICK, i) for i in range(50)]
 
+    @pytest.mark.parametrize("rates", [(75, 19, 4, 2), (1, 0, 0, 99), (25, 25, 25, 25)])
+    def test_a_long_backlog_goes_in_order_of_time_and_in_whole_portions(self, rates: tuple[int, ...]) -> None:
+        """Though topics of few events hold those of a long time, and who sends most changes halfway."""
+        portion, n, rng = 400, 12_000, random.Random(2)
+        kinds = rng.choices(range(4), rates, k=n // 2) + rng.choices(range(4), rates[::-1], k=n // 2)
+        gate = self.gate(portion=portion)
+        for kind in range(4):
+            self.add(gate, kind, [START_MS + i for i, k in enumerate(kinds) if k == kind])
+        got: list[int] = []
+        sizes = []
+        while (taken := gate.next(NOW, ends(*[kinds.count(kind) for kind in range(4)]))) is not None and taken.records:
+            got += [r.arrived.ts_ms - START_MS for r in taken.records if r.arrived is not None]
+            sizes.append(len(taken.records))
+        assert got == list(range(n))
+        assert max(sizes) == portion
+        assert len(sizes) <= n // portion + 8  # shorter ones where the shares change
+
     def test_offsets_without_records_are_passed(self) -> None:
         """What a poll skipped (markers of a transaction, say) is behind the gate's offsets when nothing is held."""
         gate = self.gate(closed_ms=NOW - 1000)
