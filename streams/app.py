@@ -6,6 +6,7 @@ import importlib.metadata
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, cast
@@ -229,7 +230,7 @@ def create_app(
     worker = Worker(
         MeteredStore(store, meters), model, rules, tick_ms=settings.tick_ms, patience_s=float(settings.dependency_timeout_s),
         outlet=MeteredOutlet(traces.outlet(outlet) if traces is not None else outlet, meters), wire=wire, hard_exit=hard_exit, alive_file=settings.alive_file, held_bytes=share,
-        clock_ms=clock.now_ms, meta=meta, ask_time=ask_time,
+        clock_ms=clock.now_ms, meta=meta, ask_time=ask_time, aside=ThreadPoolExecutor(1, thread_name_prefix="kernels"),
     )  # fmt: skip
     app.transport = Transport(app.conf.broker_consumer, app, positions=WorkerPositions(worker, wire.topics), full_bytes=share)
 

@@ -125,7 +125,9 @@ async def shoppers(partition: Partition, knowledge: Knowledge, launch: Launch, u
         at_ms=partition.cursor.tick_ms,
         ttl_ms=partition.rules.ttl_ms,
     )
-    told = knowledge.of_launch(launch.id, knowledge.view(x, range(len(names))), range(len(names)))
+    pair = knowledge.pair
+    assert pair is not None
+    told = pair.of_launch(launch.id, await pair.view(x, range(len(names))), range(len(names)))
     return Shoppers(names, last_ms, ordered, np.array([b[0] for b in told]), np.array([b[1] for b in told]))
 
 

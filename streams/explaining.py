@@ -108,7 +108,8 @@ async def explain(store: Store, settings: Settings, artifact: Artifact, asked: A
         raise InputError(f"namespace {settings.namespace!r} is empty: no worker has joined it yet")
     rules = _rules(settings, artifact, held)
     knowledge = await _knowledge(store, artifact, held, rules)
-    assert knowledge.model is not None and knowledge.shared is not None
+    pair = knowledge.pair
+    assert pair is not None
     partition = await _partition(store, asked.user, rules, settings.namespace, now_ms)
     # A replay's clock is its last tick; whoever comes next comes after it.
     at_ms = partition.cursor.tick_ms
@@ -120,10 +121,10 @@ async def explain(store: Store, settings: Settings, artifact: Artifact, asked: A
     else:
         exposure = await _exposure(store, partition, launch.id if launch else f"line:{event.line}", asked)
         x, ts_ms, said = np.frombuffer(exposure.x, np.float32), exposure.ts_ms, exposure.predictions[1] if exposure.predictions else None
-    head = knowledge.head(launch.id) if launch is not None else None
+    head = pair.head(launch.id) if launch is not None else None
     return Explained(
         asked=asked, launch=launch, line=event.line, ts_ms=ts_ms, arm=launch.arm(asked.user) if launch else None, window_s=artifact.window_s,
-        outcomes=head.n_learned if head else 0, trunk=knowledge.trunk, x=x, ledger=ledger(knowledge.model, knowledge.shared, head, x), said=said,
+        outcomes=head.n_learned if head else 0, trunk=pair.trunk, x=x, ledger=ledger(pair.model, pair.shared, head, x), said=said,
     )  # fmt: skip
 
 

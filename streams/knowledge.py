@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -20,12 +22,12 @@ from features.events import Event
 from features.hashing import partition_for
 from features.layout import CATALOGUE
 from features.store import Slot, Store
-from models.experts import View
 from models.launch_head import LaunchHead
-from models.model import Model, probability_of_source
+from models.model import Model
 from models.shared_heads import SharedHeads
 from streams import trunks
 from streams.domains import Launches
+from streams.pair import Pair
 from streams.records import SHARED, SHARED_BEFORE, Launch, decode_launch
 
 logger = logging.getLogger(__name__)
@@ -42,10 +44,6 @@ encode_names = msgspec.msgpack.Encoder().encode
 decode_names = msgspec.msgpack.Decoder(list[str]).decode
 
 
-Belief = tuple[float, ...]
-"""The predictions for one event in one domain: score and probability of headstart, and in a launch also those of each of its experts."""
-
-
 def outcome_slot(q: int) -> str:
     """Return the store's slot of outcome partition q."""
     return f"o{q}"
@@ -57,10 +55,13 @@ class Knowledge:
     With a `shelf` (live) the trunk is the one that the heads in the store belong to; without one (replays, offline) it is `model` for good.
     """
 
-    def __init__(self, store: Store, model: Model | None, outcome_partitions: int, *, shelf: trunks.Shelf | None = None) -> None:
-        self._store, self._shelf = store, shelf
-        self.model = model
-        self.trunk = model.artifact.sha256[:16] if model else ""
+    def __init__(
+        self, store: Store, model: Model | None, outcome_partitions: int, *, shelf: trunks.Shelf | None = None, aside: Executor | None = None
+    ) -> None:  # fmt: skip
+        """`aside`: where many vectors are computed, if not here."""
+        self._store, self._shelf, self._aside = store, shelf, aside
+        self.pair = None if model is None else Pair.untaught(model, aside)
+        """As of now. Who waits for anything while it works with a pair keeps to that one."""
         self._number = 0 if shelf is None else -1  # the activation that trunk and heads belong to
         self._slots = [outcome_slot(q) for q in range(outcome_partitions)]
         self._versions = dict.fromkeys(self._slots, -1)
@@ -78,11 +79,20 @@ class Knowledge:
         self._rows_of_categories: dict[str, int] = {}
         self._forget()
 
+    @property
+    def model(self) -> Model | None:
+        """The trunk that is believed, ready to score."""
+        return self.pair.model if self.pair is not None else None
+
+    @property
+    def trunk(self) -> str:
+        """The first 16 digits of its SHA-256; empty without one."""
+        return self.pair.trunk if self.pair is not None else ""
+
     def _forget(self) -> None:
         """Believe nothing but the artifact. The launches stay as they are: only their own slot tells whether they went back too."""
         self._versions = dict.fromkeys(self._versions, -1)
-        self.shared: SharedHeads | None = SharedHeads.of(self.model) if self.model else None
-        self._heads: dict[str, LaunchHead] = {}
+        self.pair = None if self.pair is None else Pair.untaught(self.pair.model, self._aside)
         self.catalogue = np.zeros_like(self.catalogue)
 
     async def refresh(self) -> None:
@@ -137,17 +147,17 @@ class Knowledge:
             self.went_back = True
         stamps = {slot: trunks.Stamp() if self._shelf is None else trunks.stamp_in(now) for slot, now in found.items()}
         # Nobody is more than one activation ahead of the slowest: the slowest one's trunk is the one for which all slots have heads.
-        pair = min(stamps.values(), key=lambda s: s.number)
+        slowest = min(stamps.values(), key=lambda s: s.number)
         model, swapped = self.model, False
         if self._shelf is not None:
-            model = await self._shelf.model(pair.sha256)
-            swapped = pair.number != self._number or model is not self.model  # the number alone may be another trunk's, where the store went back
+            model = await self._shelf.model(slowest.sha256)
+            swapped = slowest.number != self._number or model is not self.model  # the number alone may be another trunk's, where the store went back
         taken: dict[str, tuple[int, Mapping[str, bytes]]] = {}
         whole: set[str] = set()
         for slot, seen in ((slot, self._versions[slot]) for slot in self._slots):
             if found[slot].version == seen and not swapped:
                 continue
-            name = HEADS if stamps[slot].number == pair.number else HEADS_BEFORE
+            name = HEADS if stamps[slot].number == slowest.number else HEADS_BEFORE
             # A thousand launches have 70 MB of heads: those that changed are read, where the store says which they are.
             changed = None
             if name == HEADS and not swapped:
@@ -159,7 +169,7 @@ class Knowledge:
                 return False
             if self._shelf is not None:
                 found_stamp = trunks.stamp_in(now)
-                if pair.number != (found_stamp.number if name == HEADS else found_stamp.before):
+                if slowest.number != (found_stamp.number if name == HEADS else found_stamp.before):
                     if not begin:
                         return False
                     now, changed = Slot(-1, b"", {name: {}}), None
@@ -173,27 +183,29 @@ class Knowledge:
         if swapped and model is not None:
             if self._number >= 0:
                 logger.info("trunk %s takes the place of %s", model.artifact.sha256[:16], self.trunk)
-            self.model, self.trunk, self._number = model, model.artifact.sha256[:16], pair.number
-            self.shared, self._heads = SharedHeads.of(model), {}
-        for slot, (version, heads) in taken.items():
-            if self.model:
-                if slot in whole:
-                    self._forget_heads(slot)
-                for name, value in heads.items():
-                    if name == SHARED:
-                        self.shared = SharedHeads.from_bytes(value)
-                    elif name != SHARED_BEFORE:
-                        self._heads[name] = LaunchHead.from_bytes(value)
+            self.pair, self._number = Pair.untaught(model, self._aside), slowest.number
+        for slot, (version, told) in taken.items():
+            if self.pair is not None:
+                self.pair = self._taught(self.pair, told, forgetting=slot if slot in whole else None)
             self._versions[slot] = version
         return True
 
-    def _forget_heads(self, slot: str) -> None:
-        """Of what a slot has, all is read anew: where the store went back and the learner has gone on since, what was lost must not live on here."""
-        assert self.model
-        here = {name for name in (SHARED, *self._heads) if outcome_slot(partition_for(name.encode(), len(self._slots))) == slot}
-        self._heads = {name: head for name, head in self._heads.items() if name not in here}
-        if SHARED in here:
-            self.shared = SharedHeads.of(self.model)
+    def _taught(self, pair: Pair, told: Mapping[str, bytes], *, forgetting: str | None) -> Pair:
+        """Return a pair with what is told of some of its heads.
+
+        `forgetting` a slot, what was known of its heads is left out: where the store went back and the learner has gone on since, what was lost must not live on here.
+        """
+        shared, heads = pair.shared, dict(pair.heads)
+        if forgetting is not None:
+            here = {name for name in (SHARED, *heads) if outcome_slot(partition_for(name.encode(), len(self._slots))) == forgetting}
+            heads = {name: head for name, head in heads.items() if name not in here}
+            shared = SharedHeads.of(pair.model) if SHARED in here else shared
+        for name, value in told.items():
+            if name == SHARED:
+                shared = SharedHeads.from_bytes(value)
+            elif name != SHARED_BEFORE:
+                heads[name] = LaunchHead.from_bytes(value)
+        return replace(pair, shared=shared, heads=heads)
 
     async def _changed(self, slot: str, of: str, seen: int, version: int) -> dict[str, bytes] | None:
         """Return the fields of a hash that a slot's commits changed after version `seen`; None if the store does not say."""
@@ -239,30 +251,3 @@ class Knowledge:
         if self.model is not None and line not in self.model.artifact.lines:
             return False
         return not self.launches.launches_line(line, at_ms)
-
-    def view(self, x: NDArray[np.float32], launched: Sequence[int]) -> View:
-        """Return vectors (N, F) as the heads see them; what the shared heads said before, `s0`, is asked of the `launched` rows alone, and NaN elsewhere."""
-        assert self.model and self.shared
-        maps, s0 = self.model.maps(x), np.full(len(x), np.nan)
-        if launched:
-            rows = np.array(launched, np.int64)
-            s0[rows] = self.model.frozen_logit(maps.rows(rows))
-        return View(maps.raw, maps.z, self.shared.logit(maps), s0)
-
-    def of_lines(self, view: View) -> list[float]:
-        """Return what the shared heads believe of N rows: score and probability in one."""
-        p: list[float] = probability_of_source(view.s).tolist()
-        return p
-
-    def head(self, launch: str) -> LaunchHead:
-        """Return a launch's head; a fresh one if it has learned nothing."""
-        assert self.model
-        if launch not in self._heads:
-            self._heads[launch] = LaunchHead.of(self.model)
-        return self._heads[launch]
-
-    def of_launch(self, launch: str, view: View, rows: Sequence[int]) -> list[Belief]:
-        """Return what headstart and each of its experts believe of some rows in a launch: score and probability of each of `MODELS`, in a row."""
-        assert self.model
-        said = self.head(launch).score(self.model, view, np.array(rows, np.int64))
-        return list(map(tuple, said.tolist()))

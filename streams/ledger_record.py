@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.explain import ledger
-from streams.knowledge import Knowledge
+from streams.pair import Pair
 from streams.records import Explanation, Launch
 
 MOST_FEATURES: Final = 10
@@ -16,11 +16,10 @@ FIRST_STEPS, MOST_STEPS = 4, 8
 """Of the way from the mean shopper to this one: enough to name what moved the score; `headstart explain` takes finer ones."""
 
 
-def explanation(knowledge: Knowledge, launch: Launch | None, x: NDArray[np.float32]) -> Explanation:
+def explanation(pair: Pair, launch: Launch | None, x: NDArray[np.float32]) -> Explanation:
     """Take apart what is believed of a vector (F,) in a launch, or without one in its line."""
-    assert knowledge.model is not None and knowledge.shared is not None
-    head = knowledge.head(launch.id) if launch is not None else None
-    book = ledger(knowledge.model, knowledge.shared, head, x, first_steps=FIRST_STEPS, most_steps=MOST_STEPS)
+    head = pair.head(launch.id) if launch is not None else None
+    book = ledger(pair.model, pair.shared, head, x, first_steps=FIRST_STEPS, most_steps=MOST_STEPS)
     shares = book.features.shares
     order = np.argsort(-np.abs(shares), kind="stable")[:MOST_FEATURES]
     told = {book.feature_names[j]: float(shares[j]) for j in order.tolist() if shares[j]}

@@ -24,8 +24,10 @@ from features.exposures import NONE, Exposure, exposure_id, is_followed
 from features.hashing import partition_for
 from features.intake import Arrived, rows
 from features.store import Store
-from streams.knowledge import Belief, Knowledge
+from streams.domains import Launches
+from streams.knowledge import Knowledge
 from streams.ledger_record import explanation
+from streams.pair import Belief, Pair
 from streams.partition import Partition, line_key
 from streams.records import REASON_HEADER, SHARED, Entry, Explanation, Launch, Outgoing, Received, Score, TickDone, encode_json, encode_message
 from streams.seen import see_events, see_refused
@@ -153,7 +155,10 @@ def _rejected(partition: Partition, record: Received, refused: Refused) -> Outgo
 async def _apply(partition: Partition, arrived: list[Arrived], knowledge: Knowledge, scoring: bool, worked: Worked) -> None:
     at_ms = partition.cursor.tick_ms
     events = [a.event for a in arrived]
-    launched = knowledge.launches.open_for_each(events, at_ms)
+    # Beliefs may change whenever this waits: a batch keeps to those with which it began.
+    pair, launches = knowledge.pair, knowledge.launches
+    sources = {line: knowledge.is_source(line, at_ms) for line in {event.line for event in events}}
+    launched = launches.open_for_each(events, at_ms)
 
     # What we know: each event in turn changes its shopper's records, and the vector is read right after it.
     names, starts = _line_records(events, launched)
@@ -175,14 +180,14 @@ async def _apply(partition: Partition, arrived: list[Arrived], knowledge: Knowle
 
     # What we believe, and what follows from it: exposures that open, marks on open ones, scores.
     members = _members(launched)
-    beliefs = _believe(knowledge, x, members, launched)
+    beliefs = await _believe(pair, x, members, launched)
     see_events(partition.cursor.seen, kinds, fate, {name: _foretold(of, beliefs) for name, of in members.items()})
     touching = fresh[(kinds[fresh] >= CLICK) | np.logical_or.reduceat(opens, starts[:-1])[fresh]]
-    opened = _follow(partition, arrived, knowledge, launched, beliefs, x, opens[: starts[-1]].tolist(), starts.tolist(), touching.tolist())
-    if scoring and knowledge.trunk:
-        explained = _explained(partition, knowledge, events, launched, x)
+    opened = _follow(partition, arrived, launches, sources, launched, beliefs, x, opens[: starts[-1]].tolist(), starts.tolist(), touching.tolist())
+    if scoring and pair is not None:
+        explained = _explained(partition, pair, events, launched, x)
         worked.scores += [
-            _score(arrived[i], launched.get(i, _NONE), beliefs[i], opened.get(i, _NONE), explained.get(i, _NONE), knowledge.trunk) for i in fresh.tolist()
+            _score(arrived[i], launched.get(i, _NONE), beliefs[i], opened.get(i, _NONE), explained.get(i, _NONE), pair.trunk) for i in fresh.tolist()
         ]
 
 
@@ -217,35 +222,34 @@ def _foretold(of_launch: Sequence[tuple[int, int]], beliefs: Sequence[Sequence[B
     return rows, np.array([beliefs[i][place][1] for i, place in of_launch]) if beliefs[rows[0]][of_launch[0][1]] else None
 
 
-def _believe(
-    knowledge: Knowledge, x: NDArray[np.float32], members: Mapping[str, Sequence[tuple[int, int]]], launched: Mapping[int, list[Launch]]
+async def _believe(
+    pair: Pair | None, x: NDArray[np.float32], members: Mapping[str, Sequence[tuple[int, int]]], launched: Mapping[int, list[Launch]]
 ) -> list[list[Belief]]:  # fmt: skip
     """Return for each event what is believed of it in each of its launches, or in its line if it belongs to none."""
-    if knowledge.model is None:
+    if pair is None:
         return [[()] * len(launched.get(i, _NONE)) or [()] for i in range(len(x))]
-    view = knowledge.view(x, list(launched))
-    beliefs: list[list[Belief]] = [[(p, p)] for p in knowledge.of_lines(view)]
+    view = await pair.view(x, list(launched))
+    beliefs: list[list[Belief]] = [[(p, p)] for p in pair.of_lines(view)]
     for i, there in launched.items():
         beliefs[i] = [()] * len(there)
     for name, of_events in members.items():
-        told = knowledge.of_launch(name, view, [i for i, _ in of_events])
+        told = pair.of_launch(name, view, [i for i, _ in of_events])
         for (i, place), belief in zip(of_events, told, strict=True):
             beliefs[i][place] = belief
     return beliefs
 
 
 def _follow(
-    partition: Partition, arrived: Sequence[Arrived], knowledge: Knowledge, launched: Mapping[int, list[Launch]], beliefs: Sequence[list[Belief]],
-    x: NDArray[np.float32], opens: Sequence[bool], starts: Sequence[int], touching: Sequence[int],
+    partition: Partition, arrived: Sequence[Arrived], launches: Launches, sources: Mapping[str, bool], launched: Mapping[int, list[Launch]],
+    beliefs: Sequence[list[Belief]], x: NDArray[np.float32], opens: Sequence[bool], starts: Sequence[int], touching: Sequence[int],
 ) -> dict[int, list[str | None]]:  # fmt: skip
     """Mark clicks, carts and orders on open exposures, and open new ones, event by event; returns the new ones' ids, as `beliefs`."""
     at_ms, pending = partition.cursor.tick_ms, partition.pending
-    sources = {line: knowledge.is_source(line, at_ms) for line in {arrived[i].event.line for i in touching}}
     opened: dict[int, list[str | None]] = {}
     for i in touching:
         a = arrived[i]
         if a.kind >= CLICK and a.event.user_id in pending.users:
-            pending.mark(a.event.user_id, knowledge.launches.followed(a.event, at_ms), a.kind, a.ts_ms)
+            pending.mark(a.event.user_id, launches.followed(a.event, at_ms), a.kind, a.ts_ms)
         there, place, names = launched.get(i), starts[i], list[str | None]()
         if there is None:
             if opens[place] and sources[a.event.line]:
@@ -282,11 +286,11 @@ def _expose(
 
 
 def _explained(
-    partition: Partition, knowledge: Knowledge, events: Sequence[Event], launched: Mapping[int, list[Launch]], x: NDArray[np.float32]
+    partition: Partition, pair: Pair, events: Sequence[Event], launched: Mapping[int, list[Launch]], x: NDArray[np.float32]
 ) -> dict[int, list[Explanation]]:  # fmt: skip
     """Return the ledgers of the events that ask for one, where the settings allow it: for each of its launches, or for its line."""
     asking = [i for i, event in enumerate(events) if event.explain] if partition.rules.explains else []
-    return {i: [explanation(knowledge, launch, x[i]) for launch in launched.get(i, [None])] for i in asking}
+    return {i: [explanation(pair, launch, x[i]) for launch in launched.get(i, [None])] for i in asking}
 
 
 def _score(

@@ -10,6 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -65,11 +66,11 @@ class Worker:
     def __init__(
         self, store: Store, model: Model, rules: Rules, *, tick_ms: int, patience_s: float, outlet: Outlet, wire: Wire,
         hard_exit: Callable[..., Any], clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000, alive_file: str = "", held_bytes: int = HELD_BYTES,
-        meta: Mapping[str, str] | None = None, ask_time: Callable[[], Awaitable[None]] | None = None,
+        meta: Mapping[str, str] | None = None, ask_time: Callable[[], Awaitable[None]] | None = None, aside: Executor | None = None,
     ) -> None:  # fmt: skip
         """`model` is the trunk that this process came with, `meta` the description of the namespace; `ask_time` sets the clock right, at each tick.
 
-        `held_bytes`: what may wait of one topic of one partition, about.
+        `held_bytes`: what may wait of one topic of one partition, about. `aside`: where many vectors are scored at once, if not on the event loop's thread.
         """
         self._store, self._model, self._rules, self._outlet, self._wire = store, model, rules, outlet, wire
         self._tick_ms, self._patience_s, self._clock_ms, self._hard_exit = tick_ms, patience_s, clock_ms, hard_exit
@@ -80,7 +81,7 @@ class Worker:
         """Asked before the alive file is touched."""
         # In a replay the trunk is fixed before the first event.
         self._shelf = None if rules.replay else Shelf(store, model, self._meta.get("trunk") or model.artifact.sha256, clock_ms=clock_ms)
-        self.knowledge = Knowledge(store, model, rules.outcome_partitions, shelf=self._shelf)
+        self.knowledge = Knowledge(store, model, rules.outcome_partitions, shelf=self._shelf, aside=aside)
         self.desks: dict[int, Desk] = {}
         self.learners: dict[int, LearnerDesk] = {}
         self._stamp_ms = self._highest_ms = -1

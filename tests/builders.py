@@ -23,6 +23,8 @@ from models.hierarchy import Hierarchy
 from models.mixture import floored
 from models.model import Model
 from models.trees import TreeArrays
+from streams.knowledge import Knowledge
+from streams.pair import Pair
 from streams.partition import Rules
 from streams.records import Received, received
 
@@ -140,3 +142,9 @@ def make_artifact(*lines: str, edges_ms: tuple[int, ...] = EDGES_MS, seed: int =
 def make_model(*lines: str, **more: Any) -> Model:
     """The model made from such an artifact."""
     return Model(make_artifact(*lines, **more))
+
+
+def pair_of(knowledge: Knowledge) -> Pair:
+    """What somebody who has a trunk believes."""
+    assert knowledge.pair is not None
+    return knowledge.pair

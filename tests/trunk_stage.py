@@ -22,6 +22,7 @@ from streams.knowledge import HEADS, Knowledge, outcome_slot
 from streams.learner import Learner
 from streams.partition import Cursor, Totals
 from streams.records import SHARED, Message
+from tests.builders import pair_of
 from tests.unit.test_learner import EPOCH, T1, outcome
 
 PARTITIONS = 3
@@ -146,14 +147,12 @@ class Stage:
 
 def check_pair(knowledge: Knowledge, store: Told) -> None:
     """Whatever heads it has belong to its trunk."""
-    model = knowledge.model
-    assert model is not None
-    assert knowledge.shared is not None
+    pair, model = pair_of(knowledge), pair_of(knowledge).model
     assert knowledge.trunk == model.artifact.sha256[:16]
     if knowledge._number < 0:
         return  # nobody scores before the first refresh is over
     fresh = LaunchHead.of(model).to_bytes()
-    held = [(knowledge.shared.to_bytes(), SharedHeads.of(model).to_bytes()), *((head.to_bytes(), fresh) for head in knowledge._heads.values())]
+    held = [(pair.shared.to_bytes(), SharedHeads.of(model).to_bytes()), *((head.to_bytes(), fresh) for head in pair.heads.values())]
     for state, unlearned in held:
         assert state == unlearned or store.trunk_of[state] == model.artifact.sha256
 

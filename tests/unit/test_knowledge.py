@@ -9,22 +9,18 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from features.catalogue import empty
 from features.errors import DependencyDown
-from features.memory_store import MemoryStore
-from features.vector import NAMES
 from models.checkpoint import save
-from models.launch_head import view_of
 from models.model import Model
 from models.shared_heads import SharedHeads
 from streams import trunks
 from streams.knowledge import CHANGED, CHANGED_KEPT, HEADS, HEADS_BEFORE, Knowledge, outcome_slot
 from streams.partition import LostCommit
 from streams.records import SHARED
-from tests.builders import make_artifact, make_model
+from tests.builders import make_artifact, pair_of
 from tests.trunk_stage import KEYS, PARTITIONS, SHARED_Q, Stage, Told, Trunk, check_pair, final_state, go, outcomes_of
 from tests.unit.test_learner import T1
 
@@ -110,7 +106,7 @@ def test_no_mixed_pair_is_ever_believed(seed: int, made: list[Trunk]) -> None:
             check_pair(knowledge, stage.store)
             assert knowledge.trunk == made[0].sha256[:16]
             for key in (*KEYS, SHARED):
-                head = knowledge.shared if key == SHARED else knowledge.head(key)
+                head = pair_of(knowledge).shared if key == SHARED else pair_of(knowledge).head(key)
                 assert head is not None
                 assert head.n_learned == outcomes_of(stage, key)
         order = [made[i].sha256[:16] for i in (0, 1, 2, 1, 0)]
@@ -146,7 +142,7 @@ def test_the_old_pair_is_believed_until_the_last_learner_has_followed(made: list
         await stage.settle()
         there = stage.new_knowledge()
         await there.refresh()
-        before = {key: there.head(key).to_bytes() for key in KEYS}
+        before = {key: pair_of(there).head(key).to_bytes() for key in KEYS}
         await stage.promote(made[1])
         await there.refresh()
         await stage.hear()
@@ -156,15 +152,15 @@ def test_the_old_pair_is_believed_until_the_last_learner_has_followed(made: list
             await newcomer.refresh()
             for knowledge in (there, newcomer):
                 assert knowledge.trunk == made[0].sha256[:16]
-                assert {key: knowledge.head(key).to_bytes() for key in KEYS} == before
+                assert {key: pair_of(knowledge).head(key).to_bytes() for key in KEYS} == before
             assert await stage.step(q)
             assert not await stage.step(q)
         for knowledge in (there, stage.new_knowledge()):
             await knowledge.refresh()
             check_pair(knowledge, stage.store)
             assert knowledge.trunk == made[1].sha256[:16]
-            assert {key: knowledge.head(key).n_learned for key in KEYS} == {key: outcomes_of(stage, key) for key in KEYS}
-            assert all(knowledge.head(key).to_bytes() != before[key] for key in KEYS)
+            assert {key: pair_of(knowledge).head(key).n_learned for key in KEYS} == {key: outcomes_of(stage, key) for key in KEYS}
+            assert all(pair_of(knowledge).head(key).to_bytes() != before[key] for key in KEYS)
 
     go(work())
 
@@ -292,8 +288,7 @@ def test_what_was_lost_does_not_live_on_where_the_learner_has_gone_on_since(made
         await stage.learners[0]._write({HEADS: {}, "catalogue": {"line:lost": counted.tobytes()}}, {})
         knowledge = stage.new_knowledge()
         await knowledge.refresh()
-        assert knowledge.shared is not None
-        lost = knowledge.shared.to_bytes()
+        lost = pair_of(knowledge).shared.to_bytes()
         for name, value in saved.items():
             setattr(stage.store, name, value)
         stage.store._hashes = hashes
@@ -303,7 +298,7 @@ def test_what_was_lost_does_not_live_on_where_the_learner_has_gone_on_since(made
             await stage.learners[at]._write({HEADS: {}}, {})
         await knowledge.refresh()
         assert not knowledge.went_back
-        assert knowledge.shared.to_bytes() != lost
+        assert pair_of(knowledge).shared.to_bytes() != lost
         assert knowledge.catalogue["matured"].sum() == 0
         check_pair(knowledge, stage.store)
 
@@ -329,7 +324,7 @@ def test_only_the_heads_that_changed_are_read_again(made: list[Trunk]) -> None:
             stage.store.heads_read.clear()
             await close.refresh()
             assert stage.store.heads_read == expected
-            assert close.head(KEYS[q]).to_bytes() == (await final_state(stage))[KEYS[q]]
+            assert pair_of(close).head(KEYS[q]).to_bytes() == (await final_state(stage))[KEYS[q]]
         for _ in range(CHANGED_KEPT):
             await stage.send(q, 1)
             await stage.settle()
@@ -343,7 +338,7 @@ def test_only_the_heads_that_changed_are_read_again(made: list[Trunk]) -> None:
         stage.store.heads_read.clear()
         await close.refresh()
         assert stage.store.heads_read == ["*"]
-        assert close.head(KEYS[q]).to_bytes() == (await final_state(stage))[KEYS[q]]
+        assert pair_of(close).head(KEYS[q]).to_bytes() == (await final_state(stage))[KEYS[q]]
         kept = (await stage.store.load(outcome_slot(q), (CHANGED[HEADS],))).hashes[CHANGED[HEADS]]
         assert len(kept) <= CHANGED_KEPT
 
@@ -397,18 +392,3 @@ def test_what_counts_as_a_source_follows_the_trunk(made: list[Trunk], tmp_path: 
         assert knowledge.is_source("hats", T1)
 
     go(work())
-
-
-def test_what_was_said_before_is_asked_of_launched_rows_alone() -> None:
-    """It is what the heads of the artifact say of just those rows, and nothing of the others; all else of the view is there for every row."""
-    model = make_model("shoes")
-    knowledge = Knowledge(MemoryStore(), model, 1)
-    knowledge.shared = SharedHeads.of(model)
-    for head in knowledge.shared.heads.values():
-        head.m += 0.3  # what has been taught since
-    x = np.random.default_rng(1).normal(size=(6, len(NAMES))).astype(np.float32)
-    whole, some = view_of(model, knowledge.shared, model.maps(x)), knowledge.view(x, [4, 1])
-    assert (some.s0[[1, 4]] == whole.s0[[1, 4]]).all()
-    assert not np.isin(whole.s0, whole.s).any()
-    assert np.isnan(some.s0[[0, 2, 3, 5]]).all()
-    assert all((mine == theirs).all() for mine, theirs in zip(some[:3], whole[:3], strict=True))

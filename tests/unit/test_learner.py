@@ -23,7 +23,7 @@ from streams.knowledge import Knowledge, outcome_slot
 from streams.learner import Learner, LearnerCursor, stamp_of
 from streams.partition import Cursor, LostCommit, Totals
 from streams.records import SHARED, Counted, Message, Outcome, TickDone
-from tests.builders import EDGES_MS, START_MS, make_model
+from tests.builders import EDGES_MS, START_MS, make_model, pair_of
 
 EPOCH = 7
 TICK_MS = 900_000
@@ -345,14 +345,14 @@ def test_knowledge_forgets_what_a_store_that_went_back_has_lost(model: Model) ->
         topic = await open_topic(model)
         knowledge = Knowledge(topic.store, model, 1)
         await knowledge.refresh()
-        before = knowledge.head("new").to_bytes(), knowledge.shared and knowledge.shared.to_bytes(), knowledge.catalogue[0].tobytes()
+        before = pair_of(knowledge).head("new").to_bytes(), pair_of(knowledge).shared.to_bytes(), knowledge.catalogue[0].tobytes()
         await topic.commit(0, T1)
         await topic.append(outcome(0), outcome(1, key="new"), counted(2, T1), done(T1, 3))
         await knowledge.refresh()
-        assert knowledge.head("new").to_bytes() != before[0]
+        assert pair_of(knowledge).head("new").to_bytes() != before[0]
         knowledge._store = MemoryStore()
         await knowledge.refresh()
-        assert (knowledge.head("new").to_bytes(), knowledge.shared and knowledge.shared.to_bytes(), knowledge.catalogue[0].tobytes()) == before
+        assert (pair_of(knowledge).head("new").to_bytes(), pair_of(knowledge).shared.to_bytes(), knowledge.catalogue[0].tobytes()) == before
 
     go(work())
 
@@ -366,7 +366,7 @@ def test_a_launch_may_be_named_like_the_shared_heads(model: Model) -> None:
         await topic.append(outcome(0, key="shared-scooter"), done(T1, 1))
         knowledge = Knowledge(topic.store, model, 1)
         await knowledge.refresh()
-        assert knowledge.head("shared-scooter").to_bytes() == (await topic.state())[0]["shared-scooter"]
+        assert pair_of(knowledge).head("shared-scooter").to_bytes() == (await topic.state())[0]["shared-scooter"]
 
     go(work())
 
