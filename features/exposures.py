@@ -55,7 +55,7 @@ def exposure_id(domain: str, user: str, event_id: str) -> str:
 
 def is_followed(exposure: str, learn_share: float) -> bool:
     """Whether an exposure is followed to its label; depends on its id alone."""
-    return int(exposure[:8], 16) < learn_share * 2**32
+    return learn_share >= 1.0 or int(exposure[:8], 16) < learn_share * 2**32
 
 
 class Pending:

@@ -127,7 +127,7 @@ async def shoppers(partition: Partition, knowledge: Knowledge, launch: Launch, u
     )
     pair = knowledge.pair
     assert pair is not None
-    told = pair.of_launch(launch.id, await pair.view(x, range(len(names))), range(len(names)))
+    told = pair.of_launch(launch.id, pair.view(x, range(len(names))), range(len(names)))
     return Shoppers(names, last_ms, ordered, np.array([b[0] for b in told]), np.array([b[1] for b in told]))
 
 

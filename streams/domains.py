@@ -56,7 +56,8 @@ class Launches:
 
         The order of a product that is being launched is no order of the line's other products.
         """
-        holding = self.holding(event)
+        if not (holding := self.holding(event)):
+            return [f"line:{event.line}"]
         apart = any(launch.products and launch.is_open(at_ms) for launch in holding)
         return [*([] if apart else [f"line:{event.line}"]), *(launch.id for launch in holding)]
 

@@ -58,10 +58,10 @@ class Knowledge:
     def __init__(
         self, store: Store, model: Model | None, outcome_partitions: int, *, shelf: trunks.Shelf | None = None, aside: Executor | None = None
     ) -> None:  # fmt: skip
-        """`aside`: where many vectors are computed, if not here."""
-        self._store, self._shelf, self._aside = store, shelf, aside
-        self.pair = None if model is None else Pair.untaught(model, aside)
-        """As of now. Who waits for anything while it works with a pair keeps to that one."""
+        """`aside`: where whoever asks has many events computed, if not at once (`streams.aside`)."""
+        self._store, self._shelf, self.aside = store, shelf, aside
+        self.pair = None if model is None else Pair.untaught(model)
+        """As of now. Pair, launches and catalogue are never changed: others take their place, so who waits while it works keeps to those that it has."""
         self._number = 0 if shelf is None else -1  # the activation that trunk and heads belong to
         self._slots = [outcome_slot(q) for q in range(outcome_partitions)]
         self._versions = dict.fromkeys(self._slots, -1)
@@ -92,7 +92,7 @@ class Knowledge:
     def _forget(self) -> None:
         """Believe nothing but the artifact. The launches stay as they are: only their own slot tells whether they went back too."""
         self._versions = dict.fromkeys(self._versions, -1)
-        self.pair = None if self.pair is None else Pair.untaught(self.pair.model, self._aside)
+        self.pair = None if self.pair is None else Pair.untaught(self.pair.model)
         self.catalogue = np.zeros_like(self.catalogue)
 
     async def refresh(self) -> None:
@@ -183,7 +183,7 @@ class Knowledge:
         if swapped and model is not None:
             if self._number >= 0:
                 logger.info("trunk %s takes the place of %s", model.artifact.sha256[:16], self.trunk)
-            self.pair, self._number = Pair.untaught(model, self._aside), slowest.number
+            self.pair, self._number = Pair.untaught(model), slowest.number
         for slot, (version, told) in taken.items():
             if self.pair is not None:
                 self.pair = self._taught(self.pair, told, forgetting=slot if slot in whole else None)
@@ -223,9 +223,11 @@ class Knowledge:
         if found is None:
             found = (await self._store.load(slot, ("catalogue",))).hashes["catalogue"]
             self.catalogue = np.zeros_like(self.catalogue)
-        for name, value in found.items():
-            row = self._row(name)  # may put a longer array into the place of this one
-            self.catalogue[row] = np.frombuffer(value, CATALOGUE)[0]
+        rows = [self._row(name) for name in found]
+        catalogue = self.catalogue.copy()
+        for row, value in zip(rows, found.values(), strict=True):
+            catalogue[row] = np.frombuffer(value, CATALOGUE)[0]
+        self.catalogue = catalogue
 
     def _row(self, name: str) -> int:
         row = self._rows.get(name)
@@ -245,9 +247,3 @@ class Knowledge:
             if (category := event.category or event.line) not in categories:
                 categories[category] = self._row(f"category:{category}")
         return np.array([lines[event.line] for event in events], np.int64), np.array([categories[event.category or event.line] for event in events], np.int64)
-
-    def is_source(self, line: str, at_ms: int) -> bool:
-        """Whether a line's outcomes feed the shared heads: the trunk was trained on it, and it is not being launched."""
-        if self.model is not None and line not in self.model.artifact.lines:
-            return False
-        return not self.launches.launches_line(line, at_ms)

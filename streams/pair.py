@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +13,7 @@ from models.experts import View
 from models.launch_head import LaunchHead
 from models.model import Model, probability_of_source
 from models.shared_heads import SharedHeads
-
-MANY_ROWS: Final = 256
-"""From how many vectors on it is worth while to have them computed aside: some 2 ms, and to hand them over takes .1 to .2."""
+from streams.domains import Launches
 
 Belief = tuple[float, ...]
 """The predictions for one event in one domain: score and probability of headstart, and in a launch also those of each of its experts."""
@@ -26,33 +21,24 @@ Belief = tuple[float, ...]
 
 @dataclass(frozen=True)
 class Pair:
-    """A trunk, the shared heads, and those of launches that have learned something, by id.
-
-    With an executor (a thread) many vectors are computed `aside`: kernels hold no lock of Python's, so the event loop's thread goes on with other partitions.
-    """
+    """A trunk, the shared heads, and those of launches that have learned something, by id."""
 
     model: Model
     shared: SharedHeads
     heads: Mapping[str, LaunchHead] = field(default_factory=dict)
-    aside: Executor | None = None
 
     @classmethod
-    def untaught(cls, model: Model, aside: Executor | None = None) -> Pair:
+    def untaught(cls, model: Model) -> Pair:
         """What the artifact says, before anybody has learned."""
-        return cls(model, SharedHeads.of(model), aside=aside)
+        return cls(model, SharedHeads.of(model))
 
     @property
     def trunk(self) -> str:
         """The first 16 digits of its SHA-256."""
         return self.model.artifact.sha256[:16]
 
-    async def view(self, x: NDArray[np.float32], launched: Sequence[int]) -> View:
+    def view(self, x: NDArray[np.float32], launched: Sequence[int]) -> View:
         """Return vectors (N, F) as the heads see them; what the shared heads said before, `s0`, is asked of the `launched` rows alone, and NaN elsewhere."""
-        if self.aside is None or len(x) < MANY_ROWS:
-            return self._view(x, launched)
-        return await asyncio.get_running_loop().run_in_executor(self.aside, self._view, x, launched)
-
-    def _view(self, x: NDArray[np.float32], launched: Sequence[int]) -> View:
         maps, s0 = self.model.maps(x), np.full(len(x), np.nan)
         if launched:
             rows = np.array(launched, np.int64)
@@ -76,3 +62,10 @@ class Pair:
         """Return what headstart and each of its experts believe of some rows in a launch: score and probability of each of `MODELS`, in a row."""
         said = self.head(launch).score(self.model, view, np.array(rows, np.int64))
         return list(map(tuple, said.tolist()))
+
+
+def is_source(line: str, pair: Pair | None, launches: Launches, at_ms: int) -> bool:
+    """Whether a line's outcomes feed the shared heads: the trunk was trained on it, and it is not being launched."""
+    if pair is not None and line not in pair.model.artifact.lines:
+        return False
+    return not launches.launches_line(line, at_ms)

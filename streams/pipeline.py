@@ -24,10 +24,12 @@ from features.exposures import NONE, Exposure, exposure_id, is_followed
 from features.hashing import partition_for
 from features.intake import Arrived, rows
 from features.store import Store
+from models.experts import View
+from streams.aside import computed
 from streams.domains import Launches
 from streams.knowledge import Knowledge
 from streams.ledger_record import explanation
-from streams.pair import Belief, Pair
+from streams.pair import Belief, Pair, is_source
 from streams.partition import Partition, line_key
 from streams.records import REASON_HEADER, SHARED, Entry, Explanation, Launch, Outgoing, Received, Score, TickDone, encode_json, encode_message
 from streams.seen import see_events, see_refused
@@ -157,7 +159,6 @@ async def _apply(partition: Partition, arrived: list[Arrived], knowledge: Knowle
     events = [a.event for a in arrived]
     # Beliefs may change whenever this waits: a batch keeps to those with which it began.
     pair, launches = knowledge.pair, knowledge.launches
-    sources = {line: knowledge.is_source(line, at_ms) for line in {event.line for event in events}}
     launched = launches.open_for_each(events, at_ms)
 
     # What we know: each event in turn changes its shopper's records, and the vector is read right after it.
@@ -165,30 +166,32 @@ async def _apply(partition: Partition, arrived: list[Arrived], knowledge: Knowle
     users, lines = await partition.place([event.user_id for event in events], names)
     facts = rows(arrived, partition.local)
     facts["user"] = users
-    facts["line_stats"], facts["category_stats"] = of_line, of_category = knowledge.catalogue_rows(events)
+    facts["line_stats"], facts["category_stats"] = line_rows, category_rows = knowledge.catalogue_rows(events)
     partition.users.change(users)
     partition.lines.change(lines)
-    x, fate, opens = advance(
-        facts, partition.users.rows, partition.lines.rows, lines, starts, knowledge.catalogue, at_ms=at_ms, ttl_ms=partition.rules.ttl_ms
-    )  # fmt: skip
+    catalogue, of_users, of_lines, ttl_ms = knowledge.catalogue, partition.users.rows, partition.lines.rows, partition.rules.ttl_ms
+
+    def seen() -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.bool_], View | None]:
+        x, fate, opens = advance(facts, of_users, of_lines, lines, starts, catalogue, at_ms=at_ms, ttl_ms=ttl_ms)
+        return x, fate, opens, pair.view(x, list(launched)) if pair is not None else None
+
+    x, fate, opens, view = await computed(seen, len(events), knowledge.aside)
     fresh = np.flatnonzero(fate == APPLIED)
     kinds = facts["kind"].astype(np.int64)
-    counted = np.concatenate([np.zeros_like(fresh), of_line[fresh], of_category[fresh]])  # in the shop, in the line, in the category
+    counted = np.concatenate([np.zeros_like(fresh), line_rows[fresh], category_rows[fresh]])  # in the shop, in the line, in the category
     count_many(partition.cursor.counts, knowledge.catalogue_names, counted, np.tile(kinds[fresh], 3))
     partition.cursor.totals.applied += len(fresh)
     partition.cursor.totals.duplicate += len(events) - len(fresh)
 
     # What we believe, and what follows from it: exposures that open, marks on open ones, scores.
     members = _members(launched)
-    beliefs = await _believe(pair, x, members, launched)
+    beliefs = _believe(pair, view, members, launched) if pair is not None and view is not None else _nothing(len(events), launched)
     see_events(partition.cursor.seen, kinds, fate, {name: _foretold(of, beliefs) for name, of in members.items()})
     touching = fresh[(kinds[fresh] >= CLICK) | np.logical_or.reduceat(opens, starts[:-1])[fresh]]
-    opened = _follow(partition, arrived, launches, sources, launched, beliefs, x, opens[: starts[-1]].tolist(), starts.tolist(), touching.tolist())
+    opened = _follow(partition, arrived, pair, launches, launched, beliefs, x, opens[: starts[-1]].tolist(), starts.tolist(), touching.tolist())
     if scoring and pair is not None:
-        explained = _explained(partition, pair, events, launched, x)
-        worked.scores += [
-            _score(arrived[i], launched.get(i, _NONE), beliefs[i], opened.get(i, _NONE), explained.get(i, _NONE), pair.trunk) for i in fresh.tolist()
-        ]
+        explained, trunk = _explained(partition, pair, events, launched, x), pair.trunk
+        worked.scores += [_score(arrived[i], launched.get(i, _NONE), beliefs[i], opened.get(i, _NONE), explained.get(i, _NONE), trunk) for i in fresh.tolist()]
 
 
 def _line_records(events: Sequence[Event], launched: Mapping[int, list[Launch]]) -> tuple[list[str], NDArray[np.int64]]:
@@ -222,13 +225,13 @@ def _foretold(of_launch: Sequence[tuple[int, int]], beliefs: Sequence[Sequence[B
     return rows, np.array([beliefs[i][place][1] for i, place in of_launch]) if beliefs[rows[0]][of_launch[0][1]] else None
 
 
-async def _believe(
-    pair: Pair | None, x: NDArray[np.float32], members: Mapping[str, Sequence[tuple[int, int]]], launched: Mapping[int, list[Launch]]
-) -> list[list[Belief]]:  # fmt: skip
+def _nothing(n: int, launched: Mapping[int, list[Launch]]) -> list[list[Belief]]:
+    """Return what is believed of n events without a trunk: as `_believe`, and nothing."""
+    return [[()] * len(launched.get(i, _NONE)) or [()] for i in range(n)]
+
+
+def _believe(pair: Pair, view: View, members: Mapping[str, Sequence[tuple[int, int]]], launched: Mapping[int, list[Launch]]) -> list[list[Belief]]:
     """Return for each event what is believed of it in each of its launches, or in its line if it belongs to none."""
-    if pair is None:
-        return [[()] * len(launched.get(i, _NONE)) or [()] for i in range(len(x))]
-    view = await pair.view(x, list(launched))
     beliefs: list[list[Belief]] = [[(p, p)] for p in pair.of_lines(view)]
     for i, there in launched.items():
         beliefs[i] = [()] * len(there)
@@ -240,11 +243,12 @@ async def _believe(
 
 
 def _follow(
-    partition: Partition, arrived: Sequence[Arrived], launches: Launches, sources: Mapping[str, bool], launched: Mapping[int, list[Launch]],
+    partition: Partition, arrived: Sequence[Arrived], pair: Pair | None, launches: Launches, launched: Mapping[int, list[Launch]],
     beliefs: Sequence[list[Belief]], x: NDArray[np.float32], opens: Sequence[bool], starts: Sequence[int], touching: Sequence[int],
 ) -> dict[int, list[str | None]]:  # fmt: skip
     """Mark clicks, carts and orders on open exposures, and open new ones, event by event; returns the new ones' ids, as `beliefs`."""
     at_ms, pending = partition.cursor.tick_ms, partition.pending
+    sources = {line: is_source(line, pair, launches, at_ms) for line in {arrived[i].event.line for i in touching}}
     opened: dict[int, list[str | None]] = {}
     for i in touching:
         a = arrived[i]

@@ -18,6 +18,7 @@ from models.model import Model
 from models.shared_heads import SharedHeads
 from streams import trunks
 from streams.knowledge import CHANGED, CHANGED_KEPT, HEADS, HEADS_BEFORE, Knowledge, outcome_slot
+from streams.pair import is_source
 from streams.partition import LostCommit
 from streams.records import SHARED
 from tests.builders import make_artifact, pair_of
@@ -385,10 +386,10 @@ def test_what_counts_as_a_source_follows_the_trunk(made: list[Trunk], tmp_path: 
         grown = Trunk(tmp_path, Model(save(replace(make_artifact("shoes", "hats", seed=5), sha256=""), tmp_path)))
         knowledge = stage.new_knowledge()
         await knowledge.refresh()
-        assert not knowledge.is_source("hats", T1)
+        assert not is_source("hats", knowledge.pair, knowledge.launches, T1)
         await stage.promote(grown)
         await stage.settle()
         await knowledge.refresh()
-        assert knowledge.is_source("hats", T1)
+        assert is_source("hats", knowledge.pair, knowledge.launches, T1)
 
     go(work())

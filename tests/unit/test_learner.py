@@ -346,10 +346,12 @@ def test_knowledge_forgets_what_a_store_that_went_back_has_lost(model: Model) ->
         knowledge = Knowledge(topic.store, model, 1)
         await knowledge.refresh()
         before = pair_of(knowledge).head("new").to_bytes(), pair_of(knowledge).shared.to_bytes(), knowledge.catalogue[0].tobytes()
+        held = pair_of(knowledge), knowledge.catalogue
         await topic.commit(0, T1)
         await topic.append(outcome(0), outcome(1, key="new"), counted(2, T1), done(T1, 3))
         await knowledge.refresh()
         assert pair_of(knowledge).head("new").to_bytes() != before[0]
+        assert (held[0].head("new").to_bytes(), held[0].shared.to_bytes(), held[1][0].tobytes()) == before  # whoever works with them keeps them
         knowledge._store = MemoryStore()
         await knowledge.refresh()
         assert (pair_of(knowledge).head("new").to_bytes(), pair_of(knowledge).shared.to_bytes(), knowledge.catalogue[0].tobytes()) == before
