@@ -23,7 +23,7 @@ SPY: Final = PEERS.parent / "py-spy"
 TAG: Final = "stages"
 GRAPH_S: Final = 4
 BEGIN: Final = 0.25  # of the events, before the first sample
-WAITS: Final = ("select (selectors.py", "wait (threading.py")
+WAITS: Final = ("select (selectors.py", "wait (threading.py", "_worker (concurrent/futures/thread.py")
 
 STAGES: Final = (
     ("learner: outcomes, heads, figures", ("(streams/learner", "(streams/sight.py", "(models/watch.py")),
