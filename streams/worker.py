@@ -70,7 +70,7 @@ class Worker:
     ) -> None:  # fmt: skip
         """`model` is the trunk that this process came with, `meta` the description of the namespace; `ask_time` sets the clock right, at each tick.
 
-        `held_bytes`: what may wait of one topic of one partition, about. `aside`: where many vectors are scored at once, if not on the event loop's thread.
+        `held_bytes`: what may wait of one topic of one partition, about. `aside`: where many events are computed, if not at once (`streams.aside`).
         """
         self._store, self._model, self._rules, self._outlet, self._wire = store, model, rules, outlet, wire
         self._tick_ms, self._patience_s, self._clock_ms, self._hard_exit = tick_ms, patience_s, clock_ms, hard_exit
