@@ -40,7 +40,7 @@ STAGES: Final = (
     ("outbox", ("publish_outbox (streams/pipeline.py", "(streams/outbox.py")),
     ("delivery of scores", ("deliver (streams/", "(aiokafka/producer")),
     ("merging four topics by time", ("_next (streams/desk.py",)),
-    ("the rest of the pipeline", ("work_off (streams/pipeline.py",)),
+    ("the rest of the pipeline", ("work_off (streams/pipeline.py", "seen (streams/pipeline.py")),
     ("decoding events", ("_received (streams/app.py",)),
     (
         "reading Kafka",

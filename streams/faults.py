@@ -1,7 +1,8 @@
-"""Faults that tests order, to prove that the ledger sees them and that a wrong clock does no harm. Nobody else sets the variable.
+"""What tests order: faults, to prove that the ledger sees them, and what must do no harm. Nobody else sets the variable.
 
 FAULTS_FOR_TESTS_OF_HEADSTART is a list, separated by commas, of: skip_event:N, apply_twice:N, learn_twice:N (once in a process, after N records or
-outcomes, with the totals forged, so that nothing but the account of the ids can tell), and clock:FILE (this process's wall clock is off by as many seconds as the file says, at any time).
+outcomes, with the totals forged, so that nothing but the account of the ids can tell), clock:FILE (this process's wall clock is off by as many seconds as the file says, at any time),
+and aside:N (from N events on are computed beside the event loop).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 from zlib import crc32
 
-from streams import desk
+from streams import aside, desk
 from streams.learner import Learner
 from streams.partition import Partition
 from streams.pipeline import Worked
@@ -29,9 +30,9 @@ CLOCK_LOOK_S: Final = 0.05
 def install() -> None:
     """Install what the variable orders; does nothing where it is not set."""
     for order in filter(None, os.environ.get(VARIABLE, "").split(",")):
-        logger.critical("%s orders the fault %s: this worker breaks its promises", VARIABLE, order)
+        logger.critical("%s orders %s: this worker is for tests alone, and may break its promises", VARIABLE, order)
         name, _, argument = order.partition(":")
-        {"skip_event": _skip_event, "apply_twice": _apply_twice, "learn_twice": _learn_twice, "clock": _clock}[name](argument)
+        {"skip_event": _skip_event, "apply_twice": _apply_twice, "learn_twice": _learn_twice, "clock": _clock, "aside": _aside}[name](argument)
 
 
 def _one_of(records: Sequence[Received], half: int) -> list[Received]:
@@ -107,3 +108,7 @@ def _clock(file: str) -> None:
 
     time.time = lambda: right_s() + ahead()
     time.time_ns = lambda: right_ns() + int(1e9 * ahead())
+
+
+def _aside(many: str) -> None:
+    vars(aside)["MANY"] = int(many)

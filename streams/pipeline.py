@@ -158,7 +158,8 @@ async def _apply(partition: Partition, arrived: list[Arrived], knowledge: Knowle
     at_ms = partition.cursor.tick_ms
     events = [a.event for a in arrived]
     # Beliefs may change whenever this waits: a batch keeps to those with which it began.
-    pair, launches = knowledge.pair, knowledge.launches
+    line_rows, category_rows = knowledge.catalogue_rows(events)
+    pair, launches, catalogue = knowledge.pair, knowledge.launches, knowledge.catalogue
     launched = launches.open_for_each(events, at_ms)
 
     # What we know: each event in turn changes its shopper's records, and the vector is read right after it.
@@ -166,10 +167,10 @@ async def _apply(partition: Partition, arrived: list[Arrived], knowledge: Knowle
     users, lines = await partition.place([event.user_id for event in events], names)
     facts = rows(arrived, partition.local)
     facts["user"] = users
-    facts["line_stats"], facts["category_stats"] = line_rows, category_rows = knowledge.catalogue_rows(events)
+    facts["line_stats"], facts["category_stats"] = line_rows, category_rows
     partition.users.change(users)
     partition.lines.change(lines)
-    catalogue, of_users, of_lines, ttl_ms = knowledge.catalogue, partition.users.rows, partition.lines.rows, partition.rules.ttl_ms
+    of_users, of_lines, ttl_ms = partition.users.rows, partition.lines.rows, partition.rules.ttl_ms
 
     def seen() -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.bool_], View | None]:
         x, fate, opens = advance(facts, of_users, of_lines, lines, starts, catalogue, at_ms=at_ms, ttl_ms=ttl_ms)

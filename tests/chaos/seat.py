@@ -56,7 +56,7 @@ class Seat:
             self._log_from = self.log.stat().st_size if self.log.exists() else 0
             with self._starting:
                 if self.wanted:
-                    self.process = start_worker(self.settings, self.log, {VARIABLE: f"clock:{self.clock}"})
+                    self.process = start_worker(self.settings, self.log, {VARIABLE: f"clock:{self.clock}{',aside:1' * (self.number % 2)}"})
 
     def works(self) -> tuple[set[int], set[int]]:
         """Return the partitions and outcome partitions that this process was given last, as it says."""

@@ -10,6 +10,8 @@ import pytest
 
 from features.errors import InputError, Mismatch
 from streams import namespace
+from streams.aside import MANY
+from streams.faults import VARIABLE
 from streams.replay import read_outcomes
 from streams.ticks import Tick
 from tests.integration.harness import Replay
@@ -23,9 +25,13 @@ from tests.integration.worlds import WINDOW_S, Left, World, differences, in_proc
 )
 def test_a_replay_leaves_the_bits_of_the_evaluation(
     world: World, evaluated: Left, broker: str, redis_url: str, tmp_path: Path,
-    partitions: int, number: int, polled: int, outcome_partitions: int, seed: int | None,
+    partitions: int, number: int, polled: int, outcome_partitions: int, seed: int | None, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """Scores, rejects, outcomes with their vectors and predictions, figures, snapshots, and all state in Redis are equal byte by byte."""
+    """Scores, rejects, outcomes with their vectors and predictions, figures, snapshots, and all state in Redis are equal byte by byte.
+
+    Where there are three workers, they compute every event beside the event loop.
+    """
+    monkeypatch.setenv(VARIABLE, f"aside:{1 if number == 3 else MANY}")
     ticks = world.ticks() if seed is None else shuffled(world.ticks(), seed)
     replay = Replay(world, broker, redis_url, tmp_path, partitions=partitions, outcome_partitions=outcome_partitions, max_poll_records=polled)
     left = replay.run(ticks, number=number)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,13 +15,16 @@ from faust.types import TP
 from features.errors import InputError
 from features.events import KINDS, encode
 from streams import app
+from streams.aside import computed
 from streams.clock import Clock
 from streams.commands.options import need_past
 from streams.inflow import Inflow, Reading, Record
 from streams.measuring import Meters, Polls
+from streams.namespace import open_store
 from streams.records import TICK_HEADER
+from streams.settings import load_settings, with_changes
 from streams.transport import Consumer
-from tests.builders import make_event
+from tests.builders import make_event, make_model, make_rules
 
 
 def wire(readings: list[Reading]) -> app.FaustWire:
@@ -97,3 +102,11 @@ def test_a_trunk_that_has_seen_what_it_is_judged_on_is_refused() -> None:
     need_past(1000, 1000, Path("trunk"))
     with pytest.raises(InputError, match="--until 1000"):
         need_past(1001, 1000, Path("trunk"))
+
+
+def test_a_workers_kernels_have_a_thread_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the event loop would wait for each of them, and nothing but a benchmark would tell."""
+    monkeypatch.setattr("streams.aside.MANY", 1)
+    settings = with_changes(load_settings(None, needs=()), broker="127.0.0.1:1", redis="redis://127.0.0.1:1")
+    made = app.create_app(settings, open_store(settings), make_model("shoes"), make_rules(replay=False))
+    assert asyncio.run(computed(threading.current_thread, 1, made.worker.knowledge.aside)).name.startswith("kernels")

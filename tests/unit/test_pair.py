@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -55,47 +56,66 @@ class Meanwhile(Executor):
     """Computes as soon as something else has happened."""
 
     def __init__(self, happens: Callable[[], None]) -> None:
-        self.happens, self.asked = happens, 0
+        self.happens = happens
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Compute."""
-        self.asked += 1
         self.happens()
         future = Future[Any]()
         future.set_result(fn(*args, **kwargs))
         return future
 
 
-def test_a_batch_keeps_to_the_beliefs_with_which_it_began(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another trunk, other heads and catalogue, a launch that ends and one that begins, all before its vectors are computed: nothing of them is in what comes of it."""
-    monkeypatch.setattr(streams.aside, "MANY", 1)
-    model, other = make_model("shoes", "bags"), Model(replace(make_artifact("shoes", "bags", "hats", seed=1), sha256="f" * 64))
-    rules = make_rules(explains=True)
-    told = [
-        *((kind, make_event(START_MS + i, id=f"e{i}", who=f"u{i % 3}", line=line, explain=i % 4 == 0)) for i, (kind, line) in enumerate(
-            [("browse", "shoes"), ("browse", "hats"), ("browse", "bags"), ("click", "shoes"), ("click", "hats"), ("browse", "shoes"), ("order", "bags")] * 3
-        )),
-    ]  # fmt: skip
-    records = [receive(event, kind, offset=i) for i, (kind, event) in enumerate(told)]
+class Reading(MemoryStore):
+    """In which something else has happened when records are read."""
 
-    async def worked(happens: Callable[[Knowledge], None]) -> tuple[Worked, dict[str, bytes], int]:
-        store = MemoryStore()
+    happens: Callable[[], None] = staticmethod(lambda: None)
+
+    async def read(self, slot: str, keys: Sequence[str]) -> list[bytes | None]:
+        """Let it happen first."""
+        self.happens()
+        return await super().read(slot, keys)
+
+
+def change(knowledge: Knowledge) -> None:
+    """Another trunk, other heads and catalogue, a launch that ends and one that begins."""
+    other = Model(replace(make_artifact("shoes", "bags", "hats", seed=1), sha256="f" * 64))
+    knowledge.pair = Pair(other, taught(other))
+    knowledge.catalogue = knowledge.catalogue.copy()
+    knowledge.catalogue["matured"], knowledge.catalogue["converted"] = 100, 50
+    knowledge.launches = Launches([Launch(id="newer", line="shoes", window_s=EDGES_MS[-1] / 1000)])
+
+
+@pytest.mark.parametrize("meanwhile", ["read", "computed"])
+def test_a_batch_keeps_to_the_beliefs_with_which_it_began(meanwhile: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever changes while its shoppers' records are read, or before its vectors are computed, is in nothing that comes of it."""
+    monkeypatch.setattr(streams.aside, "MANY", 1)
+    model, rules = make_model("shoes", "bags"), make_rules(explains=True)
+    kinds = [("browse", "shoes"), ("browse", "hats"), ("browse", "bags"), ("click", "shoes"), ("click", "hats"), ("browse", "shoes"), ("order", "bags")] * 3
+    told = [(kind, make_event(START_MS + i, id=f"e{i}", who=f"u{i % 3}", line=line, explain=i % 4 == 0)) for i, (kind, line) in enumerate(kinds)]
+    records = [receive(event, kind, offset=i) for i, (kind, event) in enumerate(told)]
+    happened: list[str] = []
+
+    async def worked(disturbing: bool) -> tuple[Worked, dict[str, bytes], bytes, bytes]:
+        store = Reading()
         await put_launches(store, [Launch(id="new", line="hats", window_s=EDGES_MS[-1] / 1000)])
-        aside = Meanwhile(lambda: happens(knowledge))
-        knowledge = Knowledge(store, model, 1, aside=aside)
+
+        def happens(where: str) -> None:
+            if disturbing and where == meanwhile:
+                happened.append(where)
+                change(knowledge)
+
+        knowledge = Knowledge(store, model, 1, aside=Meanwhile(lambda: happens("computed")))
         await knowledge.refresh()
         partition = await Partition.load(0, store, rules)
+        partition.cursor.epoch = 1
+        store.happens = lambda: happens("read")
         done = await work_off(partition, records, knowledge, offsets=[0] * 4)
-        return done, partition.pending.changes()[0], aside.asked
+        state = partition.users.rows.tobytes() + partition.lines.rows.tobytes()
+        return done, partition.pending.changes()[0], msgspec.msgpack.encode(partition.cursor), state
 
-    def changed(knowledge: Knowledge) -> None:
-        knowledge.pair = Pair(other, taught(other))
-        knowledge.catalogue = knowledge.catalogue.copy()
-        knowledge.catalogue["matured"], knowledge.catalogue["converted"] = 100, 50
-        knowledge.launches = Launches([Launch(id="newer", line="shoes", window_s=EDGES_MS[-1] / 1000)])
-
-    disturbed, undisturbed = asyncio.run(worked(changed)), asyncio.run(worked(lambda knowledge: None))
+    disturbed, undisturbed = asyncio.run(worked(True)), asyncio.run(worked(False))
+    assert happened == [meanwhile]
     assert len(undisturbed[0].scores) == len(told)
     assert len(undisturbed[1]) > 5
     assert disturbed == undisturbed
-    assert disturbed[2] == 1
