@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from models import wire
+from models import launch_scoring, wire
 from models.delay_curve import DelayCurve
 from models.experts import EXPERTS, Arrays, Expert, Facts, Prediction, View, fresh_experts, restored_experts
 from models.head import Matrix, Vector
@@ -52,9 +52,13 @@ class LaunchHead:
 
     def score(self, model: Model, view: View, rows: NDArray[np.int64]) -> Matrix:
         """Return score and probability of each of `MODELS` in turn, (n, 2 · models), for some rows (n,) of a view."""
-        if self._scorer is None:
-            self._scorer = LaunchScorer.of(self.experts, self.mixture.w, model.priors)
-        return self._scorer.score(view, rows)
+        return launch_scoring.score([self.scorer(model)], view, rows, np.zeros(len(rows), np.int64))
+
+    def scorer(self, model: Model) -> LaunchScorer:
+        """What is believed now, as it is asked of many launches at once (`models.launch_scoring.score`)."""
+        if (laid := self._scorer) is None:
+            laid = self._scorer = LaunchScorer.of(self.experts, self.mixture.w, model.priors)
+        return laid
 
     def learn_many(
         self, model: Model, shared: SharedHeads, x: NDArray[np.float32],

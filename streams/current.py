@@ -25,7 +25,8 @@ from features.store import Store, decoded
 from models.model import Model
 from streams import namespace, trunks
 from streams.knowledge import Knowledge
-from streams.partition import Cursor, Partition, Rules, line_key
+from streams.line_records import domain_of, line_key
+from streams.partition import Cursor, Partition, Rules
 from streams.records import Launch
 from streams.settings import Settings
 from streams.trunks import Shelf
@@ -59,11 +60,6 @@ async def believer(store: Store, settings: Settings) -> Believer:
     knowledge = Knowledge(store, model, rules.outcome_partitions, shelf=None if rules.replay else Shelf(store, model, base))
     await knowledge.refresh()
     return Believer(store, rules, knowledge)
-
-
-def domain_of(launch: Launch) -> str:
-    """Return the name of the user-line record that a launch's events change, as `streams.pipeline` has it."""
-    return f"\x1e{launch.id}" if launch.products else launch.line
 
 
 async def partition_of(store: Store, number: int, rules: Rules, now_ms: int) -> Partition | None:
@@ -127,8 +123,9 @@ async def shoppers(partition: Partition, knowledge: Knowledge, launch: Launch, u
     )
     pair = knowledge.pair
     assert pair is not None
-    told = pair.of_launch(launch.id, pair.view(x, range(len(names))), range(len(names)))
-    return Shoppers(names, last_ms, ordered, np.array([b[0] for b in told]), np.array([b[1] for b in told]))
+    everyone = np.arange(len(names))
+    told = pair.of_launches([launch.id], pair.view(x, everyone), everyone, np.zeros_like(everyone))
+    return Shoppers(names, last_ms, ordered, told[:, 0], told[:, 1])
 
 
 async def _line_records(partition: Partition, users: Sequence[str], domain: str) -> NDArray[np.void]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from features.events import Event
+from streams.launched import Launched
 from streams.records import Launch
 
 _NONE: Sequence[Launch] = ()
+TIMES_KEPT = 16
 
 
 class Launches:
@@ -23,6 +25,7 @@ class Launches:
                 self._by_product.setdefault(product, []).append(launch)
             if not launch.products:
                 self._by_line.setdefault(launch.line, []).append(launch)
+        self._open_at: dict[int, Launches] = {}
 
     def forgotten(self, known: Sequence[Launch]) -> list[Launch]:
         """Return those of `known` that are not here, or not closed any more: no command deletes a launch or opens it again, so the store went back."""
@@ -40,16 +43,23 @@ class Launches:
             return sorted([*of_line, *of_product], key=lambda launch: self._place[launch.id])
         return of_line or of_product
 
-    def open_for(self, event: Event, at_ms: int) -> list[Launch]:
-        """Return those that the event belongs to and that are open at a time."""
-        holding = self.holding(event)
-        return [launch for launch in holding if launch.is_open(at_ms)] if holding else []
+    def open_at(self, at_ms: int) -> Launches:
+        """Return those that are open at a time, in their order; remembered for the latest times that were asked for."""
+        if (found := self._open_at.get(at_ms)) is None:
+            if len(self._open_at) >= TIMES_KEPT:
+                self._open_at.clear()
+            found = self._open_at[at_ms] = Launches([launch for launch in self.all if launch.is_open(at_ms)])
+        return found
 
-    def open_for_each(self, events: Sequence[Event], at_ms: int) -> dict[int, list[Launch]]:
-        """Return the same of each of the events that belong to any, by its place among them."""
-        by_line, by_product = self._by_line, self._by_product
-        holding = [(i, event) for i, event in enumerate(events) if event.line in by_line or event.product_id in by_product]
-        return {i: there for i, event in holding if (there := self.open_for(event, at_ms))}
+    def open_for(self, event: Event, at_ms: int) -> Sequence[Launch]:
+        """Return those that the event belongs to and that are open at a time."""
+        return self.open_at(at_ms).holding(event)
+
+    def open_for_each(self, events: Sequence[Event], at_ms: int) -> Launched:
+        """Return the same of each of the events, as pairs."""
+        now = self.open_at(at_ms)
+        by_line, by_product = now._by_line, now._by_product
+        return Launched.of({i: now.holding(event) for i, event in enumerate(events) if event.line in by_line or event.product_id in by_product})
 
     def followed(self, event: Event, at_ms: int) -> list[str]:
         """Return the domains whose open exposures an order of this event counts for, whether new ones still open there or not.

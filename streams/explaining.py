@@ -27,7 +27,8 @@ from streams import launches, namespace
 from streams.current import partition_of
 from streams.feature_words import by_group, reasons
 from streams.knowledge import Knowledge
-from streams.partition import Partition, Rules, line_key
+from streams.line_records import line_key
+from streams.partition import Partition, Rules
 from streams.records import Launch
 from streams.settings import Settings
 from streams.trunks import Shelf

@@ -5,18 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models import launch_scoring
 from models.experts import View
+from models.head import Matrix, Vector
 from models.launch_head import LaunchHead
 from models.model import Model, probability_of_source
 from models.shared_heads import SharedHeads
 from streams.domains import Launches
+from streams.launched import Launched
 
-Belief = tuple[float, ...]
+Belief = Sequence[float]
 """The predictions for one event in one domain: score and probability of headstart, and in a launch also those of each of its experts."""
+
+
+class Said(NamedTuple):
+    """What is believed of a batch: `in_line` (B,) of each event in its line, where score and probability are one; `in_launch` (M, 2 · models) of each event in
+    each of its launches (`streams.launched`), score and probability of each of `MODELS` in turn.
+    """
+
+    in_line: Vector
+    in_launch: Matrix
 
 
 @dataclass(frozen=True)
@@ -37,18 +50,18 @@ class Pair:
         """The first 16 digits of its SHA-256."""
         return self.model.artifact.sha256[:16]
 
-    def view(self, x: NDArray[np.float32], launched: Sequence[int]) -> View:
+    def view(self, x: NDArray[np.float32], launched: NDArray[np.int64]) -> View:
         """Return vectors (N, F) as the heads see them; what the shared heads said before, `s0`, is asked of the `launched` rows alone, and NaN elsewhere."""
         maps, s0 = self.model.maps(x), np.full(len(x), np.nan)
-        if launched:
-            rows = np.array(launched, np.int64)
-            s0[rows] = self.model.frozen_logit(maps.rows(rows))
+        if len(launched):
+            s0[launched] = self.model.frozen_logit(maps.rows(launched))
         return View(maps.raw, maps.z, self.shared.logit(maps), s0)
 
-    def of_lines(self, view: View) -> list[float]:
-        """Return what the shared heads believe of N rows: score and probability in one."""
-        p: list[float] = probability_of_source(view.s).tolist()
-        return p
+    def of(self, x: NDArray[np.float32], launched: Launched) -> Said:
+        """Return what is believed of a batch's vectors (B, F)."""
+        view = self.view(x, np.fromiter(launched.by_event, np.int64))
+        names = [launch.id for launch in launched.launches]
+        return Said(probability_of_source(view.s), self.of_launches(names, view, launched.event, launched.launch))
 
     def head(self, launch: str) -> LaunchHead:
         """Return a launch's head; one that has learned nothing if there is none."""
@@ -58,10 +71,11 @@ class Pair:
     def _fresh(self) -> LaunchHead:
         return LaunchHead.of(self.model)
 
-    def of_launch(self, launch: str, view: View, rows: Sequence[int]) -> list[Belief]:
-        """Return what headstart and each of its experts believe of some rows in a launch: score and probability of each of `MODELS`, in a row."""
-        said = self.head(launch).score(self.model, view, np.array(rows, np.int64))
-        return list(map(tuple, said.tolist()))
+    def of_launches(self, launches: Sequence[str], view: View, rows: NDArray[np.int64], of: NDArray[np.int64]) -> Matrix:
+        """Return what headstart and each of its experts believe of some rows (M,), each in the launch whose number is in `of` (M,): score and probability of
+        each of `MODELS`, (M, 2 · models).
+        """
+        return launch_scoring.score([self.head(launch).scorer(self.model) for launch in launches], view, rows, of)
 
 
 def is_source(line: str, pair: Pair | None, launches: Launches, at_ms: int) -> bool:

@@ -152,10 +152,11 @@ class Partition:
         if keys := [prefix + name for (_, prefix, _), (_, missing) in zip(wanted, found, strict=True) for name in missing]:
             self.has_read = True
             values = iter(await self._store.read(str(self.number), keys))
-            for (residents, _, _), (_, missing) in zip(wanted, found, strict=True):
+            for (residents, _, names), (places, missing) in zip(wanted, found, strict=True):
                 if missing:
                     residents.take_in(missing, list(islice(values, len(missing))))
-            found = [residents.find(names) for residents, _, names in wanted]
+                    lacking = np.flatnonzero(places < 0)
+                    places[lacking] = residents.find([names[i] for i in lacking.tolist()])[0]
         return found[0][0], found[1][0]
 
     def tell(self, key: str, closed: Closed) -> None:
@@ -241,8 +242,3 @@ class Partition:
     def upto(self, q: int) -> int:
         """Return the number that the next outcome for outcome partition q will have."""
         return self.cursor.numbers[q]
-
-
-def line_key(user: str, domain: str) -> str:
-    """Return the name of a user's record in a domain."""
-    return f"{user}\x1f{domain}"

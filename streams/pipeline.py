@@ -10,7 +10,7 @@ with Kafka and Redis (`streams.worker`) and, with the in-memory store, in evalua
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -24,13 +24,14 @@ from features.exposures import NONE, Exposure, exposure_id, is_followed
 from features.hashing import partition_for
 from features.intake import Arrived, rows
 from features.store import Store
-from models.experts import View
 from streams.aside import computed
 from streams.domains import Launches
 from streams.knowledge import Knowledge
+from streams.launched import Launched
 from streams.ledger_record import explanation
-from streams.pair import Belief, Pair, is_source
-from streams.partition import Partition, line_key
+from streams.line_records import line_records
+from streams.pair import Belief, Pair, Said, is_source
+from streams.partition import Partition
 from streams.records import REASON_HEADER, SHARED, Entry, Explanation, Launch, Outgoing, Received, Score, TickDone, encode_json, encode_message
 from streams.seen import see_events, see_refused
 
@@ -163,8 +164,9 @@ async def _apply(partition: Partition, arrived: list[Arrived], knowledge: Knowle
     launched = launches.open_for_each(events, at_ms)
 
     # What we know: each event in turn changes its shopper's records, and the vector is read right after it.
-    names, starts = _line_records(events, launched)
-    users, lines = await partition.place([event.user_id for event in events], names)
+    records = line_records(events, launched)
+    users, lines = await partition.place([event.user_id for event in events], records.names)
+    lines = lines[records.order]
     facts = rows(arrived, partition.local)
     facts["user"] = users
     facts["line_stats"], facts["category_stats"] = line_rows, category_rows
@@ -172,98 +174,67 @@ async def _apply(partition: Partition, arrived: list[Arrived], knowledge: Knowle
     partition.lines.change(lines)
     of_users, of_lines, ttl_ms = partition.users.rows, partition.lines.rows, partition.rules.ttl_ms
 
-    def seen() -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.bool_], View | None]:
-        x, fate, opens = advance(facts, of_users, of_lines, lines, starts, catalogue, at_ms=at_ms, ttl_ms=ttl_ms)
-        return x, fate, opens, pair.view(x, list(launched)) if pair is not None else None
+    def seen() -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.bool_], Said | None]:
+        x, fate, opens = advance(facts, of_users, of_lines, lines, records.starts, catalogue, at_ms=at_ms, ttl_ms=ttl_ms)
+        return x, fate, opens, pair.of(x, launched) if pair is not None else None
 
-    x, fate, opens, view = await computed(seen, len(events), knowledge.aside)
+    x, fate, opens, said = await computed(seen, len(events), knowledge.aside)
     fresh = np.flatnonzero(fate == APPLIED)
     kinds = facts["kind"].astype(np.int64)
     counted = np.concatenate([np.zeros_like(fresh), line_rows[fresh], category_rows[fresh]])  # in the shop, in the line, in the category
     count_many(partition.cursor.counts, knowledge.catalogue_names, counted, np.tile(kinds[fresh], 3))
     partition.cursor.totals.applied += len(fresh)
     partition.cursor.totals.duplicate += len(events) - len(fresh)
+    see_events(partition.cursor.seen, kinds, fate, launched, said.in_launch[:, 1] if said is not None else None)
 
     # What we believe, and what follows from it: exposures that open, marks on open ones, scores.
-    members = _members(launched)
-    beliefs = _believe(pair, view, members, launched) if pair is not None and view is not None else _nothing(len(events), launched)
-    see_events(partition.cursor.seen, kinds, fate, {name: _foretold(of, beliefs) for name, of in members.items()})
-    touching = fresh[(kinds[fresh] >= CLICK) | np.logical_or.reduceat(opens, starts[:-1])[fresh]]
-    opened = _follow(partition, arrived, pair, launches, launched, beliefs, x, opens[: starts[-1]].tolist(), starts.tolist(), touching.tolist())
+    beliefs = _beliefs(len(events), launched, said)
+    of_event, of_pair = opens[records.starts[:-1]], opens[records.of_pair]
+    touched = kinds >= CLICK
+    touched |= of_event
+    touched[launched.event[of_pair]] = True
+    touching = fresh[touched[fresh]]
+    opened = _follow(partition, arrived, pair, launches, launched, beliefs, x, of_event.tolist(), of_pair.tolist(), touching.tolist())
     if scoring and pair is not None:
-        explained, trunk = _explained(partition, pair, events, launched, x), pair.trunk
-        worked.scores += [_score(arrived[i], launched.get(i, _NONE), beliefs[i], opened.get(i, _NONE), explained.get(i, _NONE), trunk) for i in fresh.tolist()]
+        explained, trunk, there = _explained(partition, pair, events, launched, x), pair.trunk, launched.by_event
+        worked.scores += [_score(arrived[i], there.get(i, _NONE), beliefs[i], opened.get(i, _NONE), explained.get(i, _NONE), trunk) for i in fresh.tolist()]
 
 
-def _line_records(events: Sequence[Event], launched: Mapping[int, list[Launch]]) -> tuple[list[str], NDArray[np.int64]]:
-    """Return the names of the user-line records that events (B,) change, one after the other, and where each event's begin (B + 1,).
-
-    First that of its line; a launch of a whole line shares it, one of some products has a record of its own.
-    """
-    own = [line_key(event.user_id, event.line) for event in events]
-    extra = {i: [line_key(events[i].user_id, f"\x1e{launch.id}") for launch in there if launch.products] for i, there in launched.items()}
-    if not any(extra.values()):
-        return own, np.arange(len(events) + 1)
-    names, starts = [], [0]
-    for i, name in enumerate(own):
-        names += [name, *extra.get(i, ())]
-        starts.append(len(names))
-    return names, np.array(starts, np.int64)
-
-
-def _members(launched: Mapping[int, list[Launch]]) -> dict[str, list[tuple[int, int]]]:
-    """Return of each launch its events in the batch, and at which place among theirs the launch is."""
-    members: dict[str, list[tuple[int, int]]] = {}
-    for i, there in launched.items():
-        for place, launch in enumerate(there):
-            members.setdefault(launch.id, []).append((i, place))
-    return members
-
-
-def _foretold(of_launch: Sequence[tuple[int, int]], beliefs: Sequence[Sequence[Belief]]) -> tuple[list[int], NDArray[np.float64] | None]:
-    """Return a launch's events in the batch, and headstart's probability of each, if anything is believed at all."""
-    rows = [i for i, _ in of_launch]
-    return rows, np.array([beliefs[i][place][1] for i, place in of_launch]) if beliefs[rows[0]][of_launch[0][1]] else None
-
-
-def _nothing(n: int, launched: Mapping[int, list[Launch]]) -> list[list[Belief]]:
-    """Return what is believed of n events without a trunk: as `_believe`, and nothing."""
-    return [[()] * len(launched.get(i, _NONE)) or [()] for i in range(n)]
-
-
-def _believe(pair: Pair, view: View, members: Mapping[str, Sequence[tuple[int, int]]], launched: Mapping[int, list[Launch]]) -> list[list[Belief]]:
-    """Return for each event what is believed of it in each of its launches, or in its line if it belongs to none."""
-    beliefs: list[list[Belief]] = [[(p, p)] for p in pair.of_lines(view)]
-    for i, there in launched.items():
-        beliefs[i] = [()] * len(there)
-    for name, of_events in members.items():
-        told = pair.of_launch(name, view, [i for i, _ in of_events])
-        for (i, place), belief in zip(of_events, told, strict=True):
-            beliefs[i][place] = belief
+def _beliefs(n: int, launched: Launched, said: Said | None) -> Sequence[Sequence[Belief]]:
+    """Return for each of n events what is believed of it in each of its launches, or in its line if it belongs to none; nothing without a trunk."""
+    if said is None:
+        return [[()] * len(launched.by_event.get(i, _NONE)) or [()] for i in range(n)]
+    beliefs: list[Sequence[Belief]] = [[(p, p)] for p in said.in_line.tolist()]
+    in_launch = said.in_launch.tolist()
+    for i, there in launched.by_event.items():
+        first = launched.first[i]
+        beliefs[i] = in_launch[first : first + len(there)]
     return beliefs
 
 
 def _follow(
-    partition: Partition, arrived: Sequence[Arrived], pair: Pair | None, launches: Launches, launched: Mapping[int, list[Launch]],
-    beliefs: Sequence[list[Belief]], x: NDArray[np.float32], opens: Sequence[bool], starts: Sequence[int], touching: Sequence[int],
+    partition: Partition, arrived: Sequence[Arrived], pair: Pair | None, launches: Launches, launched: Launched, beliefs: Sequence[Sequence[Belief]],
+    x: NDArray[np.float32], opens: Sequence[bool], opens_in_launch: Sequence[bool], touching: Sequence[int],
 ) -> dict[int, list[str | None]]:  # fmt: skip
-    """Mark clicks, carts and orders on open exposures, and open new ones, event by event; returns the new ones' ids, as `beliefs`."""
-    at_ms, pending = partition.cursor.tick_ms, partition.pending
+    """Mark clicks, carts and orders on open exposures, and open new ones, event by event; returns the new ones' ids, as `beliefs`.
+
+    `opens` (B,): whether an event is the first in its line, `opens_in_launch` (M,) in each of its launches.
+    """
+    at_ms, pending, by_event = partition.cursor.tick_ms, partition.pending, launched.by_event
     sources = {line: is_source(line, pair, launches, at_ms) for line in {arrived[i].event.line for i in touching}}
     opened: dict[int, list[str | None]] = {}
     for i in touching:
         a = arrived[i]
         if a.kind >= CLICK and a.event.user_id in pending.users:
             pending.mark(a.event.user_id, launches.followed(a.event, at_ms), a.kind, a.ts_ms)
-        there, place, names = launched.get(i), starts[i], list[str | None]()
-        if there is None:
-            if opens[place] and sources[a.event.line]:
+        if (there := by_event.get(i)) is None:
+            if opens[i] and sources[a.event.line]:
                 opened[i] = [_expose(partition, a, f"line:{a.event.line}", x[i], beliefs[i][0], counts=True, share=None)]
             continue
         # What is being launched teaches its launch alone, until it has become a source.
-        for launch, belief in zip(there, beliefs[i], strict=True):
-            place += bool(launch.products)
-            is_open = opens[place if launch.products else starts[i]]
+        names = list[str | None]()
+        for m, (launch, belief) in enumerate(zip(there, beliefs[i], strict=True), launched.first[i]):
+            is_open = opens_in_launch[m]
             names.append(_expose(partition, a, launch.id, x[i], belief, counts=not any(names), share=launch.learn_share) if is_open else None)
         opened[i] = names
     return opened
@@ -284,18 +255,18 @@ def _expose(
     pending.add(
         Exposure(
             id=name, domain=domain, counts=counts, user=event.user_id, line=event.line, category=event.category or event.line,
-            ts_ms=a.ts_ms, x=x.tobytes(), predictions=belief, delay_ms=[NONE] * 3, bin=1,
+            ts_ms=a.ts_ms, x=x.tobytes(), predictions=tuple(belief), delay_ms=[NONE] * 3, bin=1,
         )
     )  # fmt: skip
     return name
 
 
 def _explained(
-    partition: Partition, pair: Pair, events: Sequence[Event], launched: Mapping[int, list[Launch]], x: NDArray[np.float32]
+    partition: Partition, pair: Pair, events: Sequence[Event], launched: Launched, x: NDArray[np.float32]
 ) -> dict[int, list[Explanation]]:  # fmt: skip
     """Return the ledgers of the events that ask for one, where the settings allow it: for each of its launches, or for its line."""
     asking = [i for i, event in enumerate(events) if event.explain] if partition.rules.explains else []
-    return {i: [explanation(pair, launch, x[i]) for launch in launched.get(i, [None])] for i in asking}
+    return {i: [explanation(pair, launch, x[i]) for launch in launched.by_event.get(i, [None])] for i in asking}
 
 
 def _score(

@@ -6,14 +6,14 @@ depend on their order, and so neither on partitions nor on batches.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from features.advance import APPLIED
 from features.events import KINDS, REASONS, Refused
+from streams.launched import Launched
 from streams.records import SHARED, Example, Received, Seen
 
 MILLION: Final = 1_000_000
@@ -33,20 +33,21 @@ def see_refused(seen: Seen, record: Received, refused: Refused, partition: int) 
         seen.examples.append(Example(refused.reason, refused.detail[:LONGEST], KINDS[record.kind], partition, record.offset, began))
 
 
-def see_events(
-    seen: Seen, kinds: NDArray[np.integer[Any]], fate: NDArray[np.integer[Any]], members: Mapping[str, tuple[Sequence[int], NDArray[np.float64] | None]]
-) -> None:  # fmt: skip
-    """Count a batch: kinds and fates (B,) of its events, and {launch: (places of its events, what was foretold of each)}."""
+def see_events(seen: Seen, kinds: NDArray[np.int64], fate: NDArray[np.uint8], launched: Launched, p: NDArray[np.float64] | None) -> None:
+    """Count a batch: kinds and fates (B,) of its events, and what was foretold of each in each of its launches, p (M,), if anything was."""
     applied = fate == APPLIED
+    mine, n, width = applied[launched.event], len(launched.launches), len(KINDS)
+    launch = launched.launch[mine]
+    counts = np.zeros((n, width + 1), np.int64)
+    counts[:, :width] = np.bincount(launch * width + kinds[launched.event[mine]], minlength=n * width).reshape(n, width)
+    if p is not None:
+        counts[:, width] = np.bincount(launch, np.rint(p[mine] * MILLION), n)  # whole numbers, far below 2⁵³
+    for of, counted in zip(launched.launches, counts.tolist(), strict=True):
+        _add(seen.domains, of.id, counted)
     rest = applied.copy()
-    for launch, (places, p) in members.items():
-        at = np.asarray(places, np.int64)
-        mine = applied[at]
-        told = int(np.rint(p[mine] * MILLION).sum()) if p is not None else 0
-        _add(seen.domains, launch, [*np.bincount(kinds[at[mine]], minlength=len(KINDS)).tolist(), told])
-        rest[at] = False
+    rest[launched.event] = False
     if rest.any():
-        _add(seen.domains, SHARED, [*np.bincount(kinds[rest], minlength=len(KINDS)).tolist(), 0])
+        _add(seen.domains, SHARED, [*np.bincount(kinds[rest], minlength=width).tolist(), 0])
 
 
 def _add(domains: dict[str, list[int]], name: str, counts: list[int]) -> None:

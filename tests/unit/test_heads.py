@@ -8,12 +8,14 @@ import pytest
 from features.errors import Mismatch
 from models.checkpoint import Artifact
 from models.launch_head import MODELS, LaunchHead, view_of
+from models.launch_scoring import score
 from models.metrics import figures
 from models.model import HEADS, Model, probability_of_source
 from models.pretrain import PretrainSettings, pretrain
 from models.rows import Rows
 from models.shared_heads import SharedHeads
 from models.trunk import TrunkSettings
+from tests.builders import make_model
 from tests.unit.synthetic_rows import bins_of, make_rows
 
 
@@ -69,6 +71,32 @@ def test_the_kernel_says_what_the_experts_say(model: Model) -> None:
         some = np.random.default_rng(learned).permutation(len(rows))[:100]
         assert launch.score(model, view, some).tobytes() == wanted[some].tobytes()
         launch.learn_many(model, shared, x, *facts)
+
+
+def test_many_launches_at_once_are_each_by_itself(model: Model) -> None:
+    """Rows that belong to launches in any order, to some of them none: to the bit what each launch says alone, the untaught and the taught."""
+    rows, shared = make_rows(300, seed=8), SharedHeads.of(model)
+    x, *facts = outcomes(model, make_rows(200, seed=9))
+    heads = [LaunchHead.of(model) for _ in range(7)]
+    for i, head in enumerate(heads[1:], 1):
+        head.learn_many(model, shared, x[: 20 * i], *(fact[: 20 * i] for fact in facts))
+    view = view_of(model, shared, model.maps(rows.x))
+    alone = np.stack([head.score(model, view, np.arange(len(rows))) for head in heads])
+    assert len({said.tobytes() for said in alone}) == len(heads)
+    for n in (0, 1, 2, 500):
+        some, of = np.random.default_rng(n).integers((len(rows), len(heads) - 1), size=(n, 2)).T.copy()
+        assert score([head.scorer(model) for head in heads], view, some, of).tobytes() == alone[of, some].tobytes()
+    assert score([], view, np.zeros(0, np.int64), np.zeros(0, np.int64)).shape[0] == 0
+
+
+def test_a_head_of_a_trunk_of_another_width_is_refused(model: Model) -> None:
+    """The kernel would read what is not its own."""
+    other = make_model("shoes")
+    view = view_of(model, SharedHeads.of(model), model.maps(make_rows(5).x))
+    scorers = [LaunchHead.of(of).scorer(of) for of in (model, other)]
+    assert score(scorers[:1], view, np.arange(5), np.zeros(5, np.int64)).shape == (5, 2 * len(MODELS))
+    with pytest.raises(ValueError, match="another width"):
+        score(scorers, view, np.arange(5), np.zeros(5, np.int64))
 
 
 def test_many_is_repeated_one_to_the_bit(model: Model) -> None:

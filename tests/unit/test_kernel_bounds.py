@@ -11,6 +11,8 @@ CODE = """
 import numpy as np
 from models.encode import Encoder, TrunkArrays
 from models.head import Posterior, mean_prediction
+from models.experts import View
+from models.launch_scoring import LaunchScorer, score
 from models.offset import GRID, Offset, log_prior, DEFAULT_PI
 from models.trees import TreeArrays, Trees
 
@@ -44,6 +46,14 @@ for d in (1, 2, 3, 4, 5, 8):
         z = rng.normal(size=(n, d))
         assert np.array_equal(head.predict(z), mean_prediction([head], [z]))
     head.learn_many(rng.normal(size=(3, d)), np.zeros(3), np.ones(3), np.ones(3))
+on_z, k = 5, 8
+for d_raw, d_z in ((1, 1), (6, 3), (3, 9)):
+    def laid(d):
+        return d + d * (d + 1) // 2
+    scorers = [LaunchScorer(rng.normal(size=len(GRID) + k + laid(d_raw) + on_z * laid(d_z)), on_z) for _ in range(3)]
+    view = View(rng.normal(size=(4, d_raw)), rng.normal(size=(4, d_z)), rng.normal(size=4), rng.normal(size=4))
+    for rows, of in (([], []), ([3], [2]), ([0, 3, 3, 1, 2], [2, 0, 2, 0, 2])):
+        assert score(scorers, view, np.array(rows, np.int64), np.array(of, np.int64)).shape == (len(rows), 2 + 2 * k)
 stump = TreeArrays(np.array([0, 0]), np.array([1, 0, 0], np.int32), np.array([0.5, np.inf, np.inf]), np.array([1, 1, 2], np.int32), np.array([0.0, -1.0, 2.0]))
 for n in (0, 1, 4, 6):
     assert Trees(stump).logit(rng.normal(size=(n, 3))).shape == (n,)

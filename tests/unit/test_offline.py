@@ -21,8 +21,9 @@ from features.store import Store
 from models.model import Model
 from streams.knowledge import outcome_slot
 from streams.learner import LearnerCursor
+from streams.line_records import line_key
 from streams.offline import put_launches, run
-from streams.partition import Partition, Rules, line_key
+from streams.partition import Partition, Rules
 from streams.records import SHARED, Launch, Outcome, Outgoing, decode_score
 from streams.ticks import Tick, cut, with_end
 from tests.builders import DAY_MS, EDGES_MS, HOUR_MS, START_MS, make_log, make_model, make_rules, random_events

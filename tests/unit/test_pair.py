@@ -45,7 +45,7 @@ def test_what_was_said_before_is_asked_of_launched_rows_alone() -> None:
     """It is what the heads of the artifact say of just those rows, and nothing of the others; all else of the view is there for every row."""
     model, x = make_model("shoes"), vectors(6)
     pair = Pair(model, taught(model))
-    whole, some = view_of(model, pair.shared, model.maps(x)), pair.view(x, [4, 1])
+    whole, some = view_of(model, pair.shared, model.maps(x)), pair.view(x, np.array([4, 1]))
     assert (some.s0[[1, 4]] == whole.s0[[1, 4]]).all()
     assert not np.isin(whole.s0, whole.s).any()
     assert np.isnan(some.s0[[0, 2, 3, 5]]).all()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Sequence
+
+import pytest
 
 from features.layout import USER, USER_LINE
 from features.memory_store import MemoryStore
@@ -46,5 +49,26 @@ def test_users_and_lines_come_in_one_answer() -> None:
         assert [partition.lines.rows[place].tobytes()[:1] for place in lines] == [b"\x09", b"\7", b"\x09", b"\0"]
         await partition.place(["c", "new"], ["other"])
         assert len(store.reads) == 2
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_what_is_at_hand_stays_where_it_is_while_others_make_room(seed: int) -> None:
+    """Far more shoppers than are held at a time, some asked for again and again: each lies where it is said to lie."""
+    rng, names = random.Random(seed), [f"u{i}" for i in range(60)]
+    records = {f"{prefix}{name}": bytes([i]) * dtype.itemsize for i, name in enumerate(names) for prefix, dtype in (("u:", USER), ("ul:", USER_LINE))}
+
+    async def go() -> None:
+        store, rules = MemoryStore(), make_rules(lru_users=8)
+        await store.commit("0", 0, Changes(cursor=b"", records=records))
+        empty = await Partition.load(0, MemoryStore(), make_rules())
+        partition = Partition(0, store, rules, version=1, cursor=empty.cursor, pending=empty.pending)
+        for _ in range(60):
+            users, lines = ([rng.choice(names[: rng.choice([5, 60])]) for _ in range(rng.randrange(12))] for _ in range(2))
+            places = await partition.place(users, lines)
+            for held, asked, at in zip((partition.users, partition.lines), (users, lines), places, strict=True):
+                assert [held.rows[place].tobytes()[0] for place in at.tolist()] == [names.index(name) for name in asked]
+        assert len(partition.users.places) < 40
 
     asyncio.run(go())
