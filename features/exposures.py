@@ -48,6 +48,10 @@ class Closed(msgspec.Struct, array_like=True, kw_only=True):
     label: int
 
 
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Exposure).decode
+
+
 def exposure_id(domain: str, user: str, event_id: str) -> str:
     """Return the 16 hex digits that name an exposure."""
     return hashlib.blake2b(f"{domain}\x1f{user}\x1f{event_id}".encode(), digest_size=8).hexdigest()
@@ -66,12 +70,11 @@ class Pending:
         self.open: dict[str, Exposure] = {}
         self.users: dict[str, list[Exposure]] = {}  # those of each user
         self._queue: list[tuple[int, str]] = []
-        self._touched: set[str] = set()
-        self._gone: set[str] = set()
-        decode = msgspec.msgpack.Decoder(Exposure).decode
+        self._touched: dict[str, None] = {}  # sets, in the order in which things happened
+        self._gone: dict[str, None] = {}
         try:
             for value in (held or {}).values():
-                self._insert(decode(value))
+                self._insert(_decode(value))
         except (msgspec.MsgspecError, UnicodeDecodeError, IndexError) as error:
             raise Mismatch(f"what the store holds as an open exposure is damaged, or of another version: {error}") from None
 
@@ -94,7 +97,7 @@ class Pending:
     def add(self, exposure: Exposure) -> None:
         """Follow an exposure from now on."""
         self._insert(exposure)
-        self._touched.add(exposure.id)
+        self._touched[exposure.id] = None
 
     def mark(self, user: str, domains: Sequence[str], kind: int, ts_ms: int) -> None:
         """Note a click, cart or order of the user on the exposures that are strictly earlier and whose window holds it."""
@@ -108,7 +111,7 @@ class Pending:
                     exposure.late_orders += 1
                 if known == NONE or delay_ms < known:
                     exposure.delay_ms[kind - 1] = delay_ms
-                    self._touched.add(exposure.id)
+                    self._touched[exposure.id] = None
 
     def close(self, until_ms: int) -> Iterator[Closed]:
         """Yield what closes up to `until_ms` inclusive, in order of (close time, exposure id); labels end an exposure."""
@@ -126,7 +129,7 @@ class Pending:
                 continue
             exposure.ordered = exposure.ordered or hit
             exposure.bin = last if exposure.ordered else k + 1
-            self._touched.add(name)
+            self._touched[name] = None
             heapq.heappush(self._queue, (self._close_ms(exposure), name))
 
     def _remove(self, exposure: Exposure) -> None:
@@ -136,13 +139,12 @@ class Pending:
             self.users[exposure.user] = rest
         else:
             del self.users[exposure.user]
-        self._touched.discard(exposure.id)
-        self._gone.add(exposure.id)
+        self._touched.pop(exposure.id, None)
+        self._gone[exposure.id] = None
 
     def changes(self) -> tuple[dict[str, bytes], list[str]]:
         """Return (written, removed) since the last call, for the store."""
-        encode = msgspec.msgpack.encode
-        written = {name: encode(self.open[name]) for name in sorted(self._touched)}
-        removed = sorted(self._gone)
-        self._touched, self._gone = set(), set()
+        written = {name: _encode(self.open[name]) for name in self._touched}
+        removed = list(self._gone)
+        self._touched, self._gone = {}, {}
         return written, removed

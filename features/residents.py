@@ -39,15 +39,18 @@ class Residents:
 
     def take_in(self, names: Sequence[str], values: Sequence[bytes | None]) -> None:
         """Hold further records; what has no bytes (None) is an empty record. Raises Mismatch for one of another width."""
-        width, dtype = self.rows.dtype.itemsize, self.rows.dtype
+        width = self.rows.dtype.itemsize
         for name, value in zip(names, values, strict=True):
             if value is not None and len(value) != width:
                 raise Mismatch(f"the record {name!r:.80} has {len(value)} bytes, this program's have {width}: another version wrote it")
         places = self._places_for(len(names))
-        self.rows[places] = np.frombuffer(b"".join(bytes(width) if value is None else value for value in values), dtype)
+        known = [i for i, value in enumerate(values) if value is not None]
+        raw = self._raw()
+        raw[places] = np.zeros(1, raw.dtype)
+        raw[places[known]] = np.frombuffer(b"".join([value for value in values if value is not None]), raw.dtype)
         self._used[places] = self._turn
+        self.places.update(zip(names, places.tolist(), strict=True))
         for name, place in zip(names, places.tolist(), strict=True):
-            self.places[name] = place
             self._names[place] = name
 
     def change(self, places: NDArray[np.int64]) -> None:
@@ -58,11 +61,15 @@ class Residents:
         """Return the records that were changed since the last `committed`, each name behind `prefix`."""
         places = self._dirty()
         names = self._names
-        return Block([prefix + names[place] for place in places.tolist()], self.rows.dtype.itemsize, self.rows[places].tobytes())
+        return Block([prefix + names[place] for place in places.tolist()], self.rows.dtype.itemsize, self._raw()[places].tobytes())
 
     def committed(self) -> None:
         """Note that what `changed` returned is in the store."""
         self._changed.clear()
+
+    def _raw(self) -> NDArray[np.void]:
+        """The same records as mere bytes: to copy those is several times as fast as field by field."""
+        return self.rows.view(f"V{self.rows.dtype.itemsize}")
 
     def _dirty(self) -> NDArray[np.int64]:
         places = np.sort(np.concatenate(self._changed)) if self._changed else np.zeros(0, np.int64)

@@ -68,8 +68,11 @@ class Launches:
         """
         if not (holding := self.holding(event)):
             return [f"line:{event.line}"]
-        apart = any(launch.products and launch.is_open(at_ms) for launch in holding)
-        return [*([] if apart else [f"line:{event.line}"]), *(launch.id for launch in holding)]
+        names = [launch.id for launch in holding]
+        for launch in holding:
+            if launch.products and launch.is_open(at_ms):
+                return names
+        return [f"line:{event.line}", *names]
 
     def launches_line(self, line: str, at_ms: int) -> bool:
         """Whether the whole line is being launched at a time."""

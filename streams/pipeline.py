@@ -194,7 +194,7 @@ async def _apply(partition: Partition, arrived: list[Arrived], knowledge: Knowle
     touched |= of_event
     touched[launched.event[of_pair]] = True
     touching = fresh[touched[fresh]]
-    opened = _follow(partition, arrived, pair, launches, launched, beliefs, x, of_event.tolist(), of_pair.tolist(), touching.tolist())
+    opened = _follow(partition, arrived, pair, launches, launched, beliefs, x.tobytes(), of_event.tolist(), of_pair.tolist(), touching.tolist())
     if scoring and pair is not None:
         explained, trunk, there = _explained(partition, pair, events, launched, x), pair.trunk, launched.by_event
         worked.scores += [_score(arrived[i], there.get(i, _NONE), beliefs[i], opened.get(i, _NONE), explained.get(i, _NONE), trunk) for i in fresh.tolist()]
@@ -214,34 +214,35 @@ def _beliefs(n: int, launched: Launched, said: Said | None) -> Sequence[Sequence
 
 def _follow(
     partition: Partition, arrived: Sequence[Arrived], pair: Pair | None, launches: Launches, launched: Launched, beliefs: Sequence[Sequence[Belief]],
-    x: NDArray[np.float32], opens: Sequence[bool], opens_in_launch: Sequence[bool], touching: Sequence[int],
+    x: bytes, opens: Sequence[bool], opens_in_launch: Sequence[bool], touching: Sequence[int],
 ) -> dict[int, list[str | None]]:  # fmt: skip
     """Mark clicks, carts and orders on open exposures, and open new ones, event by event; returns the new ones' ids, as `beliefs`.
 
-    `opens` (B,): whether an event is the first in its line, `opens_in_launch` (M,) in each of its launches.
+    `x` (B, F) are the vectors; `opens` (B,): whether an event is the first in its line, `opens_in_launch` (M,) in each of its launches.
     """
     at_ms, pending, by_event = partition.cursor.tick_ms, partition.pending, launched.by_event
     sources = {line: is_source(line, pair, launches, at_ms) for line in {arrived[i].event.line for i in touching}}
     opened: dict[int, list[str | None]] = {}
+    width = len(x) // len(arrived)
     for i in touching:
-        a = arrived[i]
+        a, own = arrived[i], x[i * width : (i + 1) * width]
         if a.kind >= CLICK and a.event.user_id in pending.users:
             pending.mark(a.event.user_id, launches.followed(a.event, at_ms), a.kind, a.ts_ms)
         if (there := by_event.get(i)) is None:
             if opens[i] and sources[a.event.line]:
-                opened[i] = [_expose(partition, a, f"line:{a.event.line}", x[i], beliefs[i][0], counts=True, share=None)]
+                opened[i] = [_expose(partition, a, f"line:{a.event.line}", own, beliefs[i][0], counts=True, share=None)]
             continue
         # What is being launched teaches its launch alone, until it has become a source.
-        names = list[str | None]()
+        names: list[str | None] = []
         for m, (launch, belief) in enumerate(zip(there, beliefs[i], strict=True), launched.first[i]):
             is_open = opens_in_launch[m]
-            names.append(_expose(partition, a, launch.id, x[i], belief, counts=not any(names), share=launch.learn_share) if is_open else None)
+            names.append(_expose(partition, a, launch.id, own, belief, counts=not any(names), share=launch.learn_share) if is_open else None)
         opened[i] = names
     return opened
 
 
 def _expose(
-    partition: Partition, a: Arrived, domain: str, x: NDArray[np.float32], belief: Belief, *, counts: bool, share: float | None
+    partition: Partition, a: Arrived, domain: str, x: bytes, belief: Belief, *, counts: bool, share: float | None
 ) -> str | None:  # fmt: skip
     """Open an exposure and follow it, if it is among the share of those that are followed; returns its id then."""
     event, pending, totals = a.event, partition.pending, partition.cursor.totals
@@ -255,7 +256,7 @@ def _expose(
     pending.add(
         Exposure(
             id=name, domain=domain, counts=counts, user=event.user_id, line=event.line, category=event.category or event.line,
-            ts_ms=a.ts_ms, x=x.tobytes(), predictions=tuple(belief), delay_ms=[NONE] * 3, bin=1,
+            ts_ms=a.ts_ms, x=x, predictions=tuple(belief), delay_ms=[NONE] * 3, bin=1,
         )
     )  # fmt: skip
     return name

@@ -51,8 +51,12 @@ def see_events(seen: Seen, kinds: NDArray[np.int64], fate: NDArray[np.uint8], la
 
 
 def _add(domains: dict[str, list[int]], name: str, counts: list[int]) -> None:
-    held = domains.get(name)
-    domains[name] = counts if held is None else [a + b for a, b in zip(held, counts, strict=True)]
+    if (held := domains.get(name)) is None:
+        domains[name] = counts
+        return
+    for k, count in enumerate(counts):
+        if count:
+            held[k] += count
 
 
 def in_order(seen: Seen) -> Seen:
