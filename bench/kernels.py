@@ -24,7 +24,8 @@ from pathlib import Path
 import numpy as np
 
 from models.encode import Encoder, standardise
-from models.launch_head import LaunchHead
+from models.launch_head import LaunchHead, view_of
+from models.launch_scoring import LaunchScorer, score
 from models.model import Model
 from models.pretrain import PretrainSettings
 from models.rehearsal import Outcomes, outcomes
@@ -41,6 +42,8 @@ TICK_MS = 1_800_000
 SCORE_BATCHES = (1, 64)
 LEARN_BATCHES = (1, 64, 1000)
 TAUGHT = 3000
+LAUNCHES = 1000
+ONE_EACH = f"the experts of {LAUNCHES:,} launches, a row each"
 AIMS = {("figure 8", 1): 50.0, ("figure 8", 64): 6.0}
 AIM_OUTCOMES_PER_S = 10_000
 
@@ -92,6 +95,14 @@ def scoring(bench: Bench, batch: int) -> dict[str, Callable[[int], object]]:
     raw = [standardise(rows, artifact.trunk.mean, artifact.trunk.std) for rows in x]
     maps = [model.maps(rows) for rows in x]
 
+    views, each = [view_of(model, bench.shared, of) for of in maps], np.arange(batch)
+    one = bench.launch.scorer(model)
+    many = [LaunchScorer(one.believed.copy(), one.on_z) for _ in range(LAUNCHES)]
+
+    def one_each(i: int) -> object:
+        first = i * batch % (LAUNCHES - batch + 1)
+        return score(many[first : first + batch], views[i % len(x)], each, each)
+
     def default(i: int) -> object:
         seen = model.maps(x[i % len(x)])
         s = bench.shared.logit(seen)
@@ -104,6 +115,7 @@ def scoring(bench: Bench, batch: int) -> dict[str, Callable[[int], object]]:
         "shared heads": lambda i: bench.shared.logit(maps[i % len(x)]),
         "figure 8": default,
         "every expert and the mixture": lambda i: bench.launch.predict(model, bench.shared, model.maps(x[i % len(x)])),
+        ONE_EACH: one_each,
     }
 
 

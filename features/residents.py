@@ -14,7 +14,8 @@ FIRST_ROWS = 64
 
 
 class Residents:
-    """Records of one dtype by name. `rows` (C,) holds them; a place is good until the next `take_in`, and `rows` too.
+    """Records of one dtype by name. `rows` (C,) holds them; it and a place are good until the next `take_in`, but for the places
+    that the last `find` gave: these outlive the `take_in` after it.
 
     A changed record stays until `committed`. So `rows` grows beyond `most` where more than that are changed or used at once.
     """

@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 
 from features.kernel import kernel
 
+BESIDE_Z = 3
+"""How many of a launch's experts have no head on the trunk's features: shared, frozen and scratch."""
+
 Matrix = NDArray[np.float64]
 Vector = NDArray[np.float64]
 
@@ -121,17 +124,19 @@ def score_launches(
 ) -> None:  # fmt: skip
     """Score and probability of the mixture and of each expert, of rows (n,), each in the launch `of` (n,): out (n, 2 + 2 K).
 
-    What is believed of a launch lies at its address, as `models.launch_scoring.LaunchScorer` has it.
+    What is believed of a launch lies at its address, as `models.launch_scoring.LaunchScorer` has it. IndexError for what is not there.
     """
-    levels, experts, d_raw, d_z = exp_minus_b.shape[0], on_z + 3, raw.shape[1], z.shape[1]
+    levels, experts, d_raw, d_z = exp_minus_b.shape[0], on_z + BESIDE_Z, raw.shape[1], z.shape[1]
     p_raw, p_z = d_raw * (d_raw + 1) // 2, d_z * (d_z + 1) // 2
     size = levels + experts + d_raw + p_raw + on_z * (d_z + p_z)
     a, part, triangle = np.empty(max(d_raw, d_z)), np.empty(levels), np.zeros(max(d_raw, d_z), np.int64)
     for j in range(1, triangle.shape[0]):
         triangle[j] = triangle[j - 1] + j
     first = np.zeros(addresses.shape[0] + 1, np.int64)
-    for n in of:
-        first[n + 1] += 1
+    for n in range(rows.shape[0]):
+        if not (0 <= of[n] < addresses.shape[0] and 0 <= rows[n] < raw.shape[0]):
+            raise IndexError("a row or a launch that is not there")
+        first[of[n] + 1] += 1
     for n in range(addresses.shape[0]):
         first[n + 1] += first[n]
     order, so_far = np.empty(rows.shape[0], np.int64), first.copy()

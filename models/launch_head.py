@@ -60,6 +60,10 @@ class LaunchHead:
             laid = self._scorer = LaunchScorer.of(self.experts, self.mixture.w, model.priors)
         return laid
 
+    def changed(self) -> None:
+        """Hear that an expert was changed: what was laid down of what is believed is no longer true."""
+        self._scorer = None
+
     def learn_many(
         self, model: Model, shared: SharedHeads, x: NDArray[np.float32],
         bin_: NDArray[np.int64], y: NDArray[np.int64], final: NDArray[np.int64], close_ms: NDArray[np.int64], said: Matrix | None = None,
@@ -74,7 +78,7 @@ class LaunchHead:
         checked_outcomes(model, x, bin_, y, final, close_ms)
         if said is not None and said.shape != (len(x), len(EXPERTS)):
             raise ValueError(f"said is {said.shape}, expected ({len(x)}, {len(EXPERTS)})")
-        self._scorer = None
+        self.changed()
         closed = bin_ >= 0
         k, label, at_ms = bin_[closed], y[closed].astype(np.float64), close_ms[closed]
         view = view_of(model, shared, model.maps(x[closed]))

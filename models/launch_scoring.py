@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.experts import Deviation, Expert, Plain, Priors, Related, Shared, View
-from models.forecasts import Matrix, Vector, score_launches
+from models.forecasts import BESIDE_Z, Matrix, Vector, score_launches
 from models.head import Posterior
 from models.offset import EXP_MINUS_B
 
@@ -36,6 +36,10 @@ class LaunchScorer:
         assert len(heads) == 1 + len(on_z)
         return cls(np.concatenate([shared.offset.weights(priors.offset), weights, *(part for head in heads for part in _laid(head))]), len(on_z))
 
+    def __reduce__(self) -> tuple[type[LaunchScorer], tuple[Vector, int]]:
+        """A copy is somewhere else: it must not take over the address."""
+        return LaunchScorer, (self.believed, self.on_z)
+
     @cached_property
     def address(self) -> int:
         """Where the kernel finds `believed`."""
@@ -58,14 +62,16 @@ def score(scorers: Sequence[LaunchScorer], view: View, rows: NDArray[np.int64], 
     """Return (n, 2 + 2 K) for some rows (n,) of the view, each as the scorer says whose number is in `of` (n,): score and probability of the mixture, and then
     of each expert. Finite.
 
-    ValueError if a scorer belongs to a trunk of another width.
+    ValueError if a scorer belongs to a trunk of another width, or `of` has another length than `rows`; IndexError for a row or a scorer that is not there.
     """
     on_z = scorers[0].on_z if scorers else 0
-    size = len(EXP_MINUS_B) + on_z + 3 + _size(view.raw.shape[1]) + on_z * _size(view.z.shape[1])
+    size = len(EXP_MINUS_B) + on_z + BESIDE_Z + _size(view.raw.shape[1]) + on_z * _size(view.z.shape[1])
     if any(len(scorer.believed) != size for scorer in scorers):
         raise ValueError("a launch's head belongs to a trunk of another width")
+    if len(of) != len(rows):
+        raise ValueError(f"{len(rows)} rows, and {len(of)} say to which launch they belong")
     addresses = np.array([scorer.address for scorer in scorers], np.int64)
-    out = np.empty((len(rows), 8 + 2 * on_z))
+    out = np.empty((len(rows), 2 + 2 * (on_z + BESIDE_Z)))
     score_launches(view.raw, view.z, view.s, view.s0, rows, of, addresses, EXP_MINUS_B, on_z, out)
     return out
 

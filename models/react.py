@@ -27,3 +27,4 @@ def react(head: LaunchHead, model: Model) -> None:
     place = EXPERTS.index(RESTARTED)
     fresh = Deviation(OwnHead.start(model.priors.deviation_wide))
     head.experts = (*head.experts[:place], fresh, *head.experts[place + 1 :])
+    head.changed()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 
 from features.events import Event
@@ -9,7 +10,7 @@ from streams.launched import Launched
 from streams.records import Launch
 
 _NONE: Sequence[Launch] = ()
-TIMES_KEPT = 16
+KEPT = 16  # of what is open between two changes
 
 
 class Launches:
@@ -25,7 +26,8 @@ class Launches:
                 self._by_product.setdefault(product, []).append(launch)
             if not launch.products:
                 self._by_line.setdefault(launch.line, []).append(launch)
-        self._open_at: dict[int, Launches] = {}
+        self._changes_ms = sorted({at_ms for launch in self.all for at_ms in (launch.from_ms, launch.closed_ms) if at_ms is not None})
+        self._open: dict[int, Launches] = {}
 
     def forgotten(self, known: Sequence[Launch]) -> list[Launch]:
         """Return those of `known` that are not here, or not closed any more: no command deletes a launch or opens it again, so the store went back."""
@@ -44,11 +46,12 @@ class Launches:
         return of_line or of_product
 
     def open_at(self, at_ms: int) -> Launches:
-        """Return those that are open at a time, in their order; remembered for the latest times that were asked for."""
-        if (found := self._open_at.get(at_ms)) is None:
-            if len(self._open_at) >= TIMES_KEPT:
-                self._open_at.clear()
-            found = self._open_at[at_ms] = Launches([launch for launch in self.all if launch.is_open(at_ms)])
+        """Return those that are open at a time, in their order; remembered until one begins or ends."""
+        since = bisect_right(self._changes_ms, at_ms)
+        if (found := self._open.get(since)) is None:
+            if len(self._open) >= KEPT:
+                del self._open[next(iter(self._open))]
+            found = self._open[since] = Launches([launch for launch in self.all if launch.is_open(at_ms)])
         return found
 
     def open_for(self, event: Event, at_ms: int) -> Sequence[Launch]:

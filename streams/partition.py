@@ -146,7 +146,7 @@ class Partition:
         return (await self.place((), names))[1]
 
     async def place(self, users: Sequence[str], lines: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The same for both at once: what is not at hand of either comes in one answer."""
+        """The same for both at once: what is not at hand of either comes in one answer. Two calls must not overlap."""
         wanted = ((self.users, "u:", users), (self.lines, "ul:", lines))
         found = [residents.find(names) for residents, _, names in wanted]
         if keys := [prefix + name for (_, prefix, _), (_, missing) in zip(wanted, found, strict=True) for name in missing]:

@@ -54,9 +54,9 @@ def _add(domains: dict[str, list[int]], name: str, counts: list[int]) -> None:
     if (held := domains.get(name)) is None:
         domains[name] = counts
         return
-    for k, count in enumerate(counts):
+    for k, (before, count) in enumerate(zip(held, counts, strict=True)):
         if count:
-            held[k] += count
+            held[k] = before + count
 
 
 def in_order(seen: Seen) -> Seen:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import numpy as np
 import pytest
 
@@ -12,6 +14,7 @@ from models.launch_scoring import score
 from models.metrics import figures
 from models.model import HEADS, Model, probability_of_source
 from models.pretrain import PretrainSettings, pretrain
+from models.react import react
 from models.rows import Rows
 from models.shared_heads import SharedHeads
 from models.trunk import TrunkSettings
@@ -97,6 +100,31 @@ def test_a_head_of_a_trunk_of_another_width_is_refused(model: Model) -> None:
     assert score(scorers[:1], view, np.arange(5), np.zeros(5, np.int64)).shape == (5, 2 * len(MODELS))
     with pytest.raises(ValueError, match="another width"):
         score(scorers, view, np.arange(5), np.zeros(5, np.int64))
+
+
+@pytest.mark.parametrize(("rows", "of"), [([0, 5], [0, 0]), ([0, -1], [0, 0]), ([0, 1], [0, 2]), ([0, 1], [-1, 0]), ([0], [0, 0]), ([0, 1], [0])])
+def test_rows_and_launches_that_are_not_there_are_refused(model: Model, rows: list[int], of: list[int]) -> None:
+    """Before anything is read or written."""
+    view, scorer = view_of(model, SharedHeads.of(model), model.maps(make_rows(5).x)), LaunchHead.of(model).scorer(model)
+    with pytest.raises((IndexError, ValueError), match="not there|rows, and"):
+        score([scorer, scorer], view, np.array(rows), np.array(of))
+    with pytest.raises(IndexError):
+        score([], view, np.array([0]), np.array([0]))
+
+
+def test_a_copy_says_what_it_believes_itself(model: Model) -> None:
+    """A copy of a head that has been asked, and of what was laid down of it, lies elsewhere; one that reacts says something else from then on."""
+    view, every = view_of(model, SharedHeads.of(model), model.maps(make_rows(5).x)), np.arange(5)
+    head = LaunchHead.of(model)
+    x, *facts = outcomes(model, make_rows(50, seed=9))
+    head.learn_many(model, SharedHeads.of(model), x, *facts)
+    said = head.score(model, view, every)
+    other = deepcopy(head)
+    assert other.scorer(model).address == other.scorer(model).believed.ctypes.data != head.scorer(model).address
+    assert (other.score(model, view, every) == said).all()
+    react(head, model)
+    assert (head.score(model, view, every) != said).any()
+    assert (head.score(model, view, every) == head.copy().score(model, view, every)).all()
 
 
 def test_many_is_repeated_one_to_the_bit(model: Model) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from features.advance import APPLIED, DUPLICATE
 from features.events import KINDS, Event
-from streams.domains import TIMES_KEPT, Launches
+from streams.domains import KEPT, Launches
 from streams.line_records import line_records
 from streams.records import SHARED, Launch, Seen
 from streams.seen import MILLION, see_events
@@ -48,7 +48,7 @@ def test_every_event_comes_with_the_launches_it_belongs_to(seed: int) -> None:
     rng = random.Random(seed)
     launches, events = some_launches(rng), some_events(rng)
     known = Launches(launches)
-    for at_ms in (AT_MS, 2 * AT_MS, *range(4 * AT_MS, 4 * AT_MS + TIMES_KEPT), AT_MS):
+    for at_ms in (0, AT_MS - 1, AT_MS, 2 * AT_MS, 3 * AT_MS - 1, 3 * AT_MS, AT_MS):
         wanted = {i: there for i, event in enumerate(events) if (there := plainly(launches, event, at_ms))}
         launched = known.open_for_each(events, at_ms)
         assert {i: list(there) for i, there in launched.by_event.items()} == wanted
@@ -58,6 +58,16 @@ def test_every_event_comes_with_the_launches_it_belongs_to(seed: int) -> None:
         assert all(pairs[m] == (i, wanted[i][0].id) for i, m in launched.first.items())
         assert launched.first.keys() == wanted.keys()
         assert [list(known.open_for(event, at_ms)) for event in events] == [plainly(launches, event, at_ms) for event in events]
+
+
+def test_what_is_open_is_found_once_between_two_changes() -> None:
+    """However many times are asked about; of many changes the latest are remembered."""
+    known = Launches([Launch(id=f"launch{i:02}", line="shoes", window_s=60, from_ms=100 * i) for i in range(3 * KEPT)])
+    assert known.open_at(100) is known.open_at(150) is known.open_at(199) is not known.open_at(200)
+    for i in range(3 * KEPT):
+        assert [launch.id for launch in known.open_at(100 * i + 50).all] == [f"launch{k:02}" for k in range(i + 1)]
+        assert len(known._open) <= KEPT
+    assert known.open_at(100 * i) is known.open_at(100 * i + 50)
 
 
 @pytest.mark.parametrize("seed", range(40))
