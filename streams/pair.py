@@ -58,7 +58,7 @@ class Pair:
         return View(maps.raw, maps.z, self.shared.logit(maps), s0)
 
     def of(self, x: NDArray[np.float32], launched: Launched) -> Said:
-        """Return what is believed of a batch's vectors (B, F)."""
+        """Return what is believed of a batch's vectors x (B, F) in their lines, and in the launches of `launched`."""
         view = self.view(x, np.fromiter(launched.by_event, np.int64))
         names = [launch.id for launch in launched.launches]
         return Said(probability_of_source(view.s), self.of_launches(names, view, launched.event, launched.launch))

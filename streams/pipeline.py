@@ -218,7 +218,7 @@ def _follow(
 ) -> dict[int, list[str | None]]:  # fmt: skip
     """Mark clicks, carts and orders on open exposures, and open new ones, event by event; returns the new ones' ids, as `beliefs`.
 
-    `x` (B, F) are the vectors; `opens` (B,): whether an event is the first in its line, `opens_in_launch` (M,) in each of its launches.
+    `x` holds the vectors (B, F); `opens` (B,): whether an event opens an exposure in its line, `opens_in_launch` (M,) in each of its launches.
     """
     at_ms, pending, by_event = partition.cursor.tick_ms, partition.pending, launched.by_event
     sources = {line: is_source(line, pair, launches, at_ms) for line in {arrived[i].event.line for i in touching}}
