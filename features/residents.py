@@ -73,8 +73,9 @@ class Residents:
         return self.rows.view(f"V{self.rows.dtype.itemsize}")
 
     def _dirty(self) -> NDArray[np.int64]:
-        places = np.sort(np.concatenate(self._changed)) if self._changed else np.zeros(0, np.int64)
-        return places[np.diff(places, prepend=-1) > 0]  # ten times as fast as `np.unique`, which hashes
+        places = np.sort(np.concatenate([np.full(1, -1), *self._changed]))
+        once: NDArray[np.int64] = places[1:][places[1:] != places[:-1]]  # ten times as fast as `np.unique`, which hashes
+        return once
 
     def _places_for(self, n: int) -> NDArray[np.int64]:
         """Return n places that nothing holds, or nothing that is worth keeping."""

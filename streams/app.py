@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -146,6 +146,10 @@ class InflowTap:
     def is_current(self) -> bool:
         """Whether no seek has come since."""
         return self.consumer.is_current(self.inflow)
+
+    def listen(self, wake: Callable[[], Any]) -> None:
+        """Have it called when more has come."""
+        self.inflow.listener = wake
 
     def draw(self) -> tuple[list[Received], int, Ack] | None:
         """Return what has come, the offset that follows it, and what to call when all of it is in the store."""

@@ -10,6 +10,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Set
+from functools import cached_property
 from typing import Any, Final, Protocol, cast
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -31,7 +32,8 @@ DRAIN_WAIT_S: Final = 0.1
 """How long one drain waits for records. `wake` and a new fetch end it, so this is no latency."""
 REST_S, LONGEST_REST_S = 0.01, 0.05
 REST_S_A_RECORD, MUCH_OF_ONE = 5e-5, 100
-"""From one drain to the next, while records come: each costs a round trip to the broker, and is the less urgent the more waits to be taken, of many partitions."""
+"""From a drain that brought something to the next fetch: each costs a round trip to the broker, and is the less urgent the more waits to be taken, of many
+partitions. Not from fetch to drain: what comes to the broker in the meantime would have missed the one, and waited for the next."""
 FULL_RECORDS: Final = 2_000
 """An inflow in which so many wait is not added to until they are taken."""
 LEAVE_S: Final = 3.0
@@ -64,6 +66,10 @@ class Waiting(Protocol):
     full_bytes: int
 
 
+Actions = tuple[Any, ...]
+"""What aiokafka's fetcher does next: fetches, resets, how long it may wait before it looks again (s), and two more."""
+
+
 class Fetched(OrderedDict[TopicPartition, Any]):
     """What aiokafka has fetched of each partition. It would copy each record into a dataclass of its own, which takes 1.6 µs and is what we read off it anyway."""
 
@@ -84,7 +90,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._holes, self._looked_s = Holes(), 0.0
+        self._holes, self._looked_s, self._rest_until_s = Holes(), 0.0, 0.0
         self._draining: asyncio.Task[None] | None = None
 
     @property
@@ -105,7 +111,18 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         fetcher = self._ensure_consumer()._fetcher
         fetcher._prefetch_backoff = cast(Waiting, self.transport).fetch_max_wait_ms / 1000
         fetcher._records = Fetched(fetcher._records)
+        fetcher._get_actions_per_node = self._after_a_rest(fetcher._get_actions_per_node)
         self._draining = asyncio.create_task(self._drain_on(), name="draining")
+
+    def _after_a_rest(self, look: Callable[[Any], Actions]) -> Callable[[Any], Actions]:
+        """Put off what aiokafka would ask of its brokers until the rest is over, when it looks again; it then asks from where partitions are read by then."""
+
+        def looking(assignment: Any) -> Actions:
+            fetches, resets, timeout_s, *others = look(assignment)
+            left_s = self._rest_until_s - time.monotonic()
+            return (fetches, resets, timeout_s, *others) if left_s <= 0 or not fetches else ([], resets, min(timeout_s, left_s), *others)
+
+        return looking
 
     async def on_thread_stop(self) -> None:
         """Leave the group and stop the consumer, within `LEAVE_S`."""
@@ -142,9 +159,11 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         try:
             while True:
                 wanted = self._told.drainable()
-                if wanted is None or await self._drain(wanted):
+                if wanted is None:
+                    await asyncio.sleep(REST_S)
+                elif await self._drain(wanted) and (now_s := time.monotonic()) >= self._rest_until_s:  # of several brokers the first begins it
                     waiting = sum(min(len(inflow), MUCH_OF_ONE) for inflow in self._told.inflows.copy().values())
-                    await asyncio.sleep(min(LONGEST_REST_S, max(REST_S, waiting * REST_S_A_RECORD)))
+                    self._rest_until_s = now_s + min(LONGEST_REST_S, max(REST_S, waiting * REST_S_A_RECORD))
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001  the app decides
@@ -177,7 +196,12 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
     def is_full(self, tp: TP) -> bool:
         """Whether so much of a partition waits that no more is drained. Callable from any thread."""
         inflow, asked = self._told.inflows.get(tp), cast(Waiting, self.transport)
-        return inflow is not None and (len(inflow) >= min(FULL_RECORDS, self.app.conf.broker_max_poll_records) or inflow.bytes >= asked.full_bytes)
+        return inflow is not None and (len(inflow) >= min(FULL_RECORDS, self._most_of_a_poll) or inflow.bytes >= asked.full_bytes)
+
+    @cached_property
+    def _most_of_a_poll(self) -> int:
+        """As the settings say: Faust takes its time to look one up."""
+        return int(self.app.conf.broker_max_poll_records)
 
     async def _look_at_holes(self, consumer: AIOKafkaConsumer, places: list[TP]) -> None:
         try:

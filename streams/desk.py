@@ -44,6 +44,9 @@ class Tap(Protocol):
     def is_current(self) -> bool:
         """Whether no seek has come since; else the records come again from another one, or are not wanted."""
 
+    def listen(self, wake: Callable[[], Any]) -> None:
+        """Have it called, on the event loop, whenever something has come that is not drawn yet."""
+
     def draw(self) -> tuple[list[Received], int, Ack] | None:
         """Return what has come since the last time, the offset that follows it, and what to call when all of it is in the store; None if nothing has."""
 
@@ -131,7 +134,7 @@ class Desk:
         return self._stopping
 
     def wake(self) -> None:
-        """Look again: a stamp has come, or time has passed."""
+        """Look again: something has come, or time has passed."""
         self._news.set()
 
     def load_again(self) -> None:
@@ -156,8 +159,9 @@ class Desk:
         return [(kind, first, upto) for kind, first, upto in self._gone if upto <= self.partition.cursor.offsets[kind]]
 
     def hear(self, kind: int, tap: Tap) -> None:
-        """Hear that something has come of one topic. It is drawn when the next portion begins, with all that has come by then."""
+        """Hear where what comes of one topic is drawn, and that something has. It is drawn when the next portion begins, with all that has come by then."""
         self._taps[kind] = tap
+        tap.listen(self.wake)
         self._news.set()
 
     def _draw(self) -> None:

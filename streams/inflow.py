@@ -51,12 +51,14 @@ class Inflow:
     The app is told that something has come, once until it takes; whoever takes has all that is there by then.
     """
 
-    __slots__ = ("_lock", "_records", "_since_s", "_told", "_upto", "bytes", "next", "reading", "tp")
+    __slots__ = ("_lock", "_records", "_since_s", "_told", "_upto", "bytes", "listener", "next", "reading", "tp")
 
     def __init__(self, tp: TP, offset: int) -> None:
         self.tp, self.next = tp, offset
         """`next`: the offset that comes after what was put in."""
         self.bytes = 0
+        self.listener: Callable[[], Any] | None = None
+        """Who is told that something has come, on the app's loop; an agent while there is none."""
         self.reading: Reading | None = None
         """As of the last drain, and set before its records are put in: who sees a record sees a reading that is no older."""
         self._records: list[Record] = []

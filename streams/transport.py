@@ -3,7 +3,8 @@
 Three things differ from the stock driver.
 
 *Inflows.* A message's value is the `Inflow` of one topic partition. The consumer's thread drains into it what is fetched, whatever the app does meanwhile, and
-tells the app once until that takes. So Faust's price is not paid for each record, and whoever takes, when it is ready to work, has all that has come by then.
+tells the app once until that takes. So Faust's price is not paid for each record, and whoever takes, when it is ready to work, has all that has come by then;
+whoever listens to an inflow that an agent was handed is told of what comes further without any message.
 
 *Seeks.* Each seek begins a new inflow of its partition. An older one never gets past the transport; one that is already in an agent's hands is told by
 `Consumer.is_current`. So after a seek nothing stale is taken for new, and nothing is lost in a rebalance: no gap or read-offset book-keeping is needed.
@@ -136,9 +137,13 @@ class Consumer(driver.Consumer):
         return self._drainable if self.flow_active else None
 
     def came(self, inflows: list[Inflow]) -> None:
-        """Hear from the thread that something has come."""
-        self._arrived.extend(inflows)
-        self._news.set()
+        """Hear from the thread that something has come. Who listens is told at once, the rest goes by way of Faust."""
+        for inflow in inflows:
+            if inflow.listener is not None:
+                inflow.listener()
+            else:
+                self._arrived.append(inflow)
+                self._news.set()
 
     def broke(self, error: BaseException) -> None:
         """Hear from the thread that it has ended reading: the next poll raises what it met."""

@@ -59,6 +59,11 @@ class Came:
     records: list[Received]
     next_offset: int
     is_current: Callable[[], bool] = lambda: True
+    wake: Callable[[], object] | None = None
+
+    def listen(self, wake: Callable[[], object]) -> None:
+        """Remember whom to wake when more comes."""
+        self.wake = wake
 
     def draw(self) -> tuple[list[Received], int, Callable[[], object]] | None:
         """Hand it over, once."""

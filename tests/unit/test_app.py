@@ -81,6 +81,8 @@ def test_a_tap_draws_what_has_come_decoded_and_says_what_is_worked_off(replay: b
     consumer, polls = Told(inflow), Polls(Meters())
     tap = app.InflowTap(inflow, 0, cast(Consumer, consumer), polls, None, replay)
     assert tap.draw() is None
+    tap.listen(polls.oldest_s)
+    assert inflow.listener == polls.oldest_s
     event = make_event()
     for offset, value, headers in ((7, encode(event), [(TICK_HEADER, None)]), (8, b"broken", []), (9, b"", [(TICK_HEADER, b"5000")])):
         inflow.put([DefaultRecord(offset, 1, 0, event.user_id.encode(), value, headers)])

@@ -164,6 +164,29 @@ def test_a_portion_takes_what_came_while_the_one_before_was_in_hand(model: Model
     asyncio.run(work())
 
 
+def test_a_desk_is_woken_by_what_comes_of_a_topic_that_it_knows(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No agent has to hear of it again, and nobody waits for the next look around."""
+    monkeypatch.setattr(desk_module, "IDLE_S", 3600.0)
+
+    async def work() -> None:
+        store, source, crashes, tap = MemoryStore(), LateSource(), list[BaseException](), Came(LOG[:1], 1)
+        desk = Desk(
+            await Partition.load(0, store, RULES), store=store, rules=RULES, knowledge=Knowledge(store, model, 1), outlet=Slow(), source=source,
+            tick_ms=1000, patience_s=10, clock_ms=lambda: START_MS, stamp_ms=lambda: -1, crashed=crashes.append,
+        )  # fmt: skip
+        desk.start()
+        desk.hear(0, tap)
+        await until(lambda: bool(crashes) or (desk.partition.cursor.offsets[0] == 1 and not desk.in_hand()))
+        tap.records, tap.next_offset = LOG[1:], len(LOG)
+        assert tap.wake is not None
+        tap.wake()
+        await until(lambda: bool(crashes) or desk.partition.cursor.offsets[0] == len(LOG))
+        await desk.stop()
+        assert not crashes
+
+    asyncio.run(work())
+
+
 class Slow:
     """An outlet that takes its time, as a broker does that fails over."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import subprocess
 import sys
 from collections.abc import Coroutine, Iterator, Mapping
@@ -13,7 +14,7 @@ from typing import Any
 import faust
 import pytest
 from aiokafka import TopicPartition
-from aiokafka.consumer.fetcher import FetchResult, PartitionRecords
+from aiokafka.consumer.fetcher import Fetcher, FetchResult, PartitionRecords
 from aiokafka.errors import TopicAuthorizationFailedError
 from aiokafka.record.default_records import DefaultRecord, DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
@@ -110,6 +111,18 @@ def test_the_app_is_told_once_until_it_takes_and_takes_all(consumer: Consumer) -
     assert [r.offset for r in consumer.take(begun)] == [5, 6, 7, 8, 9]
     assert (consumer.take(begun), consumer.waits(P0), consumer.waits(TP("click", 0))) == ([], Waits(upto=10), Waits())
     assert begun.put(records(10, 10))
+
+
+def test_who_listens_is_told_at_once_and_no_agent_is(consumer: Consumer) -> None:
+    """An agent hears of an inflow that nobody listens to; from then on it is left out, and so is its price."""
+    begun, told = inflow(consumer, 0), list[str]()
+    consumer._active_partitions = {P0}
+    consumer.resume_flow()
+    consumer.came([begun])
+    assert run(consumer, poll(consumer)) == [begun]
+    begun.listener = lambda: told.append("came")
+    consumer.came([begun])
+    assert (told, run(consumer, poll(consumer))) == (["came"], [])
 
 
 def test_an_agent_gets_the_inflow_as_it_is(app: faust.App, consumer: Consumer) -> None:
@@ -240,6 +253,55 @@ def test_a_drain_lies_in_the_present_inflow(consumer: Consumer, monkeypatch: pyt
     assert [r.offset for r in consumer.take(begun)] == [3, 4, 5]
     assert (list(consumer._arrived), consumer.drained(P0), consumer.drained(other)) == ([begun], Reading(6, 9, 1), None)
     assert (lost, known) == ([(P0, 1, 3)], [Reading(6, 9, 1)])
+
+
+def fetcher_of_one() -> Any:
+    """What aiokafka's own look at its brokers needs to find one partition to fetch from, in node 7."""
+    return SimpleNamespace(
+        _records={}, _in_flight=set(), _select_read_replica=lambda tp: 7, _max_partition_fetch_bytes=1, _fetch_max_wait_ms=20, _fetch_min_bytes=1,
+        _fetch_max_bytes=1, _isolation_level=0, _client_rack=None, _fetcher_timeout=0.2,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("rest", ["over", "under way", "nothing to fetch"])
+def test_nothing_is_fetched_before_the_rest_is_over(consumer: Consumer, rest: str) -> None:
+    """Then aiokafka looks again, by itself; all else that it found to be done is done. So this look at a private part still fits the version installed."""
+    state = SimpleNamespace(has_valid_position=True, paused=False, position=5)
+    assignment = SimpleNamespace(tps=[TopicPartition(*P0)] if rest != "nothing to fetch" else [], state_value=lambda tp: state)
+    found = Fetcher._get_actions_per_node(fetcher_of_one(), assignment)
+    looking = consumer._thread._after_a_rest(lambda assignment: Fetcher._get_actions_per_node(fetcher_of_one(), assignment))
+    consumer._thread._rest_until_s = 0.0 if rest == "over" else math.inf
+    assert [node for node, _ in found[0]] == ([] if rest == "nothing to fetch" else [7])
+    if rest == "under way":
+        assert looking(assignment) == ([], *found[1:])
+        consumer._thread._rest_until_s = consumer.loop.time() + 0.1  # asyncio's clock is `time.monotonic`
+        assert looking(assignment)[2] <= 0.1
+    else:
+        assert [node for node, _ in looking(assignment)[0]] == [node for node, _ in found[0]]
+        assert looking(assignment)[1:] == found[1:]
+
+
+def test_a_drain_that_brought_something_begins_a_rest_unless_one_is_under_way(consumer: Consumer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else each of several brokers would put off the others' fetches anew."""
+    thread, answers, rests = consumer._thread, iter([{}, {P0: records(0, 1)}, {}, {P0: records(2, 2)}, {}]), list[float]()
+
+    async def fetched(*_: Any, **__: Any) -> Any:
+        rests.append(thread._rest_until_s)
+        if len(rests) == 4:
+            thread._rest_until_s = math.inf
+        if (found := next(answers, None)) is None:
+            raise TopicAuthorizationFailedError("enough")
+        return found
+
+    monkeypatch.setattr(thread, "_consumer", SimpleNamespace(_max_poll_records=10))
+    monkeypatch.setattr(thread, "_fetch_records", fetched)
+    monkeypatch.setattr(thread, "reading", lambda tp: None)
+    inflow(consumer, 0)
+    consumer._active_partitions = {P0}
+    consumer.resume_flow()
+    run(consumer, poll(consumer))
+    run(consumer, thread._drain_on())
+    assert (rests[:2], rests[2] > 0, rests[3] == rests[2], rests[4:]) == ([0.0, 0.0], True, True, [math.inf, math.inf])
 
 
 def test_an_error_in_the_thread_is_raised_by_the_next_poll(consumer: Consumer, monkeypatch: pytest.MonkeyPatch) -> None:
