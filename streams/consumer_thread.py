@@ -30,10 +30,12 @@ logger = logging.getLogger(__name__)
 COMMIT_TIMEOUT_S: Final = 5.0
 DRAIN_WAIT_S: Final = 0.1
 """How long one drain waits for records. `wake` and a new fetch end it, so this is no latency."""
-REST_S, LONGEST_REST_S = 0.01, 0.05
+REST_S, LONGEST_REST_S = 0.005, 0.05
+REST_S_A_PARTITION = 0.0025
 REST_S_A_RECORD, MUCH_OF_ONE = 5e-5, 100
-"""From a drain that brought something to the next fetch: each costs a round trip to the broker, and is the less urgent the more waits to be taken, of many
-partitions. Not from fetch to drain: what comes to the broker in the meantime would have missed the one, and waited for the next."""
+"""From a drain that brought something to the next fetch. What is drained costs a portion for each partition, some 3 ms however small it is, and a round trip
+to the broker, so it had better be more; and the next is the less urgent the more waits to be taken, of many partitions. Not from fetch to drain: what comes
+to the broker in the meantime would have missed the one, and waited for the next."""
 FULL_RECORDS: Final = 2_000
 """An inflow in which so many wait is not added to until they are taken."""
 LEAVE_S: Final = 3.0
@@ -161,16 +163,17 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
                 wanted = self._told.drainable()
                 if wanted is None:
                     await asyncio.sleep(REST_S)
-                elif await self._drain(wanted) and (now_s := time.monotonic()) >= self._rest_until_s:  # of several brokers the first begins it
+                elif (partitions := await self._drain(wanted)) and (now_s := time.monotonic()) >= self._rest_until_s:  # of several brokers the first begins it
                     waiting = sum(min(len(inflow), MUCH_OF_ONE) for inflow in self._told.inflows.copy().values())
-                    self._rest_until_s = now_s + min(LONGEST_REST_S, max(REST_S, waiting * REST_S_A_RECORD))
+                    rest_s = max(REST_S, partitions * REST_S_A_PARTITION, waiting * REST_S_A_RECORD)
+                    self._rest_until_s = now_s + min(LONGEST_REST_S, rest_s)
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001  the app decides
             self._tell(self._told.broke, error)
 
-    async def _drain(self, wanted: Set[TP]) -> bool:
-        """Drain once; whether anything came."""
+    async def _drain(self, wanted: Set[TP]) -> int:
+        """Drain once; returns of how many partitions, each of several topics, anything came."""
         consumer = self._ensure_consumer()
         found = await self._fetch_records(consumer, cast(Any, wanted), timeout=DRAIN_WAIT_S, max_records=consumer._max_poll_records)
         # No await from the drain to here, so no seek comes between.
@@ -187,7 +190,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         if (places := self._holes.places()) and time.monotonic() - self._looked_s >= LOOK_S:
             self._looked_s = time.monotonic()
             await self._look_at_holes(consumer, places)
-        return bool(found)
+        return len({tp.partition for tp in found})
 
     def _tell(self, hear: Callable[..., None], *what: Any) -> None:
         if not self._told.loop.is_closed():

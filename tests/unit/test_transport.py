@@ -246,7 +246,7 @@ def test_a_drain_lies_in_the_present_inflow(consumer: Consumer, monkeypatch: pyt
     monkeypatch.setattr(Inflow, "put", put)
 
     async def drain() -> None:
-        assert await thread._drain(consumer._parked)
+        assert await thread._drain(consumer._parked) == 1  # browse and click of the same one
         await asyncio.sleep(0)
 
     run(consumer, drain())
