@@ -147,8 +147,8 @@ class InflowTap:
         """Whether no seek has come since."""
         return self.consumer.is_current(self.inflow)
 
-    def listen(self, wake: Callable[[], Any]) -> None:
-        """Have it called when more has come."""
+    def listen(self, wake: Callable[[], Any] | None) -> None:
+        """Have it called when more has come, or nothing any more."""
         self.inflow.listener = wake
 
     def draw(self) -> tuple[list[Received], int, Ack] | None:

@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 COMMIT_TIMEOUT_S: Final = 5.0
 DRAIN_WAIT_S: Final = 0.1
 """How long one drain waits for records. `wake` and a new fetch end it, so this is no latency."""
+STANDS_S: Final = 0.01
+"""How often it is asked, while the flow stands, whether it goes on."""
 REST_S, LONGEST_REST_S = 0.005, 0.05
 REST_S_A_PARTITION = 0.0025
 REST_S_A_RECORD, MUCH_OF_ONE = 5e-5, 100
@@ -92,7 +94,9 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._holes, self._looked_s, self._rest_until_s = Holes(), 0.0, 0.0
+        self._holes, self._looked_s = Holes(), 0.0
+        self._rest_from_s = self._rest_until_s = 0.0  # monotonic; until 0: none is under way
+        self._rest_partitions = 0
         self._draining: asyncio.Task[None] | None = None
 
     @property
@@ -122,9 +126,20 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         def looking(assignment: Any) -> Actions:
             fetches, resets, timeout_s, *others = look(assignment)
             left_s = self._rest_until_s - time.monotonic()
+            if left_s <= 0:
+                self._rest_until_s = 0.0
             return (fetches, resets, timeout_s, *others) if left_s <= 0 or not fetches else ([], resets, min(timeout_s, left_s), *others)
 
         return looking
+
+    def _rest(self, partitions: int) -> None:
+        """Begin a rest, after a drain of so many partitions; or make the present one longer, if aiokafka has not looked since: several brokers answer."""
+        if not self._rest_until_s:
+            self._rest_from_s, self._rest_partitions = time.monotonic(), 0
+        self._rest_partitions += partitions
+        waiting = sum(min(len(inflow), MUCH_OF_ONE) for inflow in self._told.inflows.copy().values())
+        rest_s = max(REST_S, self._rest_partitions * REST_S_A_PARTITION, waiting * REST_S_A_RECORD)
+        self._rest_until_s = self._rest_from_s + min(LONGEST_REST_S, rest_s)
 
     async def on_thread_stop(self) -> None:
         """Leave the group and stop the consumer, within `LEAVE_S`."""
@@ -157,16 +172,15 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         """Do nothing. Faust calls it when a rebalance comes while the app stops; the driver's closes client and coordinator from another thread's loop."""
 
     async def _drain_on(self) -> None:
-        """Drain what is fetched, whatever the app does meanwhile, so that the broker is always asked for what comes next."""
+        """Drain what is fetched at once, whatever the app does meanwhile; then the broker is asked for what comes next, after a rest."""
         try:
             while True:
                 wanted = self._told.drainable()
                 if wanted is None:
-                    await asyncio.sleep(REST_S)
-                elif (partitions := await self._drain(wanted)) and (now_s := time.monotonic()) >= self._rest_until_s:  # of several brokers the first begins it
-                    waiting = sum(min(len(inflow), MUCH_OF_ONE) for inflow in self._told.inflows.copy().values())
-                    rest_s = max(REST_S, partitions * REST_S_A_PARTITION, waiting * REST_S_A_RECORD)
-                    self._rest_until_s = now_s + min(LONGEST_REST_S, rest_s)
+                    await asyncio.sleep(STANDS_S)
+                elif partitions := await self._drain(wanted):
+                    self._rest(partitions)
+                    await asyncio.sleep(0)  # for seeks, heartbeats and answers: while much is fetched a drain does not wait
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001  the app decides
@@ -198,8 +212,12 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
     def is_full(self, tp: TP) -> bool:
         """Whether so much of a partition waits that no more is drained. Callable from any thread."""
-        inflow, asked = self._told.inflows.get(tp), cast(Waiting, self.transport)
-        return inflow is not None and (len(inflow) >= min(FULL_RECORDS, self._most_of_a_poll) or inflow.bytes >= asked.full_bytes)
+        inflow = self._told.inflows.get(tp)
+        return inflow is not None and self.is_much(len(inflow), inflow.bytes)
+
+    def is_much(self, records: int, size: int) -> bool:
+        """Whether an inflow in which so many records wait, of about so many bytes, is full."""
+        return records >= min(FULL_RECORDS, self._most_of_a_poll) or size >= cast(Waiting, self.transport).full_bytes
 
     @cached_property
     def _most_of_a_poll(self) -> int:
@@ -219,6 +237,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             consumer.seek(TopicPartition(*tp), offset)
             self._holes.sought(tp)
             self._told.inflows[tp] = Inflow(tp, offset)
+        self._rest_until_s = 0.0  # whoever seeks waits for it
 
     async def probe(self, partitions: Mapping[TP, int]) -> None:
         """Have the broker fetch at these offsets, so that `reading` becomes true; what it brings is stale."""
@@ -227,6 +246,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             for tp, offset in partitions.items():
                 self._ensure_consumer().seek(TopicPartition(*tp), offset)
                 self._told.inflows.pop(tp, None)
+            self._rest_until_s = 0.0
 
         await self.call_thread(seek)
 

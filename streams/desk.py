@@ -44,8 +44,8 @@ class Tap(Protocol):
     def is_current(self) -> bool:
         """Whether no seek has come since; else the records come again from another one, or are not wanted."""
 
-    def listen(self, wake: Callable[[], Any]) -> None:
-        """Have it called, on the event loop, whenever something has come that is not drawn yet."""
+    def listen(self, wake: Callable[[], Any] | None) -> None:
+        """Have it called, on the event loop, whenever something has come that is not drawn yet; None: nobody listens any more."""
 
     def draw(self) -> tuple[list[Received], int, Ack] | None:
         """Return what has come since the last time, the offset that follows it, and what to call when all of it is in the store; None if nothing has."""
@@ -160,9 +160,10 @@ class Desk:
 
     def hear(self, kind: int, tap: Tap) -> None:
         """Hear where what comes of one topic is drawn, and that something has. It is drawn when the next portion begins, with all that has come by then."""
-        self._taps[kind] = tap
-        tap.listen(self.wake)
-        self._news.set()
+        if not self.stopping():
+            self._taps[kind] = tap
+            tap.listen(self.wake)
+            self._news.set()
 
     def _draw(self) -> None:
         for kind, tap in enumerate(self._taps):
@@ -223,6 +224,15 @@ class Desk:
             raise
         except BaseException as error:  # noqa: BLE001  whatever it is, the process must not go on
             self._crashed(error)
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Be known to no tap: some are held for long after their partition has gone, and must not hold what it had in memory."""
+        for tap in self._taps:
+            if tap is not None:
+                tap.listen(None)
+        self._taps = [None] * 4
 
     async def _pause(self) -> None:
         """Wait before the next try, longer each time, but for a stop: each try says again what was said before."""

@@ -58,7 +58,7 @@ class Inflow:
         """`next`: the offset that comes after what was put in."""
         self.bytes = 0
         self.listener: Callable[[], Any] | None = None
-        """Who is told that something has come, on the app's loop; an agent while there is none."""
+        """Who is told that something has come, on the app's loop; an agent if nobody is."""
         self.reading: Reading | None = None
         """As of the last drain, and set before its records are put in: who sees a record sees a reading that is no older."""
         self._records: list[Record] = []
@@ -76,12 +76,12 @@ class Inflow:
             tell, self._told = not self._told, True
             return tell
 
-    def take(self) -> list[Record]:
-        """Return all that was put in since the last time."""
+    def take(self) -> tuple[list[Record], int]:
+        """Return all that was put in since the last time, and about how many bytes it takes in memory."""
         with self._lock:
-            records, self._records = self._records, []
+            records, size, self._records = self._records, self.bytes, []
             self.bytes, self._told = 0, False
-            return records
+            return records, size
 
     def waits(self) -> Waits:
         """Return what waits, in one moment. Callable from any thread."""

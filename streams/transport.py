@@ -181,9 +181,8 @@ class Consumer(driver.Consumer):
 
     def take(self, inflow: Inflow) -> list[Record]:
         """Return what has come since the last time, perhaps nothing."""
-        was_full = self._thread.is_full(inflow.tp)
-        records = inflow.take()
-        if was_full:
+        records, size = inflow.take()
+        if self._thread.is_much(len(records), size):
             self._thread.wake()
         return records
 

@@ -1,6 +1,6 @@
 """One worker: the desks of the partitions that Kafka assigned to it, what they believe, and where they read. No Faust in here.
 
-`streams.app` connects it with Faust: agents say what has come, the transport asks for cursors, and a rebalance settles the desks.
+`streams.app` connects it with Faust: agents say where things come, the transport asks for cursors, and a rebalance settles the desks.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ class Came:
     is_current: Callable[[], bool] = lambda: True
     wake: Callable[[], object] | None = None
 
-    def listen(self, wake: Callable[[], object]) -> None:
+    def listen(self, wake: Callable[[], object] | None) -> None:
         """Remember whom to wake when more comes."""
         self.wake = wake
 

@@ -66,7 +66,7 @@ class Told:
 
     def take(self, inflow: Inflow) -> list[Record]:
         """As the inflow does."""
-        return inflow.take()
+        return inflow.take()[0]
 
     def worked(self, inflow: Inflow, upto: int) -> None:
         """Note it."""

@@ -178,11 +178,15 @@ def test_a_desk_is_woken_by_what_comes_of_a_topic_that_it_knows(model: Model, mo
         desk.hear(0, tap)
         await until(lambda: bool(crashes) or (desk.partition.cursor.offsets[0] == 1 and not desk.in_hand()))
         tap.records, tap.next_offset = LOG[1:], len(LOG)
-        assert tap.wake is not None
-        tap.wake()
+        wake = tap.wake
+        assert wake is not None
+        wake()
         await until(lambda: bool(crashes) or desk.partition.cursor.offsets[0] == len(LOG))
         await desk.stop()
         assert not crashes
+        assert tap.wake is None  # a tap is perhaps held for long: it must not hold a desk that has given its partition away
+        desk.hear(0, tap)
+        assert (tap.wake, desk._taps) == (None, [None] * 4)
 
     asyncio.run(work())
 

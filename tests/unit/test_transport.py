@@ -270,7 +270,7 @@ def test_nothing_is_fetched_before_the_rest_is_over(consumer: Consumer, rest: st
     assignment = SimpleNamespace(tps=[TopicPartition(*P0)] if rest != "nothing to fetch" else [], state_value=lambda tp: state)
     found = Fetcher._get_actions_per_node(fetcher_of_one(), assignment)
     looking = consumer._thread._after_a_rest(lambda assignment: Fetcher._get_actions_per_node(fetcher_of_one(), assignment))
-    consumer._thread._rest_until_s = 0.0 if rest == "over" else math.inf
+    consumer._thread._rest_until_s = 1e-9 if rest == "over" else math.inf
     assert [node for node, _ in found[0]] == ([] if rest == "nothing to fetch" else [7])
     if rest == "under way":
         assert looking(assignment) == ([], *found[1:])
@@ -279,29 +279,56 @@ def test_nothing_is_fetched_before_the_rest_is_over(consumer: Consumer, rest: st
     else:
         assert [node for node, _ in looking(assignment)[0]] == [node for node, _ in found[0]]
         assert looking(assignment)[1:] == found[1:]
+        assert consumer._thread._rest_until_s == (0.0 if rest == "over" else math.inf)
 
 
-def test_a_drain_that_brought_something_begins_a_rest_unless_one_is_under_way(consumer: Consumer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else each of several brokers would put off the others' fetches anew."""
-    thread, answers, rests = consumer._thread, iter([{}, {P0: records(0, 1)}, {}, {P0: records(2, 2)}, {}]), list[float]()
+def test_a_rest_follows_what_came_and_grows_until_aiokafka_has_looked(consumer: Consumer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what each of several brokers brings, from its beginning on. The rest of the thread gets its turn after each drain, however much is fetched."""
+    thread, rests, turns = consumer._thread, list[float](), list[int]()
+    three = {TP("browse", p): [record(0)] for p in range(3)}
+    answers = iter([{}, three, {}, three, three])
 
     async def fetched(*_: Any, **__: Any) -> Any:
         rests.append(thread._rest_until_s)
-        if len(rests) == 4:
-            thread._rest_until_s = math.inf
+        turns.append(turned)
         if (found := next(answers, None)) is None:
             raise TopicAuthorizationFailedError("enough")
         return found
 
+    turned = 0
+
+    async def others() -> None:
+        nonlocal turned
+        while True:
+            turned += 1
+            await asyncio.sleep(0)
+
+    async def both() -> None:
+        turning = asyncio.create_task(others())
+        await thread._drain_on()
+        turning.cancel()
+
     monkeypatch.setattr(thread, "_consumer", SimpleNamespace(_max_poll_records=10))
     monkeypatch.setattr(thread, "_fetch_records", fetched)
     monkeypatch.setattr(thread, "reading", lambda tp: None)
-    inflow(consumer, 0)
+    monkeypatch.setattr(consumer_thread, "LONGEST_REST_S", 0.018)
     consumer._active_partitions = {P0}
     consumer.resume_flow()
     run(consumer, poll(consumer))
-    run(consumer, thread._drain_on())
-    assert (rests[:2], rests[2] > 0, rests[3] == rests[2], rests[4:]) == ([0.0, 0.0], True, True, [math.inf, math.inf])
+    run(consumer, both())
+    begun_s = thread._rest_from_s
+    assert rests == [0.0, 0.0, *(pytest.approx(begun_s + s) for s in (0.0075, 0.0075, 0.015, 0.018))]
+    assert turns[1] < turns[2] == turns[3] < turns[4] < turns[5]
+    thread._after_a_rest(lambda _: ([], {}, 0.2, False, []))(None)
+    assert thread._rest_until_s == (0.0 if consumer.loop.time() > begun_s + 0.018 else rests[-1])
+
+
+def test_who_seeks_waits_for_no_rest(consumer: Consumer) -> None:
+    """What is read from the new place on is asked for at once."""
+    sought: list[Any] = []
+    consumer._thread._rest_until_s = math.inf
+    run(consumer, consumer._thread._seek_wait(SimpleNamespace(seek=lambda *what: sought.append(what)), {P0: 3}))
+    assert (sought, consumer.inflows[P0].next, consumer._thread._rest_until_s) == ([(TopicPartition(*P0), 3)], 3, 0.0)
 
 
 def test_an_error_in_the_thread_is_raised_by_the_next_poll(consumer: Consumer, monkeypatch: pytest.MonkeyPatch) -> None:
