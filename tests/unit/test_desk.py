@@ -22,6 +22,7 @@ from streams.learner import Learner
 from streams.learner_desk import LearnerDesk
 from streams.namespace import rules_of
 from streams.partition import Partition
+from streams.pipeline import Outlet
 from streams.records import Counted, Outgoing, encode_message, received
 from streams.settings import Settings
 from streams.worker import Worker
@@ -100,6 +101,16 @@ async def until(holds: Callable[[], bool], *, tries: int = 500) -> None:
     raise AssertionError("it never came about")
 
 
+async def make_desk(
+    model: Model, store: MemoryStore, source: LateSource, outlet: Outlet, crashes: list[BaseException], *, held_bytes: int = desk_module.HELD_BYTES
+) -> Desk:
+    """A live desk of partition 0, whose clock stands."""
+    return Desk(
+        await Partition.load(0, store, RULES), store=store, rules=RULES, knowledge=Knowledge(store, model, 1), outlet=outlet, source=source,
+        tick_ms=1000, patience_s=10, clock_ms=lambda: START_MS, stamp_ms=lambda: -1, crashed=crashes.append, held_bytes=held_bytes,
+    )  # fmt: skip
+
+
 class Elsewhere(LateSource):
     """A transport of which a desk hears only a while after the seek, while what was drained before it is still there."""
 
@@ -117,12 +128,8 @@ def test_no_record_is_lost_when_a_desk_starts_over(model: Model, transport: type
 
     async def work() -> None:
         store, source = MemoryStore(), transport()
-        knowledge = Knowledge(store, model, 1)
         crashes: list[BaseException] = []
-        desk = source.desk = Desk(
-            await Partition.load(0, store, RULES), store=store, rules=RULES, knowledge=knowledge, outlet=FailingOnce(), source=source,
-            tick_ms=1000, patience_s=10, clock_ms=lambda: START_MS, stamp_ms=lambda: -1, crashed=crashes.append,
-        )  # fmt: skip
+        desk = source.desk = await make_desk(model, store, source, FailingOnce(), crashes)
         desk.start()
         source.hand_over(0, 100)
         await until(lambda: bool(crashes) or desk.partition.cursor.offsets[0] == 150)
@@ -150,10 +157,7 @@ def test_a_portion_takes_what_came_while_the_one_before_was_in_hand(model: Model
                 if records and tap.next_offset == 1:
                     tap.records, tap.next_offset = LOG[1:], len(LOG)
 
-        desk = Desk(
-            await Partition.load(0, store, RULES), store=store, rules=RULES, knowledge=Knowledge(store, model, 1), outlet=Meanwhile(), source=source,
-            tick_ms=1000, patience_s=10, clock_ms=lambda: START_MS, stamp_ms=lambda: -1, crashed=crashes.append,
-        )  # fmt: skip
+        desk = await make_desk(model, store, source, Meanwhile(), crashes)
         desk.start()
         desk.hear(0, tap)
         await until(lambda: bool(crashes) or desk.partition.cursor.offsets[0] == len(LOG))
@@ -170,10 +174,7 @@ def test_a_desk_is_woken_by_what_comes_of_a_topic_that_it_knows(model: Model, mo
 
     async def work() -> None:
         store, source, crashes, tap = MemoryStore(), LateSource(), list[BaseException](), Came(LOG[:1], 1)
-        desk = Desk(
-            await Partition.load(0, store, RULES), store=store, rules=RULES, knowledge=Knowledge(store, model, 1), outlet=Slow(), source=source,
-            tick_ms=1000, patience_s=10, clock_ms=lambda: START_MS, stamp_ms=lambda: -1, crashed=crashes.append,
-        )  # fmt: skip
+        desk = await make_desk(model, store, source, Slow(), crashes)
         desk.start()
         desk.hear(0, tap)
         await until(lambda: bool(crashes) or (desk.partition.cursor.offsets[0] == 1 and not desk.in_hand()))
@@ -261,10 +262,7 @@ def test_a_topic_is_held_by_what_waits_in_bytes_and_goes_on_when_it_is_worked(mo
     async def work() -> None:
         store, source = MemoryStore(), Holding()
         crashes: list[BaseException] = []
-        desk = Desk(
-            await Partition.load(0, store, RULES), store=store, rules=RULES, knowledge=Knowledge(store, model, 1), outlet=Slow(), source=source,
-            tick_ms=1000, patience_s=10, clock_ms=lambda: START_MS, stamp_ms=lambda: -1, crashed=crashes.append, held_bytes=1_000,
-        )  # fmt: skip
+        desk = await make_desk(model, store, source, Slow(), crashes, held_bytes=1_000)
         desk.hear(1, Came([received(1, 0, b"ann", bytes(100))], 1))
         desk.hear(0, Came([received(0, 0, b"ann", bytes(2_000))], 1))
         desk.start()
@@ -282,11 +280,7 @@ def test_nothing_is_read_while_a_desk_starts_over(model: Model) -> None:
     async def work() -> None:
         store, source, back = MemoryStore(), Holding(), asyncio.Event()
         load, crashes = store.load, list[BaseException]()
-        knowledge = Knowledge(store, model, 1)
-        desk = source.desk = Desk(
-            await Partition.load(0, store, RULES), store=store, rules=RULES, knowledge=knowledge, outlet=Slow(), source=source,
-            tick_ms=1000, patience_s=10, clock_ms=lambda: START_MS, stamp_ms=lambda: -1, crashed=crashes.append,
-        )  # fmt: skip
+        desk = source.desk = await make_desk(model, store, source, Slow(), crashes)
         learner = await Learner.load(0, store, model, partitions=1, outcome_partitions=1, replay=False)
         learner_holds: list[bool] = []
         sought: list[int] = []
@@ -331,12 +325,9 @@ def test_a_desk_that_is_woken_all_the_time_sees_that_the_store_went_back(model: 
     async def work() -> None:
         store, source = MemoryStore(), Holding()
         crashes: list[BaseException] = []
-        partition = await Partition.load(0, store, RULES)
+        desk = source.desk = await make_desk(model, store, source, Slow(), crashes)
+        partition = desk.partition
         await partition.commit()
-        desk = source.desk = Desk(
-            partition, store=store, rules=RULES, knowledge=Knowledge(store, model, 1), outlet=Slow(), source=source,
-            tick_ms=1000, patience_s=10, clock_ms=lambda: START_MS, stamp_ms=lambda: -1, crashed=crashes.append,
-        )  # fmt: skip
         desk.start()
         store.__dict__.update(MemoryStore().__dict__)
         for _ in range(200):
