@@ -35,11 +35,12 @@ from models.checkpoint import Artifact, load, save
 from models.offset import likelihood_curve
 from models.pretrain import PretrainSettings
 from models.rows import Rows
+from streams.cutting import cut
 from streams.offline import run
 from streams.partition import Rules
 from streams.records import Outcome
 from streams.shop import Shop, Simulated, simulate
-from streams.ticks import Tick, cut
+from streams.ticks import Tick
 from streams.training import before, edges_ms, rows_of, train
 
 DAY_MS = 86_400_000

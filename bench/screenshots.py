@@ -28,12 +28,12 @@ from PIL import Image, ImageColor
 from features.errors import Mismatch
 from models.checkpoint import Artifact, load
 from streams import namespace
+from streams.cutting import cut
 from streams.embedded import EmbeddedStack
 from streams.evaluation import as_launch
 from streams.records import Launch
 from streams.replay import prepare, publish, replay_settings, wait_for, workers
 from streams.settings import Settings, as_environment, load_settings, with_changes
-from streams.ticks import cut
 
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 ARGUMENTS = [

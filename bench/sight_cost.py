@@ -32,11 +32,12 @@ from features.memory_store import MemoryStore
 from models.checkpoint import Artifact, load
 from models.model import Model
 from streams import pipeline
+from streams.cutting import cut
 from streams.evaluation import as_launch
 from streams.offline import put_launches, run
 from streams.partition import Rules
 from streams.sight import Sight
-from streams.ticks import Tick, cut
+from streams.ticks import Tick
 
 TICK_MS, GRACE_MS = 1_000, 100
 METHODS = ("hear", "learned", "count", "changes", "committed")

@@ -19,12 +19,12 @@ from features.advance import advance
 from features.memory_store import MemoryStore
 from features.redis_store import RedisStore
 from features.store import Store
+from streams.cutting import cut
 from streams.embedded import EmbeddedValkey
 from streams.importing import read_log
 from streams.offline import run
 from streams.partition import Rules
 from streams.shop import Shop, simulate
-from streams.ticks import cut
 from streams.training import edges_ms
 
 TICK_MS = 900_000

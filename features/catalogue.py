@@ -7,6 +7,7 @@ writer decays by the time since a name last changed and adds them. A name is `li
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -40,9 +41,8 @@ def count(counts: Counts, line: str, category: str, what: int) -> None:
 
 
 def count_many(counts: Counts, names: Sequence[str], rows: NDArray[np.int64], kinds: NDArray[np.int64]) -> None:
-    """Add one to the kind (N,) of the name in each row (N,) of `names`."""
-    places, times = np.unique(rows * len(KINDS) + kinds, return_counts=True)
-    for place, n in zip(places.tolist(), times.tolist(), strict=True):
+    """Add one to the kind (N,) of the name in each row (R, N) of `names`."""
+    for place, n in Counter((rows * len(KINDS) + kinds).ravel().tolist()).items():
         counts.setdefault(names[place // len(KINDS)], [0] * 6)[place % len(KINDS)] += n
 
 

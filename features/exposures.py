@@ -81,14 +81,18 @@ class Pending:
     def __len__(self) -> int:
         return len(self.open)
 
-    def _close_ms(self, exposure: Exposure) -> int:
-        return exposure.ts_ms + self.edges_ms[min(exposure.bin, len(self.edges_ms)) - 1]
+    def _wait_for_close(self, exposure: Exposure) -> None:
+        edges, k = self.edges_ms, exposure.bin
+        heapq.heappush(self._queue, (exposure.ts_ms + (edges[k - 1] if k < len(edges) else edges[-1]), exposure.id))
 
     def _insert(self, exposure: Exposure) -> None:
         exposure.domain, exposure.line, exposure.category = intern(exposure.domain), intern(exposure.line), intern(exposure.category)  # few names, kept once
         self.open[exposure.id] = exposure
-        self.users.setdefault(exposure.user, []).append(exposure)
-        heapq.heappush(self._queue, (self._close_ms(exposure), exposure.id))
+        if (of_user := self.users.get(exposure.user)) is None:
+            self.users[exposure.user] = [exposure]
+        else:
+            of_user.append(exposure)
+        self._wait_for_close(exposure)
 
     def has_due(self, until_ms: int) -> bool:
         """Whether a bin closes up to `until_ms` inclusive."""
@@ -130,7 +134,7 @@ class Pending:
             exposure.ordered = exposure.ordered or hit
             exposure.bin = last if exposure.ordered else k + 1
             self._touched[name] = None
-            heapq.heappush(self._queue, (self._close_ms(exposure), name))
+            self._wait_for_close(exposure)
 
     def _remove(self, exposure: Exposure) -> None:
         del self.open[exposure.id]

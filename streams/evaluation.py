@@ -23,10 +23,11 @@ from models.checkpoint import Artifact
 from models.launch_head import MODELS
 from models.metrics import figures
 from models.model import Model
+from streams.cutting import cut
 from streams.offline import put_launches, run
 from streams.partition import Rules
 from streams.records import SHARED, Launch, Outcome, Outgoing
-from streams.ticks import Tick, cut, with_end
+from streams.ticks import Tick, with_end
 from streams.training import without_past
 
 Figures = dict[str, dict[str, float]]

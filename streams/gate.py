@@ -5,16 +5,17 @@ A gate holds what was read of the four topics of one partition and not yet worke
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, islice
+from itertools import accumulate
 
 from features.errors import HeadstartError, InputError
 from streams.partition import TOPICS
 from streams.records import Received
 
-PORTION = 2_000
+PORTION = 4_000
 AHEAD, LEAST_AHEAD = 1.25, 64
 """How many records of a topic are looked at for a portion: so many times its share of the last one, and so many more."""
 RECORD_BYTES = 800  # what a waiting record takes beside its value: the event that was decoded from it
@@ -49,7 +50,7 @@ class Gate:
     """The four queues of a partition, from the cursor's offsets on."""
 
     def __init__(self, offsets: Sequence[int]) -> None:
-        self.queues: list[deque[Received]] = [deque() for _ in range(TOPICS)]
+        self.queues: list[list[Received]] = [[] for _ in range(TOPICS)]
         self.next_offsets = list(offsets)  # of each topic, the next one to be read
         self.taken = list(offsets)  # of each topic, the next one to be worked off
         self._polls: list[deque[tuple[int, int]]] = [deque() for _ in range(TOPICS)]  # (next offset, bytes) of each poll that is not wholly taken
@@ -61,7 +62,7 @@ class Gate:
         self.queues[kind].extend(records)
         while self._polls[kind] and self._polls[kind][0][0] <= self.taken[kind]:
             self._polls[kind].popleft()
-        self._polls[kind].append((next_offset, sum(len(r.value or b"") + RECORD_BYTES for r in records)))
+        self._polls[kind].append((next_offset, sum([len(r.value or b"") + RECORD_BYTES for r in records])))
         self.next_offsets[kind] = max(self.next_offsets[kind], next_offset)
         return records
 
@@ -112,9 +113,9 @@ class ReplayGate(Gate):
         records: list[Received] = []
         for kind, queue in enumerate(self.queues):
             _, at = self._ticks[kind].popleft()
-            while queue and queue[0].offset < at:
-                records.append(queue.popleft())
-            queue.popleft()
+            n = bisect_left(queue, at, key=lambda r: r.offset)
+            records += queue[:n]
+            del queue[: n + 1]
             self.taken[kind] = at + 1
         if len(records) > self._max:
             raise InputError(f"a tick holds {len(records)} events of one partition, more than {self._max}: replay with shorter ticks (replay_tick_ms)")
@@ -135,7 +136,7 @@ class LiveGate(Gate):
         self._closed_ms = closed_ms
         self._time_ms = closed_ms
         self._last_ms = [0] * TOPICS
-        self._times: list[deque[int]] = [deque() for _ in range(TOPICS)]  # of the records in the queues; 0 for one that has none
+        self._times: list[list[int]] = [[] for _ in range(TOPICS)]  # of the records in the queues; 0 for one that has none
         self._shares = [1.0] * TOPICS  # of each topic in the last portion
 
     def add(self, kind: int, records: Sequence[Received], next_offset: int) -> Sequence[Received]:
@@ -173,27 +174,33 @@ class LiveGate(Gate):
             return []
         # A topic of few events holds those of a long time: to look at all that waits would cost more than to work it off.
         ahead = [min(len(queue), LEAST_AHEAD + int(AHEAD * share * self._portion)) for queue, share in zip(self.queues, self._shares, strict=True)]
-        times = [[t if t <= latest_ms else 0 for t in islice(of_topic, n)] for of_topic, n in zip(self._times, ahead, strict=True)]
-        keys = [key for of_topic in times for key in accumulate(of_topic, max)]
-        kinds = [kind for kind, n in enumerate(ahead) for _ in range(n)]
+        keys = [key for of_topic, n in zip(self._times, ahead, strict=True) for key in _greatest_so_far(of_topic[:n], latest_ms)]
         order = sorted(range(len(keys)), key=keys.__getitem__)[: self._portion]
         # Nothing after the last of a topic that was looked at, if more of it waits, or is to be read.
         more = [unread[kind] or n < len(self.queues[kind]) for kind, n in enumerate(ahead)]
-        lasts = {upto - 1 for upto, n, goes_on in zip(accumulate(ahead), ahead, more, strict=True) if n and goes_on}
-        cut = next((at for at, i in enumerate(order) if i in lasts), len(order))
-        of = [kinds[i] for i in order[: cut + 1]]
-        return self._take(of, times)
+        lasts = [upto - 1 for upto, n, goes_on in zip(accumulate(ahead), ahead, more, strict=True) if n and goes_on]
+        cut = min([order.index(i) for i in lasts if i in order], default=len(order))
+        return self._take(order[: cut + 1], ahead, keys)
 
-    def _take(self, kinds: Sequence[int], times: Sequence[Sequence[int]]) -> list[Received]:
-        """Take records out of the queues of these kinds, in this order; `times` are those of each queue's first."""
-        taken = [kinds.count(kind) for kind in range(TOPICS)]
-        self._shares = [n / len(kinds) for n in taken]
-        out = [[queue.popleft() for _ in range(n)] for queue, n in zip(self.queues, taken, strict=True)]
-        for kind, records in enumerate(out):
-            if records:
-                self.taken[kind] = records[-1].offset + 1
-                self._last_ms[kind] = max(self._last_ms[kind], *times[kind][: len(records)])
-                for _ in records:
-                    self._times[kind].popleft()
-        following = [iter(records) for records in out]
-        return [next(following[kind]) for kind in kinds]
+    def _take(self, order: Sequence[int], ahead: Sequence[int], keys: Sequence[int]) -> list[Received]:
+        """Take records out of the queues in this order, of the first `ahead` (4,) of each, one queue after the other; `keys` are their times so far."""
+        looked_at = [record for queue, n in zip(self.queues, ahead, strict=True) for record in queue[:n]]
+        taken, first = sorted(order), 0
+        for kind, n in enumerate(ahead):
+            of_topic = bisect_left(taken, first + n) - bisect_left(taken, first)
+            self._shares[kind] = of_topic / len(order)
+            if of_topic:
+                last = first + of_topic - 1
+                self.taken[kind] = looked_at[last].offset + 1
+                self._last_ms[kind] = max(self._last_ms[kind], keys[last])
+                del self.queues[kind][:of_topic], self._times[kind][:of_topic]
+            first += n
+        return [looked_at[i] for i in order]
+
+
+def _greatest_so_far(times: list[int], latest_ms: int) -> list[int]:
+    """Return the running maximum of times, of which those after `latest_ms` do not count."""
+    ordered = sorted(times)  # as most are
+    if not times or (ordered == times and ordered[-1] <= latest_ms):
+        return times
+    return list(accumulate([t if t <= latest_ms else 0 for t in times], max))

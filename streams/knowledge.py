@@ -241,9 +241,13 @@ class Knowledge:
     def catalogue_rows(self, events: Sequence[Event]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return for each event (B,) the rows of `catalogue`, and of `catalogue_names`, of its line and of its category."""
         lines, categories = self._rows_of_lines, self._rows_of_categories
-        for event in events:
-            if event.line not in lines:
-                lines[event.line] = self._row(f"line:{event.line}")
-            if (category := event.category or event.line) not in categories:
-                categories[category] = self._row(f"category:{category}")
-        return np.array([lines[event.line] for event in events], np.int64), np.array([categories[event.category or event.line] for event in events], np.int64)
+        try:
+            of_lines, of_categories = [lines[event.line] for event in events], [categories[event.category or event.line] for event in events]
+        except KeyError:
+            for event in events:
+                if event.line not in lines:
+                    lines[event.line] = self._row(f"line:{event.line}")
+                if (category := event.category or event.line) not in categories:
+                    categories[category] = self._row(f"category:{category}")
+            return self.catalogue_rows(events)
+        return np.array(of_lines, np.int64), np.array(of_categories, np.int64)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,7 @@ from streams.ledger_record import explanation
 from streams.line_records import line_records
 from streams.pair import Belief, Pair, Said, is_source
 from streams.partition import Partition
-from streams.records import REASON_HEADER, SHARED, Entry, Explanation, Launch, Outgoing, Received, Score, TickDone, encode_json, encode_message
+from streams.records import REASON_HEADER, SHARED, Entry, Explanation, Outgoing, Received, Score, TickDone, encode_each, encode_message
 from streams.seen import see_events, see_refused
 
 _NONE: Sequence[Any] = ()
@@ -114,12 +114,13 @@ def take_in(partition: Partition, records: Sequence[Received], earliest_ms: int 
     earliest_ms, latest_ms = earliest_ms or MIN_TS_MS, latest_ms or MAX_TS_MS
     for record in records:
         event, why = record.arrived, record.refused
-        # Who is at hand has been found to belong here.
-        if event is not None and not (earliest_ms <= event.ts_ms <= latest_ms and (event.event.user_id in known or not rules.partitioner_check)):
-            why = _refused(partition, event, earliest_ms, latest_ms)
-        if event is not None and why is None:
-            arrived.append(event)
-        elif why is not None:
+        if event is not None:
+            # Who is at hand has been found to belong here.
+            if not (earliest_ms <= event.ts_ms <= latest_ms and (event.event.user_id in known or not rules.partitioner_check)):
+                why = _refused(partition, event, earliest_ms, latest_ms)
+            if why is None:
+                arrived.append(event)
+        if why is not None:
             partition.cursor.totals.rejected += 1
             see_refused(partition.cursor.seen, record, why, partition.number)
             worked.rejected.append(_rejected(partition, record, why))
@@ -181,47 +182,50 @@ async def _apply(partition: Partition, arrived: list[Arrived], knowledge: Knowle
     x, fate, opens, said = await computed(seen, len(events), knowledge.aside)
     fresh = np.flatnonzero(fate == APPLIED)
     kinds = facts["kind"].astype(np.int64)
-    counted = np.concatenate([np.zeros_like(fresh), line_rows[fresh], category_rows[fresh]])  # in the shop, in the line, in the category
-    count_many(partition.cursor.counts, knowledge.catalogue_names, counted, np.tile(kinds[fresh], 3))
+    counted = np.zeros((3, len(fresh)), np.int64)  # in the shop, in the line, in the category
+    counted[1], counted[2] = line_rows[fresh], category_rows[fresh]
+    count_many(partition.cursor.counts, knowledge.catalogue_names, counted, kinds[fresh])
     partition.cursor.totals.applied += len(fresh)
     partition.cursor.totals.duplicate += len(events) - len(fresh)
     see_events(partition.cursor.seen, kinds, fate, launched, said.in_launch[:, 1] if said is not None else None)
 
     # What we believe, and what follows from it: exposures that open, marks on open ones, scores.
-    beliefs = _beliefs(len(events), launched, said)
     of_event, of_pair = opens[records.starts[:-1]], opens[records.of_pair]
     touched = kinds >= CLICK
     touched |= of_event
     touched[launched.event[of_pair]] = True
     touching = fresh[touched[fresh]]
+    beliefs = Beliefs.of(said, launched)
     opened = _follow(partition, arrived, pair, launches, launched, beliefs, x.tobytes(), of_event.tolist(), of_pair.tolist(), touching.tolist())
     if scoring and pair is not None:
-        explained, trunk, there = _explained(partition, pair, events, launched, x), pair.trunk, launched.by_event
-        worked.scores += [_score(arrived[i], there.get(i, _NONE), beliefs[i], opened.get(i, _NONE), explained.get(i, _NONE), trunk) for i in fresh.tolist()]
+        explained, trunk = _explained(partition, pair, events, launched, x), pair.trunk
+        told = [_score(arrived[i], i, launched, beliefs, opened.get(i, _NONE), explained.get(i, _NONE), trunk) for i in fresh.tolist()]
+        worked.scores += [Outgoing("scores", score.user_id.encode(), value) for score, value in zip(told, encode_each(told), strict=True)]
 
 
-def _beliefs(n: int, launched: Launched, said: Said | None) -> Sequence[Sequence[Belief]]:
-    """Return for each of n events what is believed of it in each of its launches, or in its line if it belongs to none; nothing without a trunk."""
-    if said is None:
-        return [[()] * len(launched.by_event.get(i, _NONE)) or [()] for i in range(n)]
-    beliefs: list[Sequence[Belief]] = [[(p, p)] for p in said.in_line.tolist()]
-    in_launch = said.in_launch.tolist()
-    for i, there in launched.by_event.items():
-        first = launched.first[i]
-        beliefs[i] = in_launch[first : first + len(there)]
-    return beliefs
+class Beliefs(NamedTuple):
+    """What is believed of a batch (`streams.pair.Said`), as lists; without a trunk nothing is."""
+
+    in_line: Sequence[float]
+    in_launch: Sequence[Belief]
+
+    @classmethod
+    def of(cls, said: Said | None, launched: Launched) -> Beliefs:
+        """The lists of it."""
+        return cls(said.in_line.tolist(), said.in_launch.tolist()) if said is not None else cls(_NONE, [_NONE] * len(launched.event))
 
 
 def _follow(
-    partition: Partition, arrived: Sequence[Arrived], pair: Pair | None, launches: Launches, launched: Launched, beliefs: Sequence[Sequence[Belief]],
+    partition: Partition, arrived: Sequence[Arrived], pair: Pair | None, launches: Launches, launched: Launched, beliefs: Beliefs,
     x: bytes, opens: Sequence[bool], opens_in_launch: Sequence[bool], touching: Sequence[int],
 ) -> dict[int, list[str | None]]:  # fmt: skip
-    """Mark clicks, carts and orders on open exposures, and open new ones, event by event; returns the new ones' ids, as `beliefs`.
+    """Mark clicks, carts and orders on open exposures, and open new ones, event by event; returns the new ones' ids by event, for each
+    of its launches, or for its line.
 
     `x` holds the vectors (B, F); `opens` (B,): whether an event opens an exposure in its line, `opens_in_launch` (M,) in each of its launches.
     """
     at_ms, pending, by_event = partition.cursor.tick_ms, partition.pending, launched.by_event
-    sources = {line: is_source(line, pair, launches, at_ms) for line in {arrived[i].event.line for i in touching}}
+    sources = {line: f"line:{line}" for line in {arrived[i].event.line for i in touching} if is_source(line, pair, launches, at_ms)}
     opened: dict[int, list[str | None]] = {}
     width = len(x) // len(arrived)
     for i in touching:
@@ -229,14 +233,15 @@ def _follow(
         if a.kind >= CLICK and a.event.user_id in pending.users:
             pending.mark(a.event.user_id, launches.followed(a.event, at_ms), a.kind, a.ts_ms)
         if (there := by_event.get(i)) is None:
-            if opens[i] and sources[a.event.line]:
-                opened[i] = [_expose(partition, a, f"line:{a.event.line}", own, beliefs[i][0], counts=True, share=None)]
+            if opens[i] and (domain := sources.get(a.event.line)) is not None:
+                p = beliefs.in_line[i : i + 1]
+                opened[i] = [_expose(partition, a, domain, own, (*p, *p), counts=True, share=None)]
             continue
         # What is being launched teaches its launch alone, until it has become a source.
         names: list[str | None] = []
-        for m, (launch, belief) in enumerate(zip(there, beliefs[i], strict=True), launched.first[i]):
+        for m, launch in enumerate(there, launched.first[i]):
             is_open = opens_in_launch[m]
-            names.append(_expose(partition, a, launch.id, own, belief, counts=not any(names), share=launch.learn_share) if is_open else None)
+            names.append(_expose(partition, a, launch.id, own, beliefs.in_launch[m], counts=not any(names), share=launch.learn_share) if is_open else None)
         opened[i] = names
     return opened
 
@@ -271,28 +276,20 @@ def _explained(
 
 
 def _score(
-    a: Arrived, launched: Sequence[Launch], beliefs: Sequence[Belief], opened: Sequence[str | None], explained: Sequence[Explanation], trunk: str
-) -> Outgoing:  # fmt: skip
-    """Return the score record of an event: an entry for each of its launches, or one for its line."""
-    event = a.event
-    if not launched:
-        ((score, probability),) = beliefs
-        exposure, why = opened[0] if opened else None, explained[0] if explained else None
-        entries = [Entry(launch_id=None, line=event.line, exposure_id=exposure, arm=None, score=score, probability=probability, explanation=why)]
+    a: Arrived, i: int, launched: Launched, beliefs: Beliefs, opened: Sequence[str | None], explained: Sequence[Explanation], trunk: str
+) -> Score:  # fmt: skip
+    """Return the score record of event i of the batch: an entry for each of its launches, or one for its line."""
+    event, there = a.event, launched.by_event.get(i, _NONE)
+    if not there:
+        p = beliefs.in_line[i]
+        entries = [Entry(None, event.line, opened[0] if opened else None, None, p, p, explained[0] if explained else None)]
     else:
-        none = [None] * len(launched)
+        none, first = [None] * len(there), launched.first[i]
         entries = [
-            Entry(
-                launch_id=launch.id, line=event.line, exposure_id=exposure, arm=launch.arm(event.user_id), score=belief[0], probability=belief[1],
-                explanation=why,
-            )
-            for launch, belief, exposure, why in zip(launched, beliefs, opened or none, explained or none, strict=True)
-        ]  # fmt: skip
-    told = Score(
-        score_id=f"{event.user_id}:{event.event_id}", user_id=event.user_id, event_id=event.event_id, kind=KINDS[a.kind],
-        product_id=event.product_id, ts=a.ts_ms, entries=entries, trunk=trunk,
-    )  # fmt: skip
-    return Outgoing("scores", event.user_id.encode(), encode_json(told))
+            Entry(launch.id, event.line, exposure, launch.arm(event.user_id), belief[0], belief[1], why)
+            for launch, belief, exposure, why in zip(there, beliefs.in_launch[first : first + len(there)], opened or none, explained or none, strict=True)
+        ]
+    return Score(f"{event.user_id}:{event.event_id}", event.user_id, event.event_id, KINDS[a.kind], event.product_id, a.ts_ms, entries, trunk)
 
 
 async def close_bins(partition: Partition, tick_end_ms: int) -> None:

@@ -22,6 +22,7 @@ from features.hashing import partition_for
 from features.store import Store
 from models.checkpoint import Artifact
 from streams import namespace
+from streams.cutting import cut
 from streams.evaluation import Judged
 from streams.kafka_access import client_config, consumer_config
 from streams.knowledge import outcome_slot
@@ -31,7 +32,7 @@ from streams.partition import Rules
 from streams.publisher import Outgoing, publish_records
 from streams.records import TICK_HEADER, Launch, Outcome, decode_message
 from streams.settings import ENVIRONMENT_PREFIX, Settings, as_environment, with_changes
-from streams.ticks import Tick, cut, with_end
+from streams.ticks import Tick, with_end
 from streams.topics import broker_names, create_topics, require_reachable
 
 POLL_S = 0.1

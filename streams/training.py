@@ -24,12 +24,12 @@ from models.pretrain import PretrainSettings, PseudoLaunch, pretrain
 from models.ranks import ALONE, Ranks
 from models.rows import Rows
 from models.trunk import Progress
+from streams.cutting import cut
 from streams.log_parts import Log, parts
 from streams.offline import run
 from streams.partition import Rules
 from streams.records import Outcome
 from streams.row_sample import MOST_ROWS, RowSample
-from streams.ticks import cut
 
 FEWEST_PSEUDO_ROWS = 100
 DIGEST_ROWS: Final = 65_536

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from features.memory_store import MemoryStore
+from streams.cutting import cut
 from streams.evaluation import as_launch
 from streams.offline import put_launches, run
 from streams.records import Outcome
-from streams.ticks import cut, with_end
+from streams.ticks import with_end
 from tests.builders import DAY_MS, EDGES_MS, START_MS, make_log, make_model, make_rules, random_events
 
 META: Final = {"clock": "replay:900000", "trunk": "ab" * 32, "partitions": "2", "outcome_partitions": "1"}

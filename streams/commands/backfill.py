@@ -17,12 +17,12 @@ from streams import namespace
 from streams.at_rest import bounds, put_cursor
 from streams.commands.options import Broker, ByParts, Config, Format, Lines, Namespace, Redis, Set, Trunk
 from streams.commands.progress import progress_bar
+from streams.cutting import cut
 from streams.ledger.base import begin_account
 from streams.log_parts import open_log, parts
 from streams.offline import run
 from streams.partition import Cursor
 from streams.settings import load_settings
-from streams.ticks import cut
 from streams.topics import broker_names
 
 

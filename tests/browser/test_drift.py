@@ -12,6 +12,7 @@ from models.checkpoint import Artifact, load, save
 from models.pretrain import PretrainSettings
 from models.trunk import TrunkSettings
 from streams import namespace
+from streams.cutting import cut
 from streams.embedded import EmbeddedBroker, EmbeddedValkey
 from streams.evaluation import as_launch, launched
 from streams.panels import when
@@ -19,7 +20,7 @@ from streams.partition import Rules
 from streams.replay import prepare, publish, replay_settings, wait_for, workers
 from streams.settings import Settings, with_changes
 from streams.shop import Shop, simulate
-from streams.ticks import Tick, cut
+from streams.ticks import Tick
 from streams.training import edges_ms, train
 from tests.browser.conftest import Open
 from tests.browser.test_live_run import Serve, serve

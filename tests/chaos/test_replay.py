@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from streams.cutting import cut
 from streams.ledger.audit import audit
-from streams.ticks import Tick, cut, with_end
+from streams.ticks import Tick, with_end
 from tests.chaos.conftest import SEED
 from tests.chaos.servers import RedisServer
 from tests.integration.harness import PATIENCE_S, Replay

@@ -14,10 +14,10 @@ import pytest
 from features.memory_store import MemoryStore
 from models.model import Model
 from streams import cli, namespace
+from streams.cutting import cut
 from streams.log_parts import LogParts
 from streams.offline import run
 from streams.settings import load_settings
-from streams.ticks import cut
 from tests.integration.harness import fresh_name
 from tests.integration.worlds import World
 

@@ -21,12 +21,13 @@ from models.checkpoint import Artifact, load, save
 from models.model import Model
 from models.pretrain import PretrainSettings
 from models.trunk import TrunkSettings
+from streams.cutting import cut
 from streams.evaluation import Figures, Judged, as_launch, launched
 from streams.offline import put_launches, run
 from streams.partition import Cursor, Rules
 from streams.records import REASON_HEADER, Launch, Outcome, Outgoing
 from streams.shop import Shop, simulate
-from streams.ticks import Tick, cut, with_end
+from streams.ticks import Tick, with_end
 from streams.training import edges_ms, train
 
 TINY = PretrainSettings(trunk=TrunkSettings(most_steps=60, check_steps=30, width=32, middle=16), c_grid=(0.02,))

@@ -65,6 +65,13 @@ def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
     assert result.stdout.splitlines()[-1] == "[]"
 
 
+def test_a_worker_imports_neither_torch_nor_arrow() -> None:
+    """They are for training and for logs, and would take up to 200 MB of each worker."""
+    code = "import sys, streams.commands.worker, streams.app; print(sorted({'torch', 'pyarrow', 'pandas', 'sklearn', 'lightgbm'} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=60, check=True)
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_every_command_has_a_help_text(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Each registered command can be imported, and so can each of its subcommands; its help says what it does."""

@@ -23,6 +23,7 @@ from models.rehearsal import logit
 from models.shared_heads import SharedHeads
 from models.trees import TreeArrays
 from streams import namespace
+from streams.cutting import cut
 from streams.explaining import Asked, Explained, as_json, explain
 from streams.feature_words import GROUPS, OTHER, by_group, reasons, words
 from streams.knowledge import Knowledge
@@ -31,7 +32,6 @@ from streams.partition import Partition
 from streams.pipeline import work_off
 from streams.records import Launch, decode_score
 from streams.settings import Settings
-from streams.ticks import cut
 from streams.waterfall import draw, picture
 from tests.builders import DAY_MS, HOUR_MS, MINUTE_MS, START_MS, make_artifact, make_event, make_log, random_events, receive
 

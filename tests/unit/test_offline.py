@@ -19,13 +19,14 @@ from features.layout import USER
 from features.memory_store import MemoryStore
 from features.store import Store
 from models.model import Model
+from streams.cutting import cut
 from streams.knowledge import outcome_slot
 from streams.learner import LearnerCursor
 from streams.line_records import line_key
 from streams.offline import put_launches, run
 from streams.partition import Partition, Rules
 from streams.records import SHARED, Launch, Outcome, Outgoing, decode_score
-from streams.ticks import Tick, cut, with_end
+from streams.ticks import Tick, with_end
 from tests.builders import DAY_MS, EDGES_MS, HOUR_MS, START_MS, make_log, make_model, make_rules, random_events
 
 TICK_MS = HOUR_MS // 2
