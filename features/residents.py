@@ -33,10 +33,12 @@ class Residents:
     def find(self, names: Sequence[str]) -> tuple[NDArray[np.int64], list[str]]:
         """Return the places (N,) of records, -1 where there is none, and the names of those, each once."""
         get = self.places.get
-        places = np.array([get(name, -1) for name in names], np.int64)
+        found = [get(name, -1) for name in names]
+        places = np.array(found, np.int64)
         self._turn += 1
         self._used[places] = self._turn  # of a missing one that of the last place, which does no harm
-        return places, list(dict.fromkeys(names[i] for i in np.flatnonzero(places < 0).tolist()))
+        missing = [name for name, place in zip(names, found, strict=True) if place < 0] if -1 in found else []
+        return places, list(dict.fromkeys(missing))
 
     def take_in(self, names: Sequence[str], values: Sequence[bytes | None]) -> None:
         """Hold further records; what has no bytes (None) is an empty record. Raises Mismatch for one of another width."""
@@ -44,14 +46,12 @@ class Residents:
         for name, value in zip(names, values, strict=True):
             if value is not None and len(value) != width:
                 raise Mismatch(f"the record {name!r:.80} has {len(value)} bytes, this program's have {width}: another version wrote it")
-        places = self._places_for(len(names))
-        known = [i for i, value in enumerate(values) if value is not None]
+        places, empty = self._places_for(len(names)), bytes(width)
         raw = self._raw()
-        raw[places] = np.zeros(1, raw.dtype)
-        raw[places[known]] = np.frombuffer(b"".join([value for value in values if value is not None]), raw.dtype)
+        raw[places] = np.frombuffer(b"".join([empty if value is None else value for value in values]), raw.dtype)
         self._used[places] = self._turn
-        self.places.update(zip(names, places.tolist(), strict=True))
-        for name, place in zip(names, places.tolist(), strict=True):
+        for name, place in zip(names, places, strict=True):
+            self.places[name] = place
             self._names[place] = name
 
     def change(self, places: NDArray[np.int64]) -> None:
@@ -77,7 +77,7 @@ class Residents:
         once: NDArray[np.int64] = places[1:][places[1:] != places[:-1]]  # ten times as fast as `np.unique`, which hashes
         return once
 
-    def _places_for(self, n: int) -> NDArray[np.int64]:
+    def _places_for(self, n: int) -> list[int]:
         """Return n places that nothing holds, or nothing that is worth keeping."""
         if len(self._free) + len(self.rows) - len(self._names) < n:
             if len(self.rows) >= self._most:
@@ -87,7 +87,7 @@ class Residents:
         taken = [self._free.pop() for _ in range(min(n, len(self._free)))]
         fresh = range(len(self._names), len(self._names) + n - len(taken))
         self._names.extend("" for _ in fresh)
-        return np.array([*taken, *fresh], np.int64)
+        return [*taken, *fresh]
 
     def _evict(self, n: int) -> None:
         """Let go of up to n records that are neither changed nor used in this turn, the longest unused first."""

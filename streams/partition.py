@@ -155,8 +155,7 @@ class Partition:
             for (residents, _, names), (places, missing) in zip(wanted, found, strict=True):
                 if missing:
                     residents.take_in(missing, list(islice(values, len(missing))))
-                    lacking = np.flatnonzero(places < 0)
-                    places[lacking] = residents.find([names[i] for i in lacking.tolist()])[0]
+                    places[places < 0] = [residents.places[name] for name, place in zip(names, places.tolist(), strict=True) if place < 0]
         return found[0][0], found[1][0]
 
     def tell(self, key: str, closed: Closed) -> None:
