@@ -81,7 +81,7 @@ class Pending:
     def __len__(self) -> int:
         return len(self.open)
 
-    def _wait_for_close(self, exposure: Exposure) -> None:
+    def _queue_close(self, exposure: Exposure) -> None:
         edges, k = self.edges_ms, exposure.bin
         heapq.heappush(self._queue, (exposure.ts_ms + (edges[k - 1] if k < len(edges) else edges[-1]), exposure.id))
 
@@ -92,7 +92,7 @@ class Pending:
             self.users[exposure.user] = [exposure]
         else:
             of_user.append(exposure)
-        self._wait_for_close(exposure)
+        self._queue_close(exposure)
 
     def has_due(self, until_ms: int) -> bool:
         """Whether a bin closes up to `until_ms` inclusive."""
@@ -134,7 +134,7 @@ class Pending:
             exposure.ordered = exposure.ordered or hit
             exposure.bin = last if exposure.ordered else k + 1
             self._touched[name] = None
-            self._wait_for_close(exposure)
+            self._queue_close(exposure)
 
     def _remove(self, exposure: Exposure) -> None:
         del self.open[exposure.id]

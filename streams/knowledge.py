@@ -243,11 +243,11 @@ class Knowledge:
         lines, categories = self._rows_of_lines, self._rows_of_categories
         try:
             of_lines, of_categories = [lines[event.line] for event in events], [categories[event.category or event.line] for event in events]
-        except KeyError:
+        except KeyError:  # seldom: a shop has few names
             for event in events:
                 if event.line not in lines:
                     lines[event.line] = self._row(f"line:{event.line}")
                 if (category := event.category or event.line) not in categories:
                     categories[category] = self._row(f"category:{category}")
-            return self.catalogue_rows(events)
+            of_lines, of_categories = [lines[event.line] for event in events], [categories[event.category or event.line] for event in events]
         return np.array(of_lines, np.int64), np.array(of_categories, np.int64)

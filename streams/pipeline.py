@@ -214,6 +214,10 @@ class Beliefs(NamedTuple):
         """The lists of it."""
         return cls(said.in_line.tolist(), said.in_launch.tolist()) if said is not None else cls(_NONE, [_NONE] * len(launched.event))
 
+    def of_line(self, i: int) -> Belief:
+        """What is believed of event i in its line, where score and probability are one."""
+        return (self.in_line[i], self.in_line[i]) if self.in_line else _NONE
+
 
 def _follow(
     partition: Partition, arrived: Sequence[Arrived], pair: Pair | None, launches: Launches, launched: Launched, beliefs: Beliefs,
@@ -234,8 +238,7 @@ def _follow(
             pending.mark(a.event.user_id, launches.followed(a.event, at_ms), a.kind, a.ts_ms)
         if (there := by_event.get(i)) is None:
             if opens[i] and (domain := sources.get(a.event.line)) is not None:
-                p = beliefs.in_line[i : i + 1]
-                opened[i] = [_expose(partition, a, domain, own, (*p, *p), counts=True, share=None)]
+                opened[i] = [_expose(partition, a, domain, own, beliefs.of_line(i), counts=True, share=None)]
             continue
         # What is being launched teaches its launch alone, until it has become a source.
         names: list[str | None] = []

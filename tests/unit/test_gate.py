@@ -9,7 +9,7 @@ import pytest
 
 from features.errors import HeadstartError, InputError
 from features.events import KINDS, encode
-from streams.gate import RECORD_BYTES, STALE_MS, End, LiveGate, Portion, ReplayGate
+from streams.gate import PORTION, RECORD_BYTES, STALE_MS, End, LiveGate, Portion, ReplayGate
 from streams.records import Received, received
 from tests.builders import START_MS, make_event
 
@@ -137,7 +137,7 @@ class TestReplay:
 class TestLive:
     """The live gate orders what lags, and tells the time."""
 
-    def gate(self, *, closed_ms: int = 0, portion: int = 2000, tick_ms: int = 1000) -> LiveGate:
+    def gate(self, *, closed_ms: int = 0, portion: int = PORTION, tick_ms: int = 1000) -> LiveGate:
         """A gate at offset 0."""
         return LiveGate([0] * 4, tick_ms=tick_ms, closed_ms=closed_ms, portion=portion)
 
