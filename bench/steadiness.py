@@ -24,7 +24,7 @@ class Window(NamedTuple):
     """Since when, in seconds, and how far was counted in it."""
 
     at_s: float
-    count: int
+    turns: int
 
 
 def counted(cpu: int, seconds: float) -> list[Window]:
@@ -42,10 +42,10 @@ def counted(cpu: int, seconds: float) -> list[Window]:
 
 def dips(windows: list[Window]) -> tuple[list[float], float, float]:
     """Return when each dip began (s), the share of windows that are slow, and how far the slowest is from the median."""
-    median = statistics.median(window.count for window in windows)
-    slow = [window.at_s for window in windows if window.count < SLOW * median]
+    median = statistics.median(window.turns for window in windows)
+    slow = [window.at_s for window in windows if window.turns < SLOW * median]
     began = [at_s for before_s, at_s in zip([-1.0, *slow], slow, strict=False) if at_s - before_s > APART_S]
-    return began, len(slow) / len(windows), min(window.count for window in windows) / median
+    return began, len(slow) / len(windows), min(window.turns for window in windows) / median
 
 
 def main() -> None:
