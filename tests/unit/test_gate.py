@@ -9,7 +9,7 @@ import pytest
 
 from features.errors import HeadstartError, InputError
 from features.events import KINDS, encode
-from streams.gate import PORTION, RECORD_BYTES, STALE_MS, End, LiveGate, Portion, ReplayGate
+from streams.gate import FUTURE_MS, PORTION, RECORD_BYTES, STALE_MS, End, LiveGate, Portion, ReplayGate
 from streams.records import Received, received
 from tests.builders import START_MS, make_event
 
@@ -155,6 +155,13 @@ class TestLive:
         assert names(portion) == [(BROWSE, 0), (ORDER, 0), (BROWSE, 1), (BROWSE, 2), (ORDER, 1)]
         assert portion is not None
         assert portion.offsets == [3, 0, 0, 2]
+
+    def test_what_is_from_the_future_goes_with_what_came_before_it(self) -> None:
+        """Also at the end of a topic whose times rise; it is refused later, and nothing waits for its time."""
+        gate = self.gate()
+        self.add(gate, BROWSE, [START_MS + 10, NOW + FUTURE_MS + 1])
+        self.add(gate, ORDER, [START_MS + 30])
+        assert names(gate.next(NOW, ends(2, 0, 0, 1))) == [(BROWSE, 0), (BROWSE, 1), (ORDER, 0)]
 
     def test_times_in_iso_8601_are_ordered_too(self) -> None:
         """A shop that writes its times as text is no worse off after a restart."""
