@@ -8,9 +8,11 @@ closes, one outcome is final: ordered in this bin, or not yet. At the window's e
 from __future__ import annotations
 
 import hashlib
-import heapq
+import struct
 from collections.abc import Iterator, Mapping, Sequence
+from heapq import heapify, heappop, heappush
 from sys import intern
+from typing import Final
 
 import msgspec
 
@@ -18,9 +20,11 @@ from features.errors import Mismatch
 from features.events import CLICK, ORDER
 
 NONE = -1
+UNMARKED: Final = (NONE, NONE, NONE)
+TOGETHER_MS: Final = 1_000  # what closes so near to each other waits in one list
 
 
-class Exposure(msgspec.Struct, array_like=True, kw_only=True, gc=False):
+class Exposure(msgspec.Struct, array_like=True, gc=False):
     """One open exposure, of which a worker holds up to a million. Delays are milliseconds to the first click, cart and order after it, -1 if none yet."""
 
     id: str
@@ -31,11 +35,15 @@ class Exposure(msgspec.Struct, array_like=True, kw_only=True, gc=False):
     counts: bool  # its label counts for the user and the catalogue; of the exposures that one event opens, one does
     ts_ms: int
     x: bytes  # the vector (F,) float32, as it was scored
-    predictions: tuple[float, ...]
-    delay_ms: list[int]
+    predictions: bytes  # float64: score and probability of headstart, in a launch also of each of its experts; empty where there was no trunk
+    delay_ms: tuple[int, int, int]
     bin: int  # the bin that closes next, from 1; len(edges) when only the window's end is left
     ordered: bool = False  # an order has been told
     late_orders: int = 0
+
+    def said(self) -> tuple[float, ...]:
+        """The predictions, as numbers."""
+        return struct.unpack_from(f"={len(self.predictions) // 8}d", self.predictions)
 
 
 class Closed(msgspec.Struct, array_like=True, kw_only=True):
@@ -69,8 +77,9 @@ class Pending:
         self.edges_ms = list(edges_ms)  # (K,) from the exposure to the end of each bin; the last is the window
         self.open: dict[str, Exposure] = {}
         self.users: dict[str, list[Exposure]] = {}  # those of each user
-        self._queue: list[tuple[int, str]] = []
-        self._touched: dict[str, None] = {}  # sets, in the order in which things happened
+        self._due: dict[int, list[Exposure]] = {}  # by when they close next, in TOGETHER_MS
+        self._turns: list[int] = []  # the keys of these, as a heap
+        self._touched: dict[str, Exposure] = {}  # in the order in which things happened, as are
         self._gone: dict[str, None] = {}
         try:
             for value in (held or {}).values():
@@ -81,60 +90,86 @@ class Pending:
     def __len__(self) -> int:
         return len(self.open)
 
-    def _queue_close(self, exposure: Exposure) -> None:
-        edges, k = self.edges_ms, exposure.bin
-        heapq.heappush(self._queue, (exposure.ts_ms + (edges[k - 1] if k < len(edges) else edges[-1]), exposure.id))
-
     def _insert(self, exposure: Exposure) -> None:
+        name, user = exposure.id, exposure.user
         exposure.domain, exposure.line, exposure.category = intern(exposure.domain), intern(exposure.line), intern(exposure.category)  # few names, kept once
-        self.open[exposure.id] = exposure
-        if (of_user := self.users.get(exposure.user)) is None:
-            self.users[exposure.user] = [exposure]
+        self.open[name] = exposure
+        if (of_user := self.users.get(user)) is None:
+            self.users[user] = [exposure]
         else:
             of_user.append(exposure)
-        self._queue_close(exposure)
+        self._wait(exposure)
+
+    def _closes_ms(self, exposure: Exposure) -> int:
+        return exposure.ts_ms + self.edges_ms[exposure.bin - 1]
+
+    def _wait(self, exposure: Exposure) -> None:
+        turn = (exposure.ts_ms + self.edges_ms[exposure.bin - 1]) // TOGETHER_MS
+        if (waiting := self._due.get(turn)) is None:
+            self._due[turn] = [exposure]
+            heappush(self._turns, turn)
+        else:
+            waiting.append(exposure)
 
     def has_due(self, until_ms: int) -> bool:
         """Whether a bin closes up to `until_ms` inclusive."""
-        return bool(self._queue) and self._queue[0][0] <= until_ms
+        return bool(self._turns) and self._turns[0] * TOGETHER_MS <= until_ms and any(self._closes_ms(e) <= until_ms for e in self._due[self._turns[0]])
 
     def add(self, exposure: Exposure) -> None:
         """Follow an exposure from now on."""
         self._insert(exposure)
-        self._touched[exposure.id] = None
+        self._touched[exposure.id] = exposure
 
     def mark(self, user: str, domains: Sequence[str], kind: int, ts_ms: int) -> None:
         """Note a click, cart or order of the user on the exposures that are strictly earlier and whose window holds it."""
         if kind < CLICK:
             return
         for exposure in self.users.get(user, ()):
+            if exposure.domain not in domains:
+                continue
             delay_ms = ts_ms - exposure.ts_ms
-            if exposure.domain in domains and 0 < delay_ms <= self.edges_ms[-1]:
+            if 0 < delay_ms <= self.edges_ms[-1]:
                 known = exposure.delay_ms[kind - 1]
                 if kind == ORDER and known == NONE and exposure.bin > 1 and delay_ms <= self.edges_ms[exposure.bin - 2]:
                     exposure.late_orders += 1
                 if known == NONE or delay_ms < known:
-                    exposure.delay_ms[kind - 1] = delay_ms
-                    self._touched[exposure.id] = None
+                    marks = [*exposure.delay_ms]
+                    marks[kind - 1] = delay_ms
+                    exposure.delay_ms = (marks[0], marks[1], marks[2])
+                    self._touched[exposure.id] = exposure
 
     def close(self, until_ms: int) -> Iterator[Closed]:
         """Yield what closes up to `until_ms` inclusive, in order of (close time, exposure id); labels end an exposure."""
-        last = len(self.edges_ms)
-        while self._queue and self._queue[0][0] <= until_ms:
-            close_ms, name = heapq.heappop(self._queue)
-            exposure = self.open[name]
-            k, order_ms = exposure.bin, exposure.delay_ms[ORDER - 1]
-            hit = order_ms != NONE and order_ms <= self.edges_ms[k - 1]
-            tells = not exposure.ordered  # after an order was told, only the label is left
-            ends = k == last
-            yield Closed(exposure=exposure, close_ms=close_ms, bin=k if tells else 0, y=int(hit and tells), label=int(hit) if ends else NONE)
-            if ends:
-                self._remove(exposure)
-                continue
-            exposure.ordered = exposure.ordered or hit
-            exposure.bin = last if exposure.ordered else k + 1
-            self._touched[name] = None
-            self._queue_close(exposure)
+        while self._turns and self._turns[0] * TOGETHER_MS <= until_ms:
+            turn = heappop(self._turns)
+            queue = [(self._closes_ms(exposure), exposure.id) for exposure in self._due.pop(turn)]
+            heapify(queue)
+            while queue and queue[0][0] <= until_ms:
+                close_ms, name = heappop(queue)
+                exposure = self.open[name]
+                closed = self._closed(exposure, close_ms)
+                yield closed
+                if closed.label != NONE:
+                    self._remove(exposure)
+                    continue
+                exposure.ordered = exposure.ordered or closed.y == 1
+                exposure.bin = len(self.edges_ms) if exposure.ordered else exposure.bin + 1
+                self._touched[name] = exposure
+                if (next_ms := self._closes_ms(exposure)) // TOGETHER_MS == turn:
+                    heappush(queue, (next_ms, name))
+                else:
+                    self._wait(exposure)
+            if queue:  # what closes later in this turn; all other turns come after it
+                for _, name in queue:
+                    self._wait(self.open[name])
+                return
+
+    def _closed(self, exposure: Exposure, close_ms: int) -> Closed:
+        order_ms = exposure.delay_ms[ORDER - 1]
+        hit = order_ms != NONE and order_ms <= self.edges_ms[exposure.bin - 1]
+        tells = not exposure.ordered  # after an order was told, only the label is left
+        ends = exposure.bin == len(self.edges_ms)
+        return Closed(exposure=exposure, close_ms=close_ms, bin=exposure.bin if tells else 0, y=int(hit and tells), label=int(hit) if ends else NONE)
 
     def _remove(self, exposure: Exposure) -> None:
         del self.open[exposure.id]
@@ -148,7 +183,7 @@ class Pending:
 
     def changes(self) -> tuple[dict[str, bytes], list[str]]:
         """Return (written, removed) since the last call, for the store."""
-        written = {name: _encode(self.open[name]) for name in self._touched}
+        written = {name: _encode(exposure) for name, exposure in self._touched.items()}
         removed = list(self._gone)
         self._touched, self._gone = {}, {}
         return written, removed

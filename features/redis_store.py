@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 from urllib.parse import unquote, urlsplit
@@ -199,7 +200,8 @@ class RedisStore:
     async def read(self, slot: str, keys: Sequence[str]) -> list[bytes | None]:
         if not keys:
             return []
-        names = [self._key(slot, key) for key in keys]
+        start = self._key(slot, "")
+        names = [start + key for key in keys]
         return cast(list[bytes | None], await self._tried(lambda: self._redis.mget(names)))
 
     async def read_hash(self, slot: str, name: str, fields: Sequence[str]) -> list[bytes | None]:
@@ -229,9 +231,8 @@ class RedisStore:
         for name, values in changes.put.items():
             if values:
                 keys.append(self._key(slot, name))
-                arguments += ["put", len(values)]
-                for field, value in values.items():
-                    arguments += [field, value]
+                fields_and_values: Iterator[str | bytes] = chain.from_iterable(values.items())
+                arguments += ["put", len(values), *fields_and_values]
         self._written.add(self._key(slot, "settled"))
         answer = await self._tried(lambda: self._commit(keys=keys, args=arguments), again=False)
         if answer == 2:

@@ -43,12 +43,14 @@ class Residents:
     def take_in(self, names: Sequence[str], values: Sequence[bytes | None]) -> None:
         """Hold further records; what has no bytes (None) is an empty record. Raises Mismatch for one of another width."""
         width = self.rows.dtype.itemsize
-        for name, value in zip(names, values, strict=True):
-            if value is not None and len(value) != width:
+        empty = bytes(width)
+        held = [empty if value is None else value for value in values]
+        for name, value in zip(names, held, strict=True):
+            if len(value) != width:
                 raise Mismatch(f"the record {name!r:.80} has {len(value)} bytes, this program's have {width}: another version wrote it")
-        places, empty = self._places_for(len(names)), bytes(width)
+        places = self._places_for(len(names))
         raw = self._raw()
-        raw[places] = np.frombuffer(b"".join([empty if value is None else value for value in values]), raw.dtype)
+        raw[places] = np.frombuffer(b"".join(held), raw.dtype)
         self._used[places] = self._turn
         for name, place in zip(names, places, strict=True):
             self.places[name] = place
@@ -84,9 +86,10 @@ class Residents:
                 self._evict(max(n, self._most // 8))
             if (short := n - len(self._free) - (len(self.rows) - len(self._names))) > 0:
                 self._grow(max(len(self.rows) + short, min(2 * len(self.rows), self._most)))
-        taken = [self._free.pop() for _ in range(min(n, len(self._free)))]
+        kept = max(0, len(self._free) - n)
+        taken, self._free = self._free[kept:], self._free[:kept]
         fresh = range(len(self._names), len(self._names) + n - len(taken))
-        self._names.extend("" for _ in fresh)
+        self._names += [""] * len(fresh)
         return [*taken, *fresh]
 
     def _evict(self, n: int) -> None:
@@ -94,11 +97,11 @@ class Residents:
         used = self._used[: len(self._names)].copy()
         used[self._free] = self._turn
         used[self._dirty()] = self._turn
-        for place in np.argsort(used, kind="stable")[:n].tolist():
-            if used[place] == self._turn:
-                break
+        oldest = np.argsort(used, kind="stable")[:n]
+        gone = oldest[used[oldest] < self._turn].tolist()
+        for place in gone:
             del self.places[self._names[place]]
-            self._free.append(place)
+        self._free += gone
 
     def _grow(self, size: int) -> None:
         rows, used = np.zeros(size, self.rows.dtype), np.zeros(size, np.int64)

@@ -110,7 +110,7 @@ def _judge_line(
     rows, place, model = rows_of(known, rules, lines), lines.index(line), Model(artifact)
     own = rows.line == place
     mine = [e for e in known if e.line == line]
-    predictions = np.array([e.predictions for e in mine], np.float64).reshape(len(mine), 2 * len(MODELS))
+    predictions = np.frombuffer(b"".join([e.predictions for e in mine]), np.float64).reshape(len(mine), 2 * len(MODELS))
     said = {name: (predictions[:, 2 * k], predictions[:, 2 * k + 1]) for k, name in enumerate(MODELS)}
     if not own.any():
         nothing = Insurance(0.0, 0.0)

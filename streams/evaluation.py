@@ -59,7 +59,7 @@ class Judged:
         closed = outcome.closed
         if outcome.key != SHARED and closed.label != NONE:
             e = closed.exposure
-            self._by_launch.setdefault(outcome.key, []).append(Settled(closed.close_ms, e.id, e.user, e.line, e.ts_ms, e.predictions, closed.label))
+            self._by_launch.setdefault(outcome.key, []).append(Settled(closed.close_ms, e.id, e.user, e.line, e.ts_ms, e.said(), closed.label))
 
     def launches(self) -> list[str]:
         """Return the launches heard of, by name."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import secrets
 import time
 from collections import deque
@@ -30,8 +29,7 @@ from features.layout import CATALOGUE
 from features.store import Changes, Store, decoded, first_version
 from features.vector import WIDTH
 from models.carry import carried_launch, carried_shared, heard_since, same_scaler
-from models.experts import EXPERTS
-from models.launch_head import LaunchHead
+from models.launch_head import MODELS, LaunchHead
 from models.model import Model
 from models.shared_heads import SharedHeads
 from streams import trunks
@@ -465,9 +463,10 @@ def _arrays(rows: Sequence[Closed]) -> tuple[Any, Any, Any, Any, Any]:
 
 def _said(rows: Sequence[Closed]) -> NDArray[np.float64]:
     """Return the probability (N, K) that each expert gave when an exposure was scored; NaN for one that was scored by other experts."""
-    unknown = (math.nan,) * len(EXPERTS)
-    told = [c.exposure.predictions[3::2] for c in rows]
-    return np.array([p if len(p) == len(EXPERTS) else unknown for p in told], np.float64).reshape(len(rows), len(EXPERTS))
+    unknown = np.full(2 * len(MODELS), np.nan).tobytes()
+    told = [c.exposure.predictions for c in rows]
+    every = np.frombuffer(b"".join([p if len(p) == len(unknown) else unknown for p in told]), np.float64).reshape(len(rows), 2 * len(MODELS))
+    return np.ascontiguousarray(every[:, 3::2])
 
 
 def stamp_of(cursor: bytes) -> int:

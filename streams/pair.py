@@ -19,9 +19,6 @@ from models.shared_heads import SharedHeads
 from streams.domains import Launches
 from streams.launched import Launched
 
-Belief = Sequence[float]
-"""The predictions for one event in one domain: score and probability of headstart, and in a launch also those of each of its experts."""
-
 
 class Said(NamedTuple):
     """What is believed of a batch: `in_line` (B,) of each event in its line, where score and probability are one; `in_launch` (M, 2 · models) of each event in

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from features.advance import APPLIED, advance
 from features.catalogue import CONVERTED, MATURED, count, count_many
 from features.events import CLICK, KINDS, MAX_TS_MS, MIN_TS_MS, Event, Refused
-from features.exposures import NONE, Exposure, exposure_id, is_followed
+from features.exposures import NONE, UNMARKED, Exposure, exposure_id, is_followed
 from features.hashing import partition_for
 from features.intake import Arrived, rows
 from features.store import Store
@@ -30,7 +30,7 @@ from streams.knowledge import Knowledge
 from streams.launched import Launched
 from streams.ledger_record import explanation
 from streams.line_records import line_records
-from streams.pair import Belief, Pair, Said, is_source
+from streams.pair import Pair, Said, is_source
 from streams.partition import Partition
 from streams.records import REASON_HEADER, SHARED, Entry, Explanation, Outgoing, Received, Score, TickDone, encode_each, encode_message
 from streams.seen import see_events, see_refused
@@ -195,7 +195,7 @@ async def _apply(partition: Partition, arrived: list[Arrived], knowledge: Knowle
     touched |= of_event
     touched[launched.event[of_pair]] = True
     touching = fresh[touched[fresh]]
-    beliefs = Beliefs.of(said, launched)
+    beliefs = Beliefs.of(said)
     opened = _follow(partition, arrived, pair, launches, launched, beliefs, x.tobytes(), of_event.tolist(), of_pair.tolist(), touching.tolist())
     if scoring and pair is not None:
         explained, trunk = _explained(partition, pair, events, launched, x), pair.trunk
@@ -204,19 +204,29 @@ async def _apply(partition: Partition, arrived: list[Arrived], knowledge: Knowle
 
 
 class Beliefs(NamedTuple):
-    """What is believed of a batch (`streams.pair.Said`), as lists; without a trunk nothing is."""
+    """What is believed of a batch (`streams.pair.Said`): as numbers, as a score tells it, and as bytes, as an exposure keeps it; without a trunk nothing is."""
 
-    in_line: Sequence[float]
-    in_launch: Sequence[Belief]
+    in_line: Sequence[float] = _NONE
+    in_launch: Sequence[tuple[float, float]] = _NONE
+    of_lines: bytes = b""
+    of_launches: bytes = b""
+    width: int = 0
 
     @classmethod
-    def of(cls, said: Said | None, launched: Launched) -> Beliefs:
-        """The lists of it."""
-        return cls(said.in_line.tolist(), said.in_launch.tolist()) if said is not None else cls(_NONE, [_NONE] * len(launched.event))
+    def of(cls, said: Said | None) -> Beliefs:
+        """The same in these forms."""
+        if said is None:
+            return cls()
+        every = said.in_launch
+        return cls(said.in_line.tolist(), every[:, :2].tolist(), np.repeat(said.in_line, 2).tobytes(), every.tobytes(), every.shape[1] * every.itemsize)
 
-    def of_line(self, i: int) -> Belief:
-        """What is believed of event i in its line, where score and probability are one."""
-        return (self.in_line[i], self.in_line[i]) if self.in_line else _NONE
+    def kept_in_line(self, i: int) -> bytes:
+        """What an exposure keeps of event i in its line, where score and probability are one."""
+        return self.of_lines[16 * i : 16 * (i + 1)]
+
+    def kept_in_launch(self, m: int) -> bytes:
+        """And of pair m of an event and a launch."""
+        return self.of_launches[self.width * m : self.width * (m + 1)]
 
 
 def _follow(
@@ -228,45 +238,42 @@ def _follow(
 
     `x` holds the vectors (B, F); `opens` (B,): whether an event opens an exposure in its line, `opens_in_launch` (M,) in each of its launches.
     """
-    at_ms, pending, by_event = partition.cursor.tick_ms, partition.pending, launched.by_event
+    at_ms, pending, by_event, learn_share = partition.cursor.tick_ms, partition.pending, launched.by_event, partition.rules.learn_share
     sources = {line: f"line:{line}" for line in {arrived[i].event.line for i in touching} if is_source(line, pair, launches, at_ms)}
     opened: dict[int, list[str | None]] = {}
     width = len(x) // len(arrived)
     for i in touching:
-        a, own = arrived[i], x[i * width : (i + 1) * width]
-        if a.kind >= CLICK and a.event.user_id in pending.users:
-            pending.mark(a.event.user_id, launches.followed(a.event, at_ms), a.kind, a.ts_ms)
+        a, event = arrived[i], arrived[i].event
+        if a.kind >= CLICK and event.user_id in pending.users:
+            pending.mark(event.user_id, launches.followed(event, at_ms), a.kind, a.ts_ms)
         if (there := by_event.get(i)) is None:
-            if opens[i] and (domain := sources.get(a.event.line)) is not None:
-                opened[i] = [_expose(partition, a, domain, own, beliefs.of_line(i), counts=True, share=None)]
+            if opens[i] and (domain := sources.get(event.line)) is not None:
+                opened[i] = [_expose(partition, a, domain, x[i * width : (i + 1) * width], beliefs.kept_in_line(i), True, learn_share)]
             continue
         # What is being launched teaches its launch alone, until it has become a source.
         names: list[str | None] = []
         for m, launch in enumerate(there, launched.first[i]):
-            is_open = opens_in_launch[m]
-            names.append(_expose(partition, a, launch.id, own, beliefs.in_launch[m], counts=not any(names), share=launch.learn_share) if is_open else None)
+            name = None
+            if opens_in_launch[m]:
+                share = learn_share if launch.learn_share is None else launch.learn_share
+                name = _expose(partition, a, launch.id, x[i * width : (i + 1) * width], beliefs.kept_in_launch(m), not any(names), share)
+            names.append(name)
         opened[i] = names
     return opened
 
 
-def _expose(
-    partition: Partition, a: Arrived, domain: str, x: bytes, belief: Belief, *, counts: bool, share: float | None
-) -> str | None:  # fmt: skip
+def _expose(partition: Partition, a: Arrived, domain: str, x: bytes, predictions: bytes, counts: bool, share: float) -> str | None:
     """Open an exposure and follow it, if it is among the share of those that are followed; returns its id then."""
     event, pending, totals = a.event, partition.pending, partition.cursor.totals
     name = exposure_id(domain, event.user_id, event.event_id)
     if name in pending.open:  # the event came again after the ring of ids had forgotten it
         return name
-    if not is_followed(name, partition.rules.learn_share if share is None else share) or len(pending) >= partition.rules.max_pending:
+    if not is_followed(name, share) or len(pending.open) >= partition.rules.max_pending:
         totals.untracked += 1
         return None
     totals.exposures += 1
-    pending.add(
-        Exposure(
-            id=name, domain=domain, counts=counts, user=event.user_id, line=event.line, category=event.category or event.line,
-            ts_ms=a.ts_ms, x=x, predictions=tuple(belief), delay_ms=[NONE] * 3, bin=1,
-        )
-    )  # fmt: skip
+    # By place, as are those of a score: their order in `Exposure` counts.
+    pending.add(Exposure(name, domain, event.user_id, event.line, event.category or event.line, counts, a.ts_ms, x, predictions, UNMARKED, 1))
     return name
 
 
@@ -282,16 +289,16 @@ def _score(
     a: Arrived, i: int, launched: Launched, beliefs: Beliefs, opened: Sequence[str | None], explained: Sequence[Explanation], trunk: str
 ) -> Score:  # fmt: skip
     """Return the score record of event i of the batch: an entry for each of its launches, or one for its line."""
-    event, there = a.event, launched.by_event.get(i, _NONE)
-    if not there:
+    event, there = a.event, launched.by_event.get(i)
+    if there is None:
         p = beliefs.in_line[i]
         entries = [Entry(None, event.line, opened[0] if opened else None, None, p, p, explained[0] if explained else None)]
     else:
-        none, first = [None] * len(there), launched.first[i]
-        entries = [
-            Entry(launch.id, event.line, exposure, launch.arm(event.user_id), belief[0], belief[1], why)
-            for launch, belief, exposure, why in zip(there, beliefs.in_launch[first : first + len(there)], opened or none, explained or none, strict=True)
-        ]
+        entries, first = [], launched.first[i]
+        for k, launch in enumerate(there):
+            score, probability = beliefs.in_launch[first + k]
+            exposure, why = opened[k] if opened else None, explained[k] if explained else None
+            entries.append(Entry(launch.id, event.line, exposure, launch.arm(event.user_id), score, probability, why))
     return Score(f"{event.user_id}:{event.event_id}", event.user_id, event.event_id, KINDS[a.kind], event.product_id, a.ts_ms, entries, trunk)
 
 

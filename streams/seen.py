@@ -6,6 +6,7 @@ depend on their order, and so neither on partitions nor on batches.
 
 from __future__ import annotations
 
+from operator import add
 from typing import Final
 
 import numpy as np
@@ -51,12 +52,8 @@ def see_events(seen: Seen, kinds: NDArray[np.int64], fate: NDArray[np.uint8], la
 
 
 def _add(domains: dict[str, list[int]], name: str, counts: list[int]) -> None:
-    if (held := domains.get(name)) is None:
-        domains[name] = counts
-        return
-    for k, (before, count) in enumerate(zip(held, counts, strict=True)):
-        if count:
-            held[k] = before + count
+    held = domains.get(name)
+    domains[name] = counts if held is None else [*map(add, held, counts)]
 
 
 def in_order(seen: Seen) -> Seen:

@@ -47,6 +47,7 @@ ONLY_TOLD: Final = "nothing: this kind is told, never acted on"
 REFUSED_SHARE, FEWEST_REFUSED, REFUSED_AGAIN_MS = 0.01, 20, 6 * HOUR_MS
 FROZEN, SHARED_SCORE, SHARED_P = (2 * (1 + EXPERTS.index(name)) + probability for name, probability in (("frozen", 1), ("shared", 0), ("shared", 1)))
 """Where an exposure's predictions hold what was said; headstart's probability is at 1."""
+FLOAT: Final = 8  # bytes
 SLACK_NATS: Final = -1e-6
 _SAMPLED: Final = frozenset("0123456789abcdef"[: 16 // SHARED_OF])
 
@@ -241,8 +242,8 @@ def _by_domain(held: Mapping[str, bytes]) -> dict[str, dict[str, bytes]]:
 def _is_heard(closed: Closed, shared: bool) -> bool:
     exposure = closed.exposure
     if shared:
-        return exposure.id[0] in _SAMPLED and len(exposure.predictions) == 2
-    return len(exposure.predictions) == 2 * len(MODELS)
+        return exposure.id[0] in _SAMPLED and len(exposure.predictions) == 2 * FLOAT
+    return len(exposure.predictions) == 2 * len(MODELS) * FLOAT
 
 
 def _facts(rows: Sequence[Closed], model: Model, state: LaunchHead | SharedHeads) -> tuple[Facts, NDArray[np.float64]]:
@@ -251,7 +252,7 @@ def _facts(rows: Sequence[Closed], model: Model, state: LaunchHead | SharedHeads
     # `fromiter` takes half the time of `array`, and what only some outcomes need is looked up for those.
     told = ((c.close_ms, c.bin - 1, c.y, c.label, *c.exposure.delay_ms, c.exposure.ts_ms) for c in rows)
     columns = np.fromiter(chain.from_iterable(told), np.int64, 8 * n).reshape(n, 8)
-    head = np.fromiter(chain.from_iterable(c.exposure.predictions[:2] for c in rows), np.float64, 2 * n).reshape(n, 2)
+    head = np.frombuffer(b"".join([c.exposure.predictions[: 2 * FLOAT] for c in rows]), np.float64).reshape(n, 2)
     bin_, label, curve = columns[:, 1], np.where(columns[:, 3] == NONE, -1, columns[:, 3]), state.delay.in_use
     first, final = np.flatnonzero(bin_ == 0), np.flatnonzero(label >= 0)
     said = np.full((n, 1 + len(EXPERTS)), np.nan)
@@ -275,8 +276,7 @@ def _facts(rows: Sequence[Closed], model: Model, state: LaunchHead | SharedHeads
 def _predictions(rows: Sequence[Closed], chosen: NDArray[np.int64]) -> NDArray[np.float64]:
     """All that had been said (n, 2 K) of some outcomes."""
     told = [rows[i].exposure.predictions for i in chosen.tolist()]
-    width = len(rows[0].exposure.predictions)
-    return np.fromiter(chain.from_iterable(told), np.float64, width * len(told)).reshape(len(told), width)
+    return np.frombuffer(b"".join(told), np.float64).reshape(len(told), len(rows[0].exposure.predictions) // FLOAT)
 
 
 def _parts(said: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -95,7 +95,7 @@ def from_topic(settings: Settings, launch: Launch, *, timeout_s: float, progress
 
 def _row(outcome: Outcome, launch: Launch) -> Row:
     closed, exposure = outcome.closed, outcome.closed.exposure
-    told: Sequence[float | None] = exposure.predictions or (None, None)
+    told: Sequence[float | None] = exposure.said() or (None, None)
     arm = launch.arm(exposure.user)
     assert arm is not None  # `find_launch` refuses a launch without holdout
     return Row(

@@ -19,7 +19,7 @@ def figures_of(outcomes: Iterable[Outcome], launch: str) -> dict[str, Any]:
     mine = [m.closed for m in outcomes if m.key == launch and m.closed.exposure.predictions]
     final = [c for c in mine if c.label != NONE]
     y = np.array([c.label for c in final], np.float64)
-    said = np.array([c.exposure.predictions[:2] for c in final], np.float64).reshape(len(final), 2)
+    said = np.array([c.exposure.said()[:2] for c in final], np.float64).reshape(len(final), 2)
     rounded = np.array([centre(k) for k in bins_of(said[:, 0]).tolist()])
     return {
         "exposures": sum(c.bin == 1 for c in mine),

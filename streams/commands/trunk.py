@@ -132,7 +132,7 @@ def judge(champion: dict[str, tuple[Exposure, int]], challenger: dict[str, tuple
     rows = [champion[name] for name in both]
 
     def told(by: dict[str, tuple[Exposure, int]]) -> tuple[np.ndarray, np.ndarray]:
-        score, probability = np.array([by[name][0].predictions[:2] for name in both], np.float64).T
+        score, probability = np.array([by[name][0].said()[:2] for name in both], np.float64).T
         return np.ascontiguousarray(score), np.ascontiguousarray(probability)
 
     return paired_bootstrap(

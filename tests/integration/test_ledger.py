@@ -19,7 +19,7 @@ import pytest
 
 from features.errors import InputError
 from features.events import KINDS, Event
-from features.exposures import Exposure
+from features.exposures import UNMARKED, Exposure
 from features.layout import USER
 from streams.faults import VARIABLE
 from streams.learner import LearnerCursor
@@ -161,7 +161,7 @@ def nothing_learned(cursor: LearnerCursor) -> None:
 def reopen(store: Any, key: str) -> None:
     """Open an exposure that nobody announced."""
     exposure = Exposure(
-        id="00000000000000aa", domain="launch", user="u1", line="launch", category="x", counts=True, ts_ms=1, x=b"", predictions=(), delay_ms=[-1] * 3, bin=1
+        id="00000000000000aa", domain="launch", user="u1", line="launch", category="x", counts=True, ts_ms=1, x=b"", predictions=b"", delay_ms=UNMARKED, bin=1
     )
     store.hset(key, exposure.id, msgspec.msgpack.encode(exposure))
 

@@ -250,7 +250,7 @@ def test_an_exposure_is_explained_as_it_was_scored(store: MemoryStore, artifact:
     event = next(a.event for a in random_events(1500, seed=3) if a.event.user_id == exposure.user and a.ts_ms == exposure.ts_ms)
     found = told(store, artifact, user=exposure.user, launch="new", event=event.event_id)
     assert found.x.tobytes() == exposure.x
-    assert (found.ts_ms, found.said) == (exposure.ts_ms, exposure.predictions[1])
+    assert (found.ts_ms, found.said) == (exposure.ts_ms, exposure.said()[1])
 
 
 def test_what_is_asked_for_may_be_left_open(store: MemoryStore, artifact: Any) -> None:

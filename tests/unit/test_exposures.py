@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from features.events import BROWSE, CART, CLICK, ORDER
-from features.exposures import NONE, Closed, Exposure, Pending, exposure_id, is_followed
+from features.exposures import NONE, UNMARKED, Closed, Exposure, Pending, exposure_id, is_followed
 
 EDGES = (100, 400, 1000)
 T = 10_000
@@ -16,9 +16,7 @@ T = 10_000
 
 def exposed(id: str = "x", ts_ms: int = T, *, user: str = "ann", domain: str = "line:shoes") -> Exposure:
     """An exposure that has just opened."""
-    return Exposure(
-        id=id, domain=domain, user=user, line="shoes", category="boots", counts=True, ts_ms=ts_ms, x=b"", predictions=(), delay_ms=[NONE] * 3, bin=1
-    )
+    return Exposure(id=id, domain=domain, user=user, line="shoes", category="boots", counts=True, ts_ms=ts_ms, x=b"", predictions=b"", delay_ms=UNMARKED, bin=1)
 
 
 def pending(*exposures: Exposure) -> Pending:
@@ -101,7 +99,7 @@ def test_an_order_counts_for_every_open_exposure_of_its_user_and_domain() -> Non
         held.mark("ann", ["line:shoes", "launch"], kind, T + 15)
     held.mark("ann", ["line:shoes", "launch"], ORDER, T + 20)
     held.mark("ann", ["line:shoes", "launch"], ORDER, T + 30)
-    assert held.open["a"].delay_ms == [15, 15, 20]
+    assert held.open["a"].delay_ms == (15, 15, 20)
     closed = [c for c in all_of(held) if c.y]
     assert [(c.exposure.id, c.bin) for c in closed] == [("a", 1), ("b", 1)]
 

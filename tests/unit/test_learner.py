@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from features.exposures import NONE, Closed, Exposure, exposure_id
+from features.exposures import NONE, UNMARKED, Closed, Exposure, exposure_id
 from features.layout import CATALOGUE
 from features.memory_store import MemoryStore
 from features.store import Changes
@@ -36,7 +36,7 @@ def outcome(number: int, *, partition: int = 0, key: str = SHARED, close_ms: int
     x = np.random.default_rng(int(name, 16)).normal(size=WIDTH).astype(np.float32)
     exposure = Exposure(
         id=name, domain="line:shoes" if key == SHARED else key, user="ann", line="shoes", category="boots", counts=True, ts_ms=close_ms - EDGES_MS[0],
-        x=x.tobytes(), predictions=(), delay_ms=[NONE] * 3, bin=2,
+        x=x.tobytes(), predictions=b"", delay_ms=UNMARKED, bin=2,
     )  # fmt: skip
     return Outcome(epoch=epoch, partition=partition, number=number, key=key, closed=Closed(exposure=exposure, close_ms=close_ms, bin=1, y=y, label=NONE))
 

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from features.exposures import NONE, Closed, Exposure
+from features.exposures import NONE, UNMARKED, Closed, Exposure
 from features.vector import WIDTH
 from models.e_detector import ARMED_AFTER
 from models.experts import EXPERTS, Shared
@@ -38,7 +38,7 @@ def outcomes(n: int, *, ordered: float, said: float = 0.1, start_ms: int = START
         at = start_ms + i * MINUTE_MS
         exposure = Exposure(
             id=f"{seed:08x}{i:08x}", domain="launch", user=f"u{i}", line="shoes", category="boots", counts=True, ts_ms=at - EDGES_MS[0],
-            x=rng.normal(size=WIDTH).astype(np.float32).tobytes(), predictions=(said,) * (2 * len(MODELS)), delay_ms=[NONE] * 3, bin=2,
+            x=rng.normal(size=WIDTH).astype(np.float32).tobytes(), predictions=np.full(2 * len(MODELS), said).tobytes(), delay_ms=UNMARKED, bin=2,
         )  # fmt: skip
         out.append(Closed(exposure=exposure, close_ms=at, bin=1, y=int(rng.random() < ordered), label=NONE))
     return out

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from features.errors import InputError, Mismatch
-from features.exposures import Exposure
+from features.exposures import UNMARKED, Exposure
 from features.memory_store import MemoryStore
 from models.checkpoint import TENSORS, Artifact, load, save
 from models.model import Model
@@ -184,7 +184,7 @@ def exposures(n: int, *, better: float = 0.0, seed: int = 0) -> dict[str, tuple[
     return {
         f"{i:016x}": (
             Exposure(id=f"{i:016x}", domain=("line:shoes", "spring")[i % 2], user=f"u{i % (n // 3)}", line="shoes", category="c", counts=True,
-                     ts_ms=START_MS, x=b"", predictions=(float(said[i]), float(said[i])), delay_ms=[-1] * 3, bin=1),
+                     ts_ms=START_MS, x=b"", predictions=np.repeat(said[i], 2).tobytes(), delay_ms=UNMARKED, bin=1),
             int(label[i]),
         )
         for i in range(n)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +19,7 @@ import pytest
 from kafka import TopicPartition
 
 from features.errors import DependencyDown, InputError, Mismatch
-from features.exposures import Closed, Exposure
+from features.exposures import UNMARKED, Closed, Exposure
 from models.uplift import Matured, Moments, Uplift, analyse, difference, lift_of
 from streams import cli
 from streams import uplift as source
@@ -367,7 +367,7 @@ def test_no_holdout_is_nothing_to_compare(holdout: float) -> None:
 LAUNCH = Launch(id="held", line="shoes", window_s=3600.0, holdout=0.3)
 
 
-def outcome(user: str, label: int, *, predictions: tuple[float, ...] = (0.2, 0.1, 0.3, 0.3)) -> bytes:
+def outcome(user: str, label: int, *, predictions: Sequence[float] = (0.2, 0.1, 0.3, 0.3)) -> bytes:
     """A closed exposure of a user, as it lies on Kafka."""
     exposure = Exposure(
         id=f"id-{user}",
@@ -378,8 +378,8 @@ def outcome(user: str, label: int, *, predictions: tuple[float, ...] = (0.2, 0.1
         counts=True,
         ts_ms=5,
         x=b"",
-        predictions=predictions,
-        delay_ms=[-1] * 3,
+        predictions=np.array(predictions, np.float64).tobytes(),
+        delay_ms=UNMARKED,
         bin=1,
     )
     return encode_message(Outcome(epoch=1, partition=0, number=0, key="held", closed=Closed(exposure=exposure, close_ms=9, bin=1, y=0, label=label)))
