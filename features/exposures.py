@@ -79,7 +79,7 @@ class Pending:
         self.users: dict[str, list[Exposure]] = {}  # those of each user
         self._due: dict[int, list[Exposure]] = {}  # by when they close next, in TOGETHER_MS
         self._turns: list[int] = []  # the keys of these, as a heap
-        self._touched: dict[str, Exposure] = {}  # in the order in which things happened, as are
+        self._touched: dict[str, bytes | None] = {}  # as it was when it opened, or None; in the order in which things happened, as are
         self._gone: dict[str, None] = {}
         try:
             for value in (held or {}).values():
@@ -118,7 +118,7 @@ class Pending:
     def add(self, exposure: Exposure) -> None:
         """Follow an exposure from now on."""
         self._insert(exposure)
-        self._touched[exposure.id] = exposure
+        self._touched[exposure.id] = _encode(exposure)  # now, while it is at hand
 
     def mark(self, user: str, domains: Sequence[str], kind: int, ts_ms: int) -> None:
         """Note a click, cart or order of the user on the exposures that are strictly earlier and whose window holds it."""
@@ -136,7 +136,7 @@ class Pending:
                     marks = [*exposure.delay_ms]
                     marks[kind - 1] = delay_ms
                     exposure.delay_ms = (marks[0], marks[1], marks[2])
-                    self._touched[exposure.id] = exposure
+                    self._touched[exposure.id] = None
 
     def close(self, until_ms: int) -> Iterator[Closed]:
         """Yield what closes up to `until_ms` inclusive, in order of (close time, exposure id); labels end an exposure."""
@@ -154,7 +154,7 @@ class Pending:
                     continue
                 exposure.ordered = exposure.ordered or closed.y == 1
                 exposure.bin = len(self.edges_ms) if exposure.ordered else exposure.bin + 1
-                self._touched[name] = exposure
+                self._touched[name] = None
                 if (next_ms := self._closes_ms(exposure)) // TOGETHER_MS == turn:
                     heappush(queue, (next_ms, name))
                 else:
@@ -183,7 +183,7 @@ class Pending:
 
     def changes(self) -> tuple[dict[str, bytes], list[str]]:
         """Return (written, removed) since the last call, for the store."""
-        written = {name: _encode(exposure) for name, exposure in self._touched.items()}
+        written = {name: encoded or _encode(self.open[name]) for name, encoded in self._touched.items()}
         removed = list(self._gone)
         self._touched, self._gone = {}, {}
         return written, removed

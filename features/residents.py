@@ -97,7 +97,7 @@ class Residents:
         used = self._used[: len(self._names)].copy()
         used[self._free] = self._turn
         used[self._dirty()] = self._turn
-        oldest = np.argsort(used, kind="stable")[:n]
+        oldest = np.argpartition(used, n - 1)[:n] if n < len(used) else np.arange(len(used))
         gone = oldest[used[oldest] < self._turn].tolist()
         for place in gone:
             del self.places[self._names[place]]
