@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 from sys import intern
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -37,7 +37,7 @@ class Exposure(msgspec.Struct, array_like=True, gc=False):
     x: bytes  # the vector (F,) float32, as it was scored
     predictions: bytes  # float64: score and probability of headstart, in a launch also of each of its experts; empty where there was no trunk
     delay_ms: tuple[int, int, int]
-    bin: int  # the bin that closes next, from 1; len(edges) when only the window's end is left
+    bin: Annotated[int, msgspec.Meta(ge=1)]  # the bin that closes next; len(edges) when only the window's end is left
     ordered: bool = False  # an order has been told
     late_orders: int = 0
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import msgspec
+import numpy as np
 import pytest
 
+from features.errors import Mismatch
 from features.events import BROWSE, CART, CLICK, ORDER
 from features.exposures import NONE, UNMARKED, Closed, Exposure, Pending, exposure_id, is_followed
 
@@ -161,6 +164,70 @@ def test_what_is_stored_goes_on_as_if_nothing_had_happened(seed: int) -> None:
     assert facts[0] == facts[1]
     assert len(facts[0]) > 40
     assert set(stored) == set(lives.open)
+
+
+def test_what_is_stored_is_what_it_is_at_the_commit() -> None:
+    """However much happens to an exposure between its opening and the commit; what has ended by then is not stored."""
+    held = pending(
+        exposed("marked"),
+        exposed("told", user="bob"),
+        exposed("over", T - 2000, user="eve"),
+        exposed("untouched", user="dan"),
+        exposed("young", T + 60, user="kim"),
+    )
+    held.mark("kim", ["line:shoes"], CART, T + 70)
+    held.mark("ann", ["line:shoes"], CART, T + 30)
+    held.mark("bob", ["line:shoes"], ORDER, T + 40)
+    assert {c.exposure.id for c in held.close(T + 100)} == {"marked", "told", "over", "untouched"}
+    held.mark("dan", ["line:shoes"], CLICK, T + 150)
+    written, removed = held.changes()
+    again = Pending(EDGES, written)
+    assert again.open == held.open
+    assert again.open["marked"].delay_ms == (NONE, 30, NONE)
+    assert again.open["young"].delay_ms == (NONE, 10, NONE)
+    assert again.open["untouched"].delay_ms == (150, NONE, NONE)
+    assert (again.open["told"].ordered, again.open["told"].bin) == (True, 3)
+    assert removed == ["over"]
+
+
+def test_what_closes_far_apart_and_close_together_comes_in_order() -> None:
+    """Over hours, and several bins of an exposure within a second, however it is cut up, before 1970 too: as a sorted list of all that closes has it."""
+    edges = (100, 900, 950, 3_600_000)
+    for seed, start in enumerate((0, -5_000_000, T)):
+        rng = random.Random(seed)
+        opened = {f"{i:03d}": start + rng.randrange(5_000_000) for i in range(200)}
+        expected = sorted((at + edge, name) for name, at in opened.items() for edge in edges)
+        held, found = Pending(edges), []
+        for i, (name, at) in enumerate(opened.items()):
+            held.add(exposed(name, at, user=name))
+            if i % 40 == 39:
+                held = Pending(edges, dict(zip(held.open, map(msgspec.msgpack.encode, held.open.values()), strict=True)))
+        for cut in (*sorted(rng.sample(range(start, start + 8_000_000), 300)), start + 9_000_000):
+            due = held.has_due(cut)
+            closed = [(c.close_ms, c.exposure.id) for c in held.close(cut)]
+            assert due == bool(closed)
+            found += closed
+        assert found == expected
+
+
+@pytest.mark.parametrize("bin", [0, 4, -1])
+def test_a_bin_that_there_is_not_is_damage(bin: int) -> None:
+    """It is said when it is loaded, not when it would close."""
+    broken = exposed()
+    broken.bin = bin
+    with pytest.raises(Mismatch, match="damaged, or of another version"):
+        Pending(EDGES, {"x": msgspec.msgpack.encode(broken)})
+
+
+def test_what_was_said_is_kept_to_the_bit() -> None:
+    """As float64; half a number at the end, which nobody writes, is not read."""
+    told = (0.1, 1 / 3, 5e-324, 1.0)
+    kept = exposed()
+    kept.predictions = np.array(told).tobytes()
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(kept), type=Exposure).said() == told
+    kept.predictions += b"abc"
+    assert kept.said() == told
+    assert exposed().said() == ()
 
 
 def test_ids_do_not_depend_on_anything_else() -> None:

@@ -18,9 +18,10 @@ from features.layout import CATALOGUE
 from features.memory_store import MemoryStore
 from features.store import Changes
 from features.vector import WIDTH
+from models.launch_head import MODELS
 from models.model import Model
 from streams.knowledge import Knowledge, outcome_slot
-from streams.learner import Learner, LearnerCursor, stamp_of
+from streams.learner import Learner, LearnerCursor, _said, stamp_of
 from streams.partition import Cursor, LostCommit, Totals
 from streams.records import SHARED, Counted, Message, Outcome, TickDone
 from tests.builders import EDGES_MS, START_MS, make_model, pair_of
@@ -425,3 +426,15 @@ def test_the_offset_stays_at_the_first_message_that_is_not_applied(model: Model)
         assert topic.learner.cursor.offset == (await topic.load()).cursor.offset == 2
 
     go(work())
+
+
+def test_a_head_hears_what_its_experts_had_said() -> None:
+    """Of each exposure each expert's probability, not its score, nor headstart's own; of one that other experts scored nothing is known."""
+    said = np.random.default_rng(0).random((2, 2 * len(MODELS)))
+    rows = [outcome(i, key="new").closed for i in range(3)]
+    rows[0].exposure.predictions, rows[2].exposure.predictions = said[0].tobytes(), said[1].tobytes()
+    rows[1].exposure.predictions = said[0, :-2].tobytes()
+    found = _said(rows)
+    assert found.flags.c_contiguous
+    assert found[[0, 2]].tolist() == [[row[2 * k + 1] for k in range(1, len(MODELS))] for row in said.tolist()]
+    assert np.isnan(found[1]).all()

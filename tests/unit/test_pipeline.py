@@ -9,15 +9,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from features.events import KINDS, encode
 from features.exposures import NONE, exposure_id
 from features.hashing import partition_for
 from features.memory_store import MemoryStore
+from models.launch_head import MODELS
 from models.model import Model
 from streams.knowledge import Knowledge
 from streams.offline import put_launches
+from streams.pair import Pair
 from streams.partition import Partition, Rules
 from streams.pipeline import MAX_REJECTED, Worked, settle, work_off
 from streams.records import SHARED, Counted, Launch, Outcome, Outgoing, Received, Score, decode_message, decode_score, received
@@ -167,6 +170,33 @@ def test_an_event_in_two_launches_has_two_entries(model: Model) -> None:
             ("one", exposure_id("one", "ann", "e1"), "holdout"),
         ]
         assert {(e.domain, e.counts) for e in desk.partition.pending.open.values()} == {("all", True), ("one", False)}
+
+    go(work())
+
+
+def test_what_is_told_of_each_is_its_own_and_is_kept(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each entry of each event has the numbers of its own domain, and the exposure that it opens keeps them, with those of all experts in a launch."""
+    every = np.random.default_rng(1).random((5, 2 * len(MODELS)))
+    monkeypatch.setattr(Pair, "of_launches", lambda *asked: every[: len(asked[3])])
+
+    async def work() -> None:
+        window_s = EDGES_MS[-1] / 1000
+        desk = await open_desk(model, Launch(id="all", line="hats", window_s=window_s), Launch(id="one", line="hats", products=["p1"], window_s=window_s))
+        events = [
+            make_event(id="a", product="p3"),
+            make_event(id="b", line="hats"),
+            make_event(id="c", line="bags", product="p3"),
+            make_event(id="d", line="hats", product="p2", who="bob"),
+        ]
+        told = scores(await desk.work(*(receive(e, offset=i) for i, e in enumerate(events))))
+        entries = [e for score in told for e in score.entries]
+        assert [e.launch_id for e in entries] == [None, "all", "one", None, "all"]
+        assert [(e.score, e.probability) for e in entries if e.launch_id] == [tuple(row) for row in every[:3, :2].tolist()]
+        of_launches, kept = iter(every.tolist()), desk.partition.pending.open
+        for entry in entries:
+            assert kept[entry.exposure_id or ""].said() == (tuple(next(of_launches)) if entry.launch_id else (entry.score, entry.score))
+        assert [kept[e.exposure_id or ""].counts for e in entries] == [True, True, False, True, True]
+        assert len({e.score for e in entries}) == 5
 
     go(work())
 
