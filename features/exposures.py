@@ -8,9 +8,8 @@ closes, one outcome is final: ordered in this bin, or not yet. At the window's e
 from __future__ import annotations
 
 import hashlib
-import struct
 from collections.abc import Iterator, Mapping, Sequence
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 from sys import intern
 from typing import Annotated, Final
 
@@ -18,6 +17,7 @@ import msgspec
 
 from features.errors import Mismatch
 from features.events import CLICK, ORDER
+from features.predictions import as_numbers
 
 NONE = -1
 UNMARKED: Final = (NONE, NONE, NONE)
@@ -35,7 +35,7 @@ class Exposure(msgspec.Struct, array_like=True, gc=False):
     counts: bool  # its label counts for the user and the catalogue; of the exposures that one event opens, one does
     ts_ms: int
     x: bytes  # the vector (F,) float32, as it was scored
-    predictions: bytes  # float64: score and probability of headstart, in a launch also of each of its experts; empty where there was no trunk
+    predictions: msgspec.Raw  # `features.predictions`: score and probability of headstart, in a launch also of each of its experts; none without a trunk
     delay_ms: tuple[int, int, int]
     bin: Annotated[int, msgspec.Meta(ge=1)]  # the bin that closes next; len(edges) when only the window's end is left
     ordered: bool = False  # an order has been told
@@ -43,7 +43,7 @@ class Exposure(msgspec.Struct, array_like=True, gc=False):
 
     def said(self) -> tuple[float, ...]:
         """The predictions, as numbers."""
-        return struct.unpack_from(f"={len(self.predictions) // 8}d", self.predictions)
+        return as_numbers(self.predictions)
 
 
 class Closed(msgspec.Struct, array_like=True, kw_only=True):
@@ -77,13 +77,18 @@ class Pending:
         self.edges_ms = list(edges_ms)  # (K,) from the exposure to the end of each bin; the last is the window
         self.open: dict[str, Exposure] = {}
         self.users: dict[str, list[Exposure]] = {}  # those of each user
-        self._due: dict[int, list[Exposure]] = {}  # by when they close next, in TOGETHER_MS
-        self._turns: list[int] = []  # the keys of these, as a heap
-        self._touched: dict[str, bytes | None] = {}  # as it was when it opened, or None; in the order in which things happened, as are
+        self._later: dict[int, list[Exposure]] = {}  # by when they close next, in units of TOGETHER_MS
+        self._laters: list[int] = []  # the keys of these, as a heap
+        self._queue: list[tuple[int, str]] = []  # a heap of what closes next, up to the end of the unit
+        self._unit = -(2**63)
+        # Both in the order in which things happened. Bytes: as it opened, and untouched since; None: to be encoded at the commit.
+        self._touched: dict[str, bytes | None] = {}
         self._gone: dict[str, None] = {}
         try:
             for value in (held or {}).values():
-                self._insert(_decode(value))
+                exposure = _decode(value)
+                exposure.predictions = exposure.predictions.copy()  # else all of `value` stays
+                self._insert(exposure)
         except (msgspec.MsgspecError, UnicodeDecodeError, IndexError) as error:
             raise Mismatch(f"what the store holds as an open exposure is damaged, or of another version: {error}") from None
 
@@ -104,16 +109,23 @@ class Pending:
         return exposure.ts_ms + self.edges_ms[exposure.bin - 1]
 
     def _wait(self, exposure: Exposure) -> None:
-        turn = (exposure.ts_ms + self.edges_ms[exposure.bin - 1]) // TOGETHER_MS
-        if (waiting := self._due.get(turn)) is None:
-            self._due[turn] = [exposure]
-            heappush(self._turns, turn)
-        else:
+        close_ms = self._closes_ms(exposure)
+        unit = close_ms // TOGETHER_MS
+        if unit <= self._unit:
+            heappush(self._queue, (close_ms, exposure.id))
+        elif (waiting := self._later.get(unit)) is not None:
             waiting.append(exposure)
+        else:
+            self._later[unit] = [exposure]
+            heappush(self._laters, unit)
 
     def has_due(self, until_ms: int) -> bool:
         """Whether a bin closes up to `until_ms` inclusive."""
-        return bool(self._turns) and self._turns[0] * TOGETHER_MS <= until_ms and any(self._closes_ms(e) <= until_ms for e in self._due[self._turns[0]])
+        while not self._queue and self._laters and self._laters[0] * TOGETHER_MS <= until_ms:
+            self._unit = heappop(self._laters)
+            for exposure in self._later.pop(self._unit):
+                self._wait(exposure)
+        return bool(self._queue) and self._queue[0][0] <= until_ms
 
     def add(self, exposure: Exposure) -> None:
         """Follow an exposure from now on."""
@@ -140,29 +152,18 @@ class Pending:
 
     def close(self, until_ms: int) -> Iterator[Closed]:
         """Yield what closes up to `until_ms` inclusive, in order of (close time, exposure id); labels end an exposure."""
-        while self._turns and self._turns[0] * TOGETHER_MS <= until_ms:
-            turn = heappop(self._turns)
-            queue = [(self._closes_ms(exposure), exposure.id) for exposure in self._due.pop(turn)]
-            heapify(queue)
-            while queue and queue[0][0] <= until_ms:
-                close_ms, name = heappop(queue)
-                exposure = self.open[name]
-                closed = self._closed(exposure, close_ms)
-                yield closed
-                if closed.label != NONE:
-                    self._remove(exposure)
-                    continue
-                exposure.ordered = exposure.ordered or closed.y == 1
-                exposure.bin = len(self.edges_ms) if exposure.ordered else exposure.bin + 1
-                self._touched[name] = None
-                if (next_ms := self._closes_ms(exposure)) // TOGETHER_MS == turn:
-                    heappush(queue, (next_ms, name))
-                else:
-                    self._wait(exposure)
-            if queue:  # what closes later in this turn; all other turns come after it
-                for _, name in queue:
-                    self._wait(self.open[name])
-                return
+        while self.has_due(until_ms):
+            close_ms, name = heappop(self._queue)
+            exposure = self.open[name]
+            closed = self._closed(exposure, close_ms)
+            yield closed
+            if closed.label != NONE:
+                self._remove(exposure)
+                continue
+            exposure.ordered = exposure.ordered or closed.y == 1
+            exposure.bin = len(self.edges_ms) if exposure.ordered else exposure.bin + 1
+            self._touched[name] = None
+            self._wait(exposure)
 
     def _closed(self, exposure: Exposure, close_ms: int) -> Closed:
         order_ms = exposure.delay_ms[ORDER - 1]

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from features.exposures import NONE, Exposure
+from features.predictions import unpacked
 from features.vector import ABOUT_LINE
 from models.baselines import BASELINES, rehearse_baselines
 from models.calibration import by_day, ece, pcoc_interval, reliability
@@ -110,7 +111,7 @@ def _judge_line(
     rows, place, model = rows_of(known, rules, lines), lines.index(line), Model(artifact)
     own = rows.line == place
     mine = [e for e in known if e.line == line]
-    predictions = np.frombuffer(b"".join([e.predictions for e in mine]), np.float64).reshape(len(mine), 2 * len(MODELS))
+    predictions = unpacked([e.predictions for e in mine], 2 * len(MODELS))
     said = {name: (predictions[:, 2 * k], predictions[:, 2 * k + 1]) for k, name in enumerate(MODELS)}
     if not own.any():
         nothing = Insurance(0.0, 0.0)

@@ -64,8 +64,10 @@ class Launches:
         of_line, of_product, by_event = now._by_line.get, now._by_product.get, dict[int, Sequence[Launch]]()
         for i, event in enumerate(events):
             in_line, in_product = of_line(event.line), of_product(event.product_id)
-            if in_line is not None or in_product is not None:
-                by_event[i] = now.holding(event) if in_line and in_product else in_line or in_product or _NONE
+            if in_line and in_product:
+                by_event[i] = now.holding(event)
+            elif found := in_line or in_product:
+                by_event[i] = found
         return Launched.of(by_event)
 
     def followed(self, event: Event, at_ms: int) -> list[str]:

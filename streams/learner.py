@@ -26,9 +26,11 @@ from features.catalogue import add, empty, merge
 from features.exposures import Closed
 from features.hashing import partition_for
 from features.layout import CATALOGUE
+from features.predictions import are, unpacked
 from features.store import Changes, Store, decoded, first_version
 from features.vector import WIDTH
 from models.carry import carried_launch, carried_shared, heard_since, same_scaler
+from models.experts import EXPERTS
 from models.launch_head import MODELS, LaunchHead
 from models.model import Model
 from models.shared_heads import SharedHeads
@@ -463,10 +465,10 @@ def _arrays(rows: Sequence[Closed]) -> tuple[Any, Any, Any, Any, Any]:
 
 def _said(rows: Sequence[Closed]) -> NDArray[np.float64]:
     """Return the probability (N, K) that each expert gave when an exposure was scored; NaN for one that was scored by other experts."""
-    unknown = np.full(2 * len(MODELS), np.nan).tobytes()
-    told = [c.exposure.predictions for c in rows]
-    every = np.frombuffer(b"".join([p if len(p) == len(unknown) else unknown for p in told]), np.float64).reshape(len(rows), 2 * len(MODELS))
-    return np.ascontiguousarray(every[:, 3::2])
+    said, width = np.full((len(rows), len(EXPERTS)), np.nan), 2 * len(MODELS)
+    known = [i for i, c in enumerate(rows) if are(c.exposure.predictions, width)]
+    said[known] = unpacked([rows[i].exposure.predictions for i in known], width)[:, 3::2]
+    return said
 
 
 def stamp_of(cursor: bytes) -> int:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from msgspec import Raw
 from numpy.typing import NDArray
 
 from features.advance import APPLIED, advance
@@ -23,6 +24,7 @@ from features.events import CLICK, KINDS, MAX_TS_MS, MIN_TS_MS, Event, Refused
 from features.exposures import NONE, UNMARKED, Exposure, exposure_id, is_followed
 from features.hashing import partition_for
 from features.intake import Arrived, rows
+from features.predictions import UNSAID, packed
 from features.store import Store
 from streams.aside import computed
 from streams.domains import Launches
@@ -204,29 +206,30 @@ async def _apply(partition: Partition, arrived: list[Arrived], knowledge: Knowle
 
 
 class Beliefs(NamedTuple):
-    """What is believed of a batch (`streams.pair.Said`): as numbers, as a score tells it, and as bytes, as an exposure keeps it; without a trunk nothing is."""
+    """What is believed of a batch (`streams.pair.Said`): numbers, as a score tells them, and packed, as an exposure keeps them; without a trunk nothing is."""
 
     in_line: Sequence[float] = _NONE
     in_launch: Sequence[tuple[float, float]] = _NONE
-    of_lines: bytes = b""
-    of_launches: bytes = b""
-    width: int = 0
+    packed_in_line: tuple[bytes, int] = (b"", 0)
+    packed_in_launch: tuple[bytes, int] = (b"", 0)
 
     @classmethod
     def of(cls, said: Said | None) -> Beliefs:
         """The same in these forms."""
         if said is None:
             return cls()
-        every = said.in_launch
-        return cls(said.in_line.tolist(), every[:, :2].tolist(), np.repeat(said.in_line, 2).tobytes(), every.tobytes(), every.shape[1] * every.itemsize)
+        twice = np.repeat(said.in_line, 2).reshape(-1, 2)  # in a line score and probability are one
+        return cls(said.in_line.tolist(), said.in_launch[:, :2].tolist(), packed(twice), packed(said.in_launch))
 
-    def kept_in_line(self, i: int) -> bytes:
-        """What an exposure keeps of event i in its line, where score and probability are one."""
-        return self.of_lines[16 * i : 16 * (i + 1)]
+    def kept_in_line(self, i: int) -> Raw:
+        """What an exposure keeps of what is believed of event i in its line."""
+        every, width = self.packed_in_line
+        return Raw(every[width * i : width * (i + 1)]) if every else UNSAID
 
-    def kept_in_launch(self, m: int) -> bytes:
-        """And of pair m of an event and a launch."""
-        return self.of_launches[self.width * m : self.width * (m + 1)]
+    def kept_in_launch(self, m: int) -> Raw:
+        """What one keeps of pair m of an event and a launch."""
+        every, width = self.packed_in_launch
+        return Raw(every[width * m : width * (m + 1)]) if every else UNSAID
 
 
 def _follow(
@@ -262,7 +265,7 @@ def _follow(
     return opened
 
 
-def _expose(partition: Partition, a: Arrived, domain: str, x: bytes, predictions: bytes, counts: bool, share: float) -> str | None:
+def _expose(partition: Partition, a: Arrived, domain: str, x: bytes, predictions: Raw, counts: bool, share: float) -> str | None:
     """Open an exposure and follow it, if it is among the share of those that are followed; returns its id then."""
     event, pending, totals = a.event, partition.pending, partition.cursor.totals
     name = exposure_id(domain, event.user_id, event.event_id)

@@ -6,7 +6,6 @@ depend on their order, and so neither on partitions nor on batches.
 
 from __future__ import annotations
 
-from operator import add
 from typing import Final
 
 import numpy as np
@@ -53,7 +52,7 @@ def see_events(seen: Seen, kinds: NDArray[np.int64], fate: NDArray[np.uint8], la
 
 def _add(domains: dict[str, list[int]], name: str, counts: list[int]) -> None:
     held = domains.get(name)
-    domains[name] = counts if held is None else [*map(add, held, counts)]
+    domains[name] = counts if held is None else [a + b for a, b in zip(held, counts, strict=True)]
 
 
 def in_order(seen: Seen) -> Seen:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.exposures import NONE, Closed
+from features.predictions import are, unpacked
 from features.vector import NAMES, WIDTH
 from models.chronicle import HOUR_MS, Blocks, Facts, Rows, counts_of
 from models.covariates import PLACES
@@ -47,7 +48,6 @@ ONLY_TOLD: Final = "nothing: this kind is told, never acted on"
 REFUSED_SHARE, FEWEST_REFUSED, REFUSED_AGAIN_MS = 0.01, 20, 6 * HOUR_MS
 FROZEN, SHARED_SCORE, SHARED_P = (2 * (1 + EXPERTS.index(name)) + probability for name, probability in (("frozen", 1), ("shared", 0), ("shared", 1)))
 """Where an exposure's predictions hold what was said; headstart's probability is at 1."""
-FLOAT: Final = 8  # bytes
 SLACK_NATS: Final = -1e-6
 _SAMPLED: Final = frozenset("0123456789abcdef"[: 16 // SHARED_OF])
 
@@ -242,8 +242,8 @@ def _by_domain(held: Mapping[str, bytes]) -> dict[str, dict[str, bytes]]:
 def _is_heard(closed: Closed, shared: bool) -> bool:
     exposure = closed.exposure
     if shared:
-        return exposure.id[0] in _SAMPLED and len(exposure.predictions) == 2 * FLOAT
-    return len(exposure.predictions) == 2 * len(MODELS) * FLOAT
+        return exposure.id[0] in _SAMPLED and are(exposure.predictions, 2)
+    return are(exposure.predictions, 2 * len(MODELS))
 
 
 def _facts(rows: Sequence[Closed], model: Model, state: LaunchHead | SharedHeads) -> tuple[Facts, NDArray[np.float64]]:
@@ -252,31 +252,25 @@ def _facts(rows: Sequence[Closed], model: Model, state: LaunchHead | SharedHeads
     # `fromiter` takes half the time of `array`, and what only some outcomes need is looked up for those.
     told = ((c.close_ms, c.bin - 1, c.y, c.label, *c.exposure.delay_ms, c.exposure.ts_ms) for c in rows)
     columns = np.fromiter(chain.from_iterable(told), np.int64, 8 * n).reshape(n, 8)
-    head = np.frombuffer(b"".join([c.exposure.predictions[: 2 * FLOAT] for c in rows]), np.float64).reshape(n, 2)
+    every = unpacked([c.exposure.predictions for c in rows], 2 * len(MODELS) if launch else 2)
     bin_, label, curve = columns[:, 1], np.where(columns[:, 3] == NONE, -1, columns[:, 3]), state.delay.in_use
     first, final = np.flatnonzero(bin_ == 0), np.flatnonzero(label >= 0)
     said = np.full((n, 1 + len(EXPERTS)), np.nan)
-    said[:, 0] = head[:, 1]
+    said[:, 0] = every[:, 1]
     if launch:
-        said[final] = _predictions(rows, final)[:, 1::2]
+        said[final] = every[final, 1::2]
     x, z, parts = np.zeros((n, WIDTH), np.float32), np.zeros((n, len(PLACES) if launch else 0)), np.zeros((n, 4), np.int64)
     if len(first):
         x[first] = np.frombuffer(b"".join([rows[i].exposure.x for i in first.tolist()]), np.float32).reshape(-1, WIDTH)
-        parts[first] = _parts(_predictions(rows, first))
+        parts[first] = _parts(every[first])
         if launch:
             z[first] = standardise(x[first], model.artifact.trunk.mean, model.artifact.trunk.std)[:, PLACES]
     facts = Facts(
-        close_ms=np.ascontiguousarray(columns[:, 0]), exposed_ms=columns[:, 7], bin_=bin_, y=columns[:, 2], label=label, score=head[:, 0], said=said, delay_ms=columns[:, 4:7],
+        close_ms=np.ascontiguousarray(columns[:, 0]), exposed_ms=columns[:, 7], bin_=bin_, y=columns[:, 2], label=label, score=every[:, 0], said=said, delay_ms=columns[:, 4:7],
         f_prev=np.where(bin_ >= 0, curve[np.maximum(bin_, 0)], 0.0), f_next=np.where(bin_ >= 0, curve[np.maximum(bin_, 0) + 1], 0.0),
         parts=parts, x=x, z=z,
     )  # fmt: skip
-    return facts, said_logit(head[:, 1])
-
-
-def _predictions(rows: Sequence[Closed], chosen: NDArray[np.int64]) -> NDArray[np.float64]:
-    """All that had been said (n, 2 K) of some outcomes."""
-    told = [rows[i].exposure.predictions for i in chosen.tolist()]
-    return np.frombuffer(b"".join(told), np.float64).reshape(len(told), len(rows[0].exposure.predictions) // FLOAT)
+    return facts, said_logit(every[:, 1])
 
 
 def _parts(said: NDArray[np.float64]) -> NDArray[np.int64]:

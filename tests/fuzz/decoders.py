@@ -111,7 +111,7 @@ def _seeds() -> dict[str, list[bytes]]:
     event = make_event(user=Shopper(age_band="25-34", level=3, registered_ts=START_MS), price=9.5, category="boots", channel="app", kind="browse")
     exposure = Exposure(
         id="00ff00ff", domain="line:shoes", counts=True, user="ann", line="shoes", category="boots", ts_ms=START_MS, x=bytes(4 * 64),
-        predictions=np.full(18, 0.1).tobytes(), delay_ms=UNMARKED, bin=1,
+        predictions=msgspec.Raw(msgspec.msgpack.encode([0.1] * 18)), delay_ms=UNMARKED, bin=1,
     )  # fmt: skip
     outcome = Outcome(epoch=1, partition=0, number=3, key="spring", closed=Closed(exposure=exposure, close_ms=START_MS, bin=1, y=0, label=NONE))
     entry = Entry(launch_id=None, line="shoes", exposure_id=None, arm=None, score=0.5, probability=0.1)

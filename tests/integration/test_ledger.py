@@ -21,6 +21,7 @@ from features.errors import InputError
 from features.events import KINDS, Event
 from features.exposures import UNMARKED, Exposure
 from features.layout import USER
+from features.predictions import UNSAID
 from streams.faults import VARIABLE
 from streams.learner import LearnerCursor
 from streams.ledger.audit import audit
@@ -161,7 +162,17 @@ def nothing_learned(cursor: LearnerCursor) -> None:
 def reopen(store: Any, key: str) -> None:
     """Open an exposure that nobody announced."""
     exposure = Exposure(
-        id="00000000000000aa", domain="launch", user="u1", line="launch", category="x", counts=True, ts_ms=1, x=b"", predictions=b"", delay_ms=UNMARKED, bin=1
+        id="00000000000000aa",
+        domain="launch",
+        user="u1",
+        line="launch",
+        category="x",
+        counts=True,
+        ts_ms=1,
+        x=b"",
+        predictions=UNSAID,
+        delay_ms=UNMARKED,
+        bin=1,
     )
     store.hset(key, exposure.id, msgspec.msgpack.encode(exposure))
 

@@ -16,6 +16,7 @@ import pytest
 from features.exposures import NONE, UNMARKED, Closed, Exposure, exposure_id
 from features.layout import CATALOGUE
 from features.memory_store import MemoryStore
+from features.predictions import UNSAID
 from features.store import Changes
 from features.vector import WIDTH
 from models.launch_head import MODELS
@@ -37,7 +38,7 @@ def outcome(number: int, *, partition: int = 0, key: str = SHARED, close_ms: int
     x = np.random.default_rng(int(name, 16)).normal(size=WIDTH).astype(np.float32)
     exposure = Exposure(
         id=name, domain="line:shoes" if key == SHARED else key, user="ann", line="shoes", category="boots", counts=True, ts_ms=close_ms - EDGES_MS[0],
-        x=x.tobytes(), predictions=b"", delay_ms=UNMARKED, bin=2,
+        x=x.tobytes(), predictions=UNSAID, delay_ms=UNMARKED, bin=2,
     )  # fmt: skip
     return Outcome(epoch=epoch, partition=partition, number=number, key=key, closed=Closed(exposure=exposure, close_ms=close_ms, bin=1, y=y, label=NONE))
 
@@ -432,8 +433,8 @@ def test_a_head_hears_what_its_experts_had_said() -> None:
     """Of each exposure each expert's probability, not its score, nor headstart's own; of one that other experts scored nothing is known."""
     said = np.random.default_rng(0).random((2, 2 * len(MODELS)))
     rows = [outcome(i, key="new").closed for i in range(3)]
-    rows[0].exposure.predictions, rows[2].exposure.predictions = said[0].tobytes(), said[1].tobytes()
-    rows[1].exposure.predictions = said[0, :-2].tobytes()
+    rows[0].exposure.predictions, rows[2].exposure.predictions = (msgspec.Raw(msgspec.msgpack.encode(row)) for row in said.tolist())
+    rows[1].exposure.predictions = msgspec.Raw(msgspec.msgpack.encode(said[0, :-2].tolist()))
     found = _said(rows)
     assert found.flags.c_contiguous
     assert found[[0, 2]].tolist() == [[row[2 * k + 1] for k in range(1, len(MODELS))] for row in said.tolist()]

@@ -12,6 +12,7 @@ import pytest
 
 from features.errors import InputError
 from features.exposures import Exposure
+from features.predictions import UNSAID
 from features.vector import WIDTH
 from models.pretrain import PretrainSettings
 from models.trunk import TrunkSettings
@@ -133,7 +134,7 @@ def exposures(n: int, users: int) -> list[Exposure]:
     return [
         Exposure(
             id=f"{i:016x}", domain="line:a", user=f"u{rng.integers(users)}", line="ab"[i % 2], category="c", counts=True, ts_ms=i,
-            x=np.full(WIDTH, i, np.float32).tobytes(), predictions=b"", delay_ms=(-1, i, -1 if i % 3 else 7), bin=1,
+            x=np.full(WIDTH, i, np.float32).tobytes(), predictions=UNSAID, delay_ms=(-1, i, -1 if i % 3 else 7), bin=1,
         )
         for i in range(n)
     ]  # fmt: skip

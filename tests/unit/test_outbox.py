@@ -11,6 +11,7 @@ from features.catalogue import merge
 from features.errors import DependencyDown, Mismatch
 from features.exposures import NONE, UNMARKED, Closed, Exposure
 from features.memory_store import MemoryStore
+from features.predictions import UNSAID
 from streams.outbox import Outbox, field
 from streams.partition import Partition
 from streams.pipeline import LEAVE_TOGETHER, publish_outbox
@@ -23,7 +24,7 @@ EPOCH = 7
 def message(number: int, key: str = SHARED, epoch: int = EPOCH) -> bytes:
     """An outcome of some exposure."""
     exposure = Exposure(
-        id="0" * 16, domain="line:a", user="u", line="a", category="a", counts=True, ts_ms=0, x=b"", predictions=b"", delay_ms=UNMARKED, bin=1
+        id="0" * 16, domain="line:a", user="u", line="a", category="a", counts=True, ts_ms=0, x=b"", predictions=UNSAID, delay_ms=UNMARKED, bin=1
     )  # fmt: skip
     return encode_message(Outcome(epoch=epoch, partition=0, number=number, key=key, closed=Closed(exposure=exposure, close_ms=1, bin=1, y=0, label=NONE)))
 

@@ -38,7 +38,7 @@ def outcomes(n: int, *, ordered: float, said: float = 0.1, start_ms: int = START
         at = start_ms + i * MINUTE_MS
         exposure = Exposure(
             id=f"{seed:08x}{i:08x}", domain="launch", user=f"u{i}", line="shoes", category="boots", counts=True, ts_ms=at - EDGES_MS[0],
-            x=rng.normal(size=WIDTH).astype(np.float32).tobytes(), predictions=np.full(2 * len(MODELS), said).tobytes(), delay_ms=UNMARKED, bin=2,
+            x=rng.normal(size=WIDTH).astype(np.float32).tobytes(), predictions=msgspec.Raw(msgspec.msgpack.encode([said] * 2 * len(MODELS))), delay_ms=UNMARKED, bin=2,
         )  # fmt: skip
         out.append(Closed(exposure=exposure, close_ms=at, bin=1, y=int(rng.random() < ordered), label=NONE))
     return out

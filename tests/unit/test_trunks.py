@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -184,7 +185,7 @@ def exposures(n: int, *, better: float = 0.0, seed: int = 0) -> dict[str, tuple[
     return {
         f"{i:016x}": (
             Exposure(id=f"{i:016x}", domain=("line:shoes", "spring")[i % 2], user=f"u{i % (n // 3)}", line="shoes", category="c", counts=True,
-                     ts_ms=START_MS, x=b"", predictions=np.repeat(said[i], 2).tobytes(), delay_ms=UNMARKED, bin=1),
+                     ts_ms=START_MS, x=b"", predictions=msgspec.Raw(msgspec.msgpack.encode([float(said[i])] * 2)), delay_ms=UNMARKED, bin=1),
             int(label[i]),
         )
         for i in range(n)

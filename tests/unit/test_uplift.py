@@ -378,7 +378,7 @@ def outcome(user: str, label: int, *, predictions: Sequence[float] = (0.2, 0.1, 
         counts=True,
         ts_ms=5,
         x=b"",
-        predictions=np.array(predictions, np.float64).tobytes(),
+        predictions=msgspec.Raw(msgspec.msgpack.encode(predictions)),
         delay_ms=UNMARKED,
         bin=1,
     )
