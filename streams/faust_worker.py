@@ -29,6 +29,9 @@ from streams.stopping import end_tasks, still_running, where
 logger = logging.getLogger(__name__)
 
 EXIT_DOWN: Final = 70
+METADATA_MS: Final = 10_000
+"""How often it is asked anew which partitions there are. A broker that has just started may know of none yet: a group that is made up then is given nothing, reads
+nothing, and would learn of them at the next such question alone (5 minutes, unless it is said)."""
 STOP_TIMEOUT_S: Final = 15.0
 END_S: Final = 2.0
 LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -68,6 +71,7 @@ def app_settings(
         "table_standby_replicas": 1,
         "consumer_auto_offset_reset": "earliest",
         "consumer_max_fetch_size": max_fetch_bytes,
+        "consumer_metadata_max_age_ms": METADATA_MS,
         "broker_session_timeout": session_timeout_s,
         "broker_heartbeat_interval": heartbeat_s or min(2.0, session_timeout_s / 4),
         "broker_rebalance_timeout": max(20.0, 2 * session_timeout_s),

@@ -16,7 +16,7 @@ from streams.records import Outcome
 
 def figures_of(outcomes: Iterable[Outcome], launch: str) -> dict[str, Any]:
     """What `streams.panels_launch.figures` must say of a launch, as far as outcomes tell; each outcome once."""
-    mine = [m.closed for m in outcomes if m.key == launch and m.closed.exposure.predictions]
+    mine = [m.closed for m in outcomes if m.key == launch and m.closed.exposure.said()]
     final = [c for c in mine if c.label != NONE]
     y = np.array([c.label for c in final], np.float64)
     said = np.array([c.exposure.said()[:2] for c in final], np.float64).reshape(len(final), 2)

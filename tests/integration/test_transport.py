@@ -196,6 +196,16 @@ def test_a_seek_back_reads_again_exactly(kafka: str, topic_prefix: str, topics: 
         assert set(map(tuple, others.values())) == {tuple((i, str(i)) for i in range(400))}
 
 
+@pytest.mark.java
+def test_partitions_that_the_broker_did_not_know_of_are_soon_read(real_kafka: KafkaServer, topic_prefix: str, tmp_path: Path) -> None:
+    """As one that has just started may not: a group that was given none of them gets them once they are there."""
+    with Worker(real_kafka.address, topic_prefix, tmp_path / "cursors") as worker:
+        worker.wait_for("ready")
+        create_topics(real_kafka.address, prefix=topic_prefix, partitions=PARTITIONS, outcome_partitions=1)
+        publish(real_kafka.address, worker.topics, range(10))
+        worker.wait(lambda _: worker.count() == 10 * len(KINDS) * PARTITIONS)
+
+
 def test_a_parked_partition_rests_and_goes_on_where_it_was(kafka: str, topic_prefix: str, topics: list[str], tmp_path: Path) -> None:
     """Paused partitions bring nothing while others go on; on resuming, what was written meanwhile comes, without loss."""
     parked = [(topic, 2) for topic in topics]

@@ -128,7 +128,7 @@ class Left:
     def hear(self, judged: Judged, facts: Iterable[Outcome], window_ms: int) -> None:
         """Take in the outcomes, in any order."""
         self.outcomes = sorted(
-            (m.key, m.closed.close_ms, m.closed.exposure.id, m.closed.bin, m.closed.y, m.closed.label, m.closed.exposure.predictions, m.closed.exposure.x)
+            (m.key, m.closed.close_ms, m.closed.exposure.id, m.closed.bin, m.closed.y, m.closed.label, m.closed.exposure.said(), m.closed.exposure.x)
             for m in facts
         )
         self.figures = {launch: judged.figures(launch, until_ms=2**53, window_ms=window_ms) for launch in judged.launches()}
