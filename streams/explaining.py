@@ -121,7 +121,8 @@ async def explain(store: Store, settings: Settings, artifact: Artifact, asked: A
         x = await _vector(partition, knowledge, Arrived(event, KINDS.index(asked.kind), ts_ms, b""))
     else:
         exposure = await _exposure(store, partition, launch.id if launch else f"line:{event.line}", asked)
-        x, ts_ms, said = np.frombuffer(exposure.x, np.float32), exposure.ts_ms, next(iter(exposure.said()[1:2]), None)
+        x, ts_ms, told = np.frombuffer(exposure.x, np.float32), exposure.ts_ms, exposure.said()
+        said = told[1] if told else None
     head = pair.head(launch.id) if launch is not None else None
     return Explained(
         asked=asked, launch=launch, line=event.line, ts_ms=ts_ms, arm=launch.arm(asked.user) if launch else None, window_s=artifact.window_s,
