@@ -8,6 +8,7 @@ closes, one outcome is final: ordered in this bin, or not yet. At the window's e
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from heapq import heappop, heappush
 from sys import intern
@@ -79,8 +80,8 @@ class Pending:
         self.users: dict[str, list[Exposure]] = {}  # those of each user
         self._later: dict[int, list[Exposure]] = {}  # by when they close next, in units of TOGETHER_MS
         self._laters: list[int] = []  # the keys of these, as a heap
-        self._queue: list[tuple[int, str]] = []  # a heap of what closes next, up to the end of the unit
-        self._unit = -(2**63)
+        self._unit = -math.inf  # the last of which all has gone into the queue
+        self._queue: list[tuple[int, str]] = []  # a heap of (close time, id)
         # Both in the order in which things happened. Bytes: as it opened, and untouched since; None: to be encoded at the commit.
         self._touched: dict[str, bytes | None] = {}
         self._gone: dict[str, None] = {}
@@ -88,6 +89,7 @@ class Pending:
             for value in (held or {}).values():
                 exposure = _decode(value)
                 exposure.predictions = exposure.predictions.copy()  # else all of `value` stays
+                exposure.said()  # or it is damaged
                 self._insert(exposure)
         except (msgspec.MsgspecError, UnicodeDecodeError, IndexError) as error:
             raise Mismatch(f"what the store holds as an open exposure is damaged, or of another version: {error}") from None

@@ -18,7 +18,7 @@ from streams import topics
 from streams.inbox import Expected
 from streams.kafka_access import client_config, consumer_config
 from streams.knowledge import outcome_slot
-from streams.learner import LearnerCursor
+from streams.learner_cursor import LearnerCursor
 from streams.outbox import Told, is_earlier
 from streams.partition import Cursor, Totals
 from streams.settings import Settings

@@ -61,14 +61,8 @@ class Launches:
     def open_for_each(self, events: Sequence[Event], at_ms: int) -> Launched:
         """Return the same of each of the events, as pairs."""
         now = self.open_at(at_ms)
-        of_line, of_product, by_event = now._by_line.get, now._by_product.get, dict[int, Sequence[Launch]]()
-        for i, event in enumerate(events):
-            in_line, in_product = of_line(event.line), of_product(event.product_id)
-            if in_line and in_product:
-                by_event[i] = now.holding(event)
-            elif found := in_line or in_product:
-                by_event[i] = found
-        return Launched.of(by_event)
+        by_line, by_product = now._by_line, now._by_product
+        return Launched.of({i: now.holding(event) for i, event in enumerate(events) if event.line in by_line or event.product_id in by_product})
 
     def followed(self, event: Event, at_ms: int) -> list[str]:
         """Return the domains whose open exposures an order of this event counts for, whether new ones still open there or not.

@@ -20,18 +20,14 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from features.catalogue import add, empty, merge
 from features.exposures import Closed
 from features.hashing import partition_for
 from features.layout import CATALOGUE
-from features.predictions import are, unpacked
 from features.store import Changes, Store, decoded, first_version
-from features.vector import WIDTH
 from models.carry import carried_launch, carried_shared, heard_since, same_scaler
-from models.experts import EXPERTS
-from models.launch_head import MODELS, LaunchHead
+from models.launch_head import LaunchHead
 from models.model import Model
 from models.shared_heads import SharedHeads
 from streams import trunks
@@ -39,7 +35,9 @@ from streams.alerts import Alert
 from streams.inbox import Expected, Inbox, Passed, lives_of
 from streams.incidents import incident
 from streams.knowledge import CHANGED, CHANGED_KEPT, HEADS, HEADS_BEFORE, encode_names, outcome_slot
+from streams.learner_cursor import LearnerCursor
 from streams.outbox import OUTBOX, held_for
+from streams.outcome_rows import arrays_of, experts_said
 from streams.partition import Cursor, LostCommit
 from streams.records import SHARED, SHARED_BEFORE, Counted, Message, Outcome, Outgoing, TickDone, encode_json
 from streams.sight import HASHES, Sight
@@ -49,19 +47,6 @@ logger = logging.getLogger(__name__)
 
 SNAPSHOT_MS: Final = 60_000  # live, a head's snapshots are at least so far apart
 ANSWER_FRESH_S: Final = 0.1  # live, for so long what a partition has told is taken for what the store still holds
-
-
-class LearnerCursor(msgspec.Struct, array_like=True, kw_only=True):
-    """Up to where all outcomes are in the heads. `stamp_ms` is the end of the last tick that was learned in a replay."""
-
-    offset: int = 0
-    stamp_ms: int = 0
-    expected: dict[int, Expected] = {}
-    tried: int = 0
-    hit: int = 0
-    duplicates: int = 0
-    refilled: int = 0  # messages that the broker had lost, taken from the partitions' outboxes
-    lost: int = 0  # those that were not there any more
 
 
 class Learner:
@@ -345,7 +330,7 @@ class Learner:
                     self._heads[launch] = LaunchHead.of(model)
                 head = self._heads[launch]
                 self.sight.hear(launch, rows, model, head)
-                head.learn_many(model, shared, *_arrays(rows), _said(rows))
+                head.learn_many(model, shared, *arrays_of(rows), experts_said(rows))
                 self.sight.learned(launch, model, head)
                 changed[launch] = head.to_bytes()
         if self.q == self._shared_q and self._shared is not None and (shared_rows or self._replay):
@@ -353,7 +338,7 @@ class Learner:
                 changed[SHARED_BEFORE] = self._shared.to_bytes()
             if shared_rows:
                 self.sight.hear(SHARED, shared_rows, model, self._shared)
-                self._shared.learn_many(heard_since(model, self._since_ms(model)), *_arrays(shared_rows))
+                self._shared.learn_many(heard_since(model, self._since_ms(model)), *arrays_of(shared_rows))
                 self.sight.learned(SHARED, model, self._shared)
             changed[SHARED] = self._shared.to_bytes()
         return changed
@@ -454,28 +439,3 @@ def _incidents(passed: Passed, q: int) -> list[Alert]:
         for kind, of, what in told
         if of
     ]
-
-
-def _arrays(rows: Sequence[Closed]) -> tuple[Any, Any, Any, Any, Any]:
-    """Return x (N, F), bin (N,) from 0 or -1, y (N,), final label (N,) or -1, and close time (N,)."""
-    x = np.frombuffer(b"".join(c.exposure.x for c in rows), np.float32).reshape(len(rows), WIDTH).copy()
-    columns = np.array([(c.bin - 1, c.y, c.label, c.close_ms) for c in rows], np.int64).reshape(len(rows), 4)
-    return x, *(np.ascontiguousarray(columns[:, i]) for i in range(4))  # type: ignore[return-value]
-
-
-def _said(rows: Sequence[Closed]) -> NDArray[np.float64]:
-    """Return the probability (N, K) that each expert gave when an exposure was scored; NaN for one that was scored by other experts."""
-    said, width = np.full((len(rows), len(EXPERTS)), np.nan), 2 * len(MODELS)
-    known = [i for i, c in enumerate(rows) if are(c.exposure.predictions, width)]
-    said[known] = unpacked([rows[i].exposure.predictions for i in known], width)[:, 3::2]
-    return said
-
-
-def stamp_of(cursor: bytes) -> int:
-    """Return the stamp in a learner's stored cursor; 0 if there is none."""
-    return decoded(cursor, LearnerCursor, "a learner's cursor").stamp_ms if cursor else 0
-
-
-def expected_in(cursor: bytes) -> dict[int, Expected]:
-    """Return what a learner's stored cursor expects of each input partition."""
-    return decoded(cursor, LearnerCursor, "a learner's cursor").expected if cursor else {}

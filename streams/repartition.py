@@ -23,7 +23,7 @@ from features.redis_store import Entry
 from features.store import decoded
 from streams.backup import read_entries
 from streams.knowledge import CONTROL_SLOT
-from streams.learner import LearnerCursor
+from streams.learner_cursor import LearnerCursor
 from streams.ledger.base import BASE, LearnerBase, PartitionBase, bins_of, counted_in
 from streams.outbox import first_epoch
 from streams.partition import Cursor, Totals

@@ -26,7 +26,7 @@ from streams.cutting import cut
 from streams.evaluation import Judged
 from streams.kafka_access import client_config, consumer_config
 from streams.knowledge import outcome_slot
-from streams.learner import stamp_of
+from streams.learner_cursor import stamp_of
 from streams.offline import put_launches
 from streams.partition import Rules
 from streams.publisher import Outgoing, publish_records

@@ -28,7 +28,8 @@ from streams.inbox import Expected
 from streams.incidents import INCIDENTS, incident, outgoing, together
 from streams.knowledge import Knowledge, outcome_slot
 from streams.launches import put_back
-from streams.learner import Learner, expected_in, stamp_of
+from streams.learner import Learner
+from streams.learner_cursor import expected_in, stamp_of
 from streams.learner_desk import LearnerDesk
 from streams.namespace import compare
 from streams.partition import Partition, Rules

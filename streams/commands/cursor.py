@@ -18,7 +18,7 @@ from streams import namespace
 from streams.at_rest import bounds, cursors_of, offsets_at, put_cursor, require_stopped
 from streams.commands.options import Broker, Config, Json, Namespace, Redis, Set, Trunk, write_json
 from streams.knowledge import outcome_slot
-from streams.learner import LearnerCursor
+from streams.learner_cursor import LearnerCursor
 from streams.ledger.base import begin_account
 from streams.partition import Cursor, first_cursor
 from streams.settings import Settings, load_settings

@@ -22,7 +22,7 @@ from features.redis_store import RedisStore
 from features.store import Slot, decoded
 from streams import namespace
 from streams.knowledge import HEADS, outcome_slot
-from streams.learner import LearnerCursor
+from streams.learner_cursor import LearnerCursor
 from streams.ledger.base import LearnerBase, PartitionBase, bins_of, counted_in, read_base
 from streams.ledger.events import Due, Published, Rejected, due, read_published, same_bytes
 from streams.ledger.findings import Account

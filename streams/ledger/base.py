@@ -16,7 +16,7 @@ from features.events import KINDS
 from features.store import Changes, Store, decoded, fresh_version
 from models.launch_head import LaunchHead
 from streams.knowledge import CONTROL_SLOT, HEADS, outcome_slot
-from streams.learner import LearnerCursor
+from streams.learner_cursor import LearnerCursor
 from streams.partition import Cursor, Totals
 from streams.records import SHARED, SHARED_BEFORE
 

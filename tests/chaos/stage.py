@@ -24,7 +24,7 @@ from features.events import KINDS
 from streams import namespace
 from streams.at_rest import is_behind
 from streams.embedded import HOST
-from streams.learner import LearnerCursor
+from streams.learner_cursor import LearnerCursor
 from streams.ledger.audit import audit
 from streams.ledger.findings import Account
 from streams.offline import put_launches

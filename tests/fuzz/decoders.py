@@ -26,7 +26,7 @@ from streams.commands.publish import Lines
 from streams.http_access import Access
 from streams.importing import read_log
 from streams.inbox import Expected
-from streams.learner import LearnerCursor
+from streams.learner_cursor import LearnerCursor
 from streams.lines import _read_mapping
 from streams.partition import Cursor, Partition, Rules, Totals
 from streams.pipeline import Worked, take_in

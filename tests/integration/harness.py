@@ -22,7 +22,7 @@ from features.events import Event, encode
 from features.hashing import partition_for
 from streams import namespace
 from streams.evaluation import Judged
-from streams.learner import LearnerCursor, stamp_of
+from streams.learner_cursor import LearnerCursor, stamp_of
 from streams.offline import put_launches
 from streams.partition import Cursor
 from streams.publisher import Outgoing as Sent

@@ -23,7 +23,7 @@ from features.exposures import UNMARKED, Exposure
 from features.layout import USER
 from features.predictions import UNSAID
 from streams.faults import VARIABLE
-from streams.learner import LearnerCursor
+from streams.learner_cursor import LearnerCursor
 from streams.ledger.audit import audit
 from streams.ledger.findings import FINDINGS, Account
 from streams.partition import Cursor

@@ -13,7 +13,7 @@ from features.memory_store import MemoryStore
 from features.store import Changes
 from models.model import Model
 from streams import launches
-from streams.learner import LearnerCursor
+from streams.learner_cursor import LearnerCursor
 from streams.offline import put_launches
 from streams.records import Launch
 from tests.builders import START_MS, make_model

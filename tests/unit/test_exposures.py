@@ -221,6 +221,14 @@ def test_a_bin_that_there_is_not_is_damage(bin: int) -> None:
         Pending(EDGES, {"x": msgspec.msgpack.encode(broken)})
 
 
+def test_damaged_predictions_are_said_when_they_are_loaded() -> None:
+    """They are kept as bytes, and would travel on unread."""
+    broken = exposed()
+    broken.predictions = msgspec.Raw(msgspec.msgpack.encode(["a"]))
+    with pytest.raises(Mismatch, match="damaged"):
+        Pending(EDGES, {"x": msgspec.msgpack.encode(broken)})
+
+
 def test_ids_do_not_depend_on_anything_else() -> None:
     """An exposure's id is a hash of domain, user and event; the share that is followed is chosen by it alone."""
     names = {exposure_id(d, u, e) for d in "ab" for u in "ab" for e in "ab"}

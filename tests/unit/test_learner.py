@@ -22,7 +22,9 @@ from features.vector import WIDTH
 from models.launch_head import MODELS
 from models.model import Model
 from streams.knowledge import Knowledge, outcome_slot
-from streams.learner import Learner, LearnerCursor, _said, stamp_of
+from streams.learner import Learner
+from streams.learner_cursor import LearnerCursor, stamp_of
+from streams.outcome_rows import experts_said
 from streams.partition import Cursor, LostCommit, Totals
 from streams.records import SHARED, Counted, Message, Outcome, TickDone
 from tests.builders import EDGES_MS, START_MS, make_model, pair_of
@@ -435,7 +437,7 @@ def test_a_head_hears_what_its_experts_had_said() -> None:
     rows = [outcome(i, key="new").closed for i in range(3)]
     rows[0].exposure.predictions, rows[2].exposure.predictions = (msgspec.Raw(msgspec.msgpack.encode(row)) for row in said.tolist())
     rows[1].exposure.predictions = msgspec.Raw(msgspec.msgpack.encode(said[0, :-2].tolist()))
-    found = _said(rows)
+    found = experts_said(rows)
     assert found.flags.c_contiguous
     assert found[[0, 2]].tolist() == [[row[2 * k + 1] for k in range(1, len(MODELS))] for row in said.tolist()]
     assert np.isnan(found[1]).all()

@@ -18,7 +18,8 @@ from features.memory_store import MemoryStore
 from features.store import Slot
 from streams import learner as learner_module
 from streams import outbox
-from streams.learner import Learner, LearnerCursor, expected_in
+from streams.learner import Learner
+from streams.learner_cursor import LearnerCursor, expected_in
 from streams.partition import Cursor, LostCommit, Partition
 from streams.records import Counted, decode_message
 from tests.builders import make_rules

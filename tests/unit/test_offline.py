@@ -21,7 +21,7 @@ from features.store import Store
 from models.model import Model
 from streams.cutting import cut
 from streams.knowledge import outcome_slot
-from streams.learner import LearnerCursor
+from streams.learner_cursor import LearnerCursor
 from streams.line_records import line_key
 from streams.offline import put_launches, run
 from streams.partition import Partition, Rules
