@@ -234,6 +234,9 @@ class Consumer(driver.Consumer):
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         """Start anew with these partitions: none is parked, and nothing is delivered before `seek_to_committed`."""
+        # Faust stops the flow where something is revoked. From whoever had nothing, it would go on, and what comes between the seeks and its
+        # end of the rebalance would be cleared from the agents' queues: an inflow of which nobody hears again.
+        self.stop_flow()
         self.inflows.clear()
         self._parked.clear()
         await super().on_partitions_assigned(assigned, generation_id)

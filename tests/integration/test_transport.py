@@ -129,11 +129,11 @@ def until(true: Callable[[], bool], timeout_s: float = 40.0) -> None:
         time.sleep(0.05)
 
 
-def publish(kafka: str, topics: Iterable[str], each: range) -> None:
+def publish(kafka: str, topics: Iterable[str], each: range, *, partitions: int = PARTITIONS) -> None:
     """Write the numbers of `each` to every partition of the topics; where the log was empty, number and offset agree."""
     producer = KafkaProducer(bootstrap_servers=kafka, linger_ms=5)
     try:
-        sent = [producer.send(topic, key=b"k", value=str(i).encode(), partition=p) for i in each for topic in topics for p in range(PARTITIONS)]
+        sent = [producer.send(topic, key=b"k", value=str(i).encode(), partition=p) for i in each for topic in topics for p in range(partitions)]
         for future in sent:
             future.get(20)
     finally:
@@ -204,6 +204,23 @@ def test_partitions_that_the_broker_did_not_know_of_are_soon_read(real_kafka: Ka
         create_topics(real_kafka.address, prefix=topic_prefix, partitions=PARTITIONS, outcome_partitions=1)
         publish(real_kafka.address, worker.topics, range(10))
         worker.wait(lambda _: worker.count() == 10 * len(KINDS) * PARTITIONS)
+
+
+def test_a_worker_that_had_nothing_reads_all_that_it_is_given(kafka: str, topic_prefix: str, tmp_path: Path) -> None:
+    """More workers than partitions: when the other stops, nothing that comes while the flow is about to go on is forgotten."""
+    create_topics(kafka, prefix=topic_prefix, partitions=1, outcome_partitions=1)
+    cursors, options = tmp_path / "cursors", {"rest_after_seek_s": 0.3, "work_s": 0.5}
+    with Worker(kafka, topic_prefix, cursors, **options) as one:
+        one.wait_for("assigned")
+        with Worker(kafka, topic_prefix, cursors, **options) as other:
+            until(lambda: sum(line["what"] == "assigned" for line in one.said + other.said) == 2)  # the other has joined
+            busy, idle = (other, one) if any(line["what"] == "assigned" for line in other.said) else (one, other)
+            publish(kafka, one.topics, range(10), partitions=1)
+            busy.wait(lambda _: busy.count() == 40)
+            for cursor in cursors.iterdir():
+                cursor.unlink()  # so that there is something to read as soon as the idle one has sought
+            assert busy.stop() == 0
+            idle.wait(lambda _: idle.rows() == {(topic, 0): [(i, str(i)) for i in range(10)] for topic in one.topics})
 
 
 def test_a_parked_partition_rests_and_goes_on_where_it_was(kafka: str, topic_prefix: str, topics: list[str], tmp_path: Path) -> None:

@@ -74,6 +74,21 @@ class FileCursors:
         hard_exit(f"positions: {error}")
 
 
+def slow_to_resume(rest_s: float) -> type[Transport]:
+    """A transport of which Faust hears late that it has sought, as on a busy machine."""
+
+    class SlowConsumer(Consumer):
+        async def seek_to_committed(self) -> Mapping[TP, int]:
+            sought = await super().seek_to_committed()
+            await asyncio.sleep(rest_s)
+            return sought
+
+    class SlowTransport(Transport):
+        Consumer = SlowConsumer
+
+    return SlowTransport
+
+
 async def never_ends() -> None:
     """Outlive every cancellation."""
     while True:
@@ -96,7 +111,8 @@ def main(options: dict[str, Any]) -> None:
     )  # fmt: skip
     app = faust.App(**settings)
     positions = FileCursors(Path(options["cursors"]))
-    app.transport = Transport(app.conf.broker_consumer, app, positions=positions, fetch_max_wait_ms=options.get("fetch_max_wait_ms", 20), shrunk_log_s=0.5)
+    transport = slow_to_resume(rest_s) if (rest_s := options.get("rest_after_seek_s")) else Transport
+    app.transport = transport(app.conf.broker_consumer, app, positions=positions, fetch_max_wait_ms=options.get("fetch_max_wait_ms", 20), shrunk_log_s=0.5)
     topics: list[str] = options["topics"]
     work_s: float = options.get("work_s", 0.0)
 
