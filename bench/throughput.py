@@ -24,7 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,7 @@ class Stage:
     limit_s: float
     launches: int
     workers: int
+    products: int = 0
 
 
 @dataclass
@@ -228,7 +229,7 @@ def working(stage: Stage, tag: str) -> Iterator[list[subprocess.Popen[bytes]]]:
     make_topics(stage.broker, [f"{tag}-{name}" for name in ("scores", "rejected")], stage.partitions)
     make_topics(stage.broker, [f"{tag}-{name}" for name in ("outcomes", "heads", "alerts")], 1)
     log, settings = stage.folder / f"{tag}.log", settings_of(stage, tag)
-    asyncio.run(launch(settings, stage.launches))
+    asyncio.run(launch(settings, stage.launches, stage.products))
     workers = [start_worker(settings, log) for _ in range(stage.workers)]
     try:
         yield workers
@@ -251,14 +252,18 @@ def served(store: redis.Redis) -> tuple[float, float, float]:
     return float(told["used_cpu_user"] + told["used_cpu_sys"]), float(told["total_net_input_bytes"]), float(told["total_net_output_bytes"])
 
 
-async def launch(settings: Settings, number: int) -> None:
-    """Launch the line `coffee`, or as many products of it as `number` says, in a namespace that no worker has joined yet."""
+async def launch(settings: Settings, number: int, shared: int) -> None:
+    """Launch the line `coffee` (a seventh of the events), a product each, or so many products that they share, in a namespace that no worker has joined yet.
+
+    Products have the same names in all lines here: a thousand of them are half of the events.
+    """
+    skus = [f"sku-{i}" for i in range(shared or (number if number > 1 else 0))]
     store = open_store(settings)
     window_s = load(settings.trunk).window_s
     try:
         for i in range(number):
-            products = [f"sku-{i}"] if number > 1 else []
-            await launches.change(store, f"launch-{i}", Launch(id=f"launch-{i}", line="coffee", products=products, window_s=window_s), must_exist=False)
+            new = Launch(id=f"launch-{i}", line="coffee", products=skus[i::number], window_s=window_s)
+            await launches.change(store, new.id, new, must_exist=False)
     finally:
         await store.close()
 
@@ -307,7 +312,8 @@ def parsed() -> argparse.Namespace:
         "--visit", type=int, default=VISIT, help="events of a visit, in the mean; real logs have 4 to 6, three of them in a line (1: the worst case)"
     )
     parser.add_argument("--partitions", type=int, default=4)
-    parser.add_argument("--launches", type=int, default=1, help="1: a whole line is being launched; more: so many of its products")
+    parser.add_argument("--launches", type=int, default=1, help="of a product each; 1: of a whole line")
+    parser.add_argument("--products", type=int, default=0, help="that the launches share, so that one launch has the events of many (default: see --launches)")
     parser.add_argument("--workers", type=int, default=1, help="of Headstart; the contenders have one process each")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--limit", type=float, default=60.0, help="seconds that a round may take once it is warm")
@@ -358,7 +364,7 @@ def main() -> None:
         train(given.trunk)
     found: dict[str, Rates] = {}
     with ExitStack() as stack:
-        stage = staged(stack, given, given.events)
+        stage = replace(staged(stack, given, given.events), products=given.products)
         for number in range(given.rounds):
             for name in chosen:
                 try:
