@@ -332,6 +332,8 @@ class Desk:
         self._hold()
 
     async def _start_over(self) -> None:
+        if self.stopping():
+            return  # who has the partition next would not know that it is held
         self._reload = False
         for kind in range(4):  # what comes before the seek is of no use, and could be much
             self._hold_one(kind, True)

@@ -65,6 +65,10 @@ class LearnerDesk:
         if self._task is not None:
             await asyncio.wait({self._task})  # whoever stops waiting does not cancel what is in hand
 
+    def stopping(self) -> bool:
+        """Whether the desk learns nothing further."""
+        return self._stopping
+
     def down_s(self) -> float:
         """Return for how long Redis or the broker has failed it; 0 if they do not."""
         return 0.0 if self._down_since_s is None else time.monotonic() - self._down_since_s
@@ -78,7 +82,7 @@ class LearnerDesk:
         """Queue what one poll brought; what comes during a start over is kept until `is_current` can tell whether it is from after the seek."""
         if self._meanwhile is not None:
             self._meanwhile.append((records, next_offset, ack, is_current))
-        elif not self._stopping:
+        elif not self.stopping():
             self._queue.extend(records)
             self._acks.append((next_offset, ack))
             self._set_hold(len(self._queue) > HELD_MESSAGES)
@@ -92,7 +96,7 @@ class LearnerDesk:
     async def _run(self) -> None:
         quiet = False
         try:
-            while not self._stopping:
+            while not self.stopping():
                 self._news.clear()
                 try:
                     if self._reload or (quiet and not await self.learner.is_current()):  # or: the store went back, and nothing that comes would tell
@@ -132,13 +136,13 @@ class LearnerDesk:
         """Wait before the next try, longer each time, but for a stop: each try says again what was said before."""
         pauses, self._pause_s = round(self._pause_s / PAUSE_S), min(2 * self._pause_s, LONGEST_PAUSE_S)
         for _ in range(pauses):
-            if not self._stopping:
+            if not self.stopping():
                 await asyncio.sleep(PAUSE_S)
 
     async def _work(self) -> None:
         received = 0
         await self._tell()
-        while self._queue and not self._stopping and not self._reload:
+        while self._queue and not self.stopping() and not self._reload:
             offset, value = self._queue.popleft()
             try:
                 message = decode_message(value or b"")
@@ -186,6 +190,8 @@ class LearnerDesk:
             self.learner.mark_sent()
 
     async def _start_over(self) -> None:
+        if self.stopping():
+            return  # who has the partition next would not know that it is held
         self._reload = False
         self._meanwhile = []
         self._queue.clear()
@@ -194,7 +200,7 @@ class LearnerDesk:
         before, self.learner = self.learner, await self._load(self.q)
         if self.learner.version != before.version:  # the commit was done, though its answer was lost, or somebody else's was
             self._unsettled = False
-        if self._stopping:
+        if self.stopping():
             return
         await self._seek(self.q, self.learner.cursor.offset)
         self._set_hold(False)

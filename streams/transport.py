@@ -234,15 +234,15 @@ class Consumer(driver.Consumer):
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         """Start anew with these partitions: none is parked, and nothing is delivered before `seek_to_committed`."""
-        # Faust stops the flow where something is revoked. From whoever had nothing, it would go on, and what comes between the seeks and its
-        # end of the rebalance would be cleared from the agents' queues: an inflow of which nobody hears again.
-        self.stop_flow()
         self.inflows.clear()
         self._parked.clear()
         await super().on_partitions_assigned(assigned, generation_id)
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
         """Seek every assigned partition to its cursor and return the positions. Faust calls it before it resumes the flow."""
+        # Else what came from here on would be cleared from the agents' queues when the rebalance ends, and an inflow tells but once that something has come.
+        # Faust stops the flow where something is revoked: not for whoever had nothing, and an older rebalance can have let it go on since.
+        self.stop_flow()
         tps = self.assignment()
         # Faust would go on without the seek after its own timeout.
         bound_s = 0.8 * self.app.conf.broker_request_timeout

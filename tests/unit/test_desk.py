@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from unittest.mock import AsyncMock
 
 import pytest
@@ -108,6 +108,20 @@ async def make_desk(
     return Desk(
         await Partition.load(0, store, RULES), store=store, rules=RULES, knowledge=Knowledge(store, model, 1), outlet=outlet, source=source,
         tick_ms=1000, patience_s=10, clock_ms=lambda: START_MS, stamp_ms=lambda: -1, crashed=crashes.append, held_bytes=held_bytes,
+    )  # fmt: skip
+
+
+async def make_learner_desk(
+    model: Model, store: MemoryStore, seek: Callable[[int, int], Awaitable[None]], hold: Callable[[int, bool], None], crashes: list[BaseException]
+) -> LearnerDesk:
+    """A live desk of outcome partition 0."""
+
+    async def load(q: int) -> Learner:
+        return await Learner.load(q, store, model, partitions=1, outcome_partitions=1, replay=False)
+
+    return LearnerDesk(
+        await load(0), load=load, seek=seek, outlet=Slow(), hold=hold, end=lambda q: None, tell=lambda alert: None,
+        patience_s=10, learned=lambda: None, crashed=crashes.append,
     )  # fmt: skip
 
 
@@ -281,21 +295,14 @@ def test_nothing_is_read_while_a_desk_starts_over(model: Model) -> None:
         store, source, back = MemoryStore(), Holding(), asyncio.Event()
         load, crashes = store.load, list[BaseException]()
         desk = source.desk = await make_desk(model, store, source, Slow(), crashes)
-        learner = await Learner.load(0, store, model, partitions=1, outcome_partitions=1, replay=False)
         learner_holds: list[bool] = []
         sought: list[int] = []
-
-        async def load_learner(q: int) -> Learner:
-            return await Learner.load(q, store, model, partitions=1, outcome_partitions=1, replay=False)
 
         async def seek(q: int, offset: int) -> None:
             assert learner_holds[-1]
             sought.append(offset)
 
-        other = LearnerDesk(
-            learner, load=load_learner, seek=seek, outlet=Slow(), hold=lambda q, held: learner_holds.append(held), end=lambda q: None, tell=lambda alert: None,
-            patience_s=10, learned=lambda: None, crashed=crashes.append,
-        )  # fmt: skip
+        other = await make_learner_desk(model, store, seek, lambda q, held: learner_holds.append(held), crashes)
 
         async def slow(slot: str, hashes: Sequence[str]) -> Slot:
             await back.wait()
@@ -314,6 +321,36 @@ def test_nothing_is_read_while_a_desk_starts_over(model: Model) -> None:
         for one in (desk, other):
             await one.stop()
         assert not crashes
+
+    asyncio.run(work())
+
+
+def test_who_is_stopped_while_it_looks_at_the_store_holds_nothing(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its partition may be somebody else's by then, who would not know what to let go."""
+    monkeypatch.setattr(desk_module, "CHECK_S", 0.0)
+    monkeypatch.setattr(learner_desk_module, "IDLE_S", 0.01)
+
+    async def work() -> None:
+        store, source, back = MemoryStore(), Holding(), asyncio.Event()
+        looking, holds, crashes = list[object](), list[bool](), list[BaseException]()
+
+        async def went_back(one: object) -> bool:
+            looking.append(one)
+            await back.wait()
+            return False
+
+        monkeypatch.setattr(Partition, "is_current", went_back)
+        monkeypatch.setattr(Learner, "is_current", went_back)
+        desk = source.desk = await make_desk(model, store, source, Slow(), crashes)
+        other = await make_learner_desk(model, store, AsyncMock(), lambda q, held: holds.append(held), crashes)
+        desk.start()
+        other.start()
+        await until(lambda: len(looking) == 2)
+        stops = [asyncio.create_task(one.stop()) for one in (desk, other)]
+        await asyncio.sleep(0)
+        back.set()
+        await asyncio.gather(*stops)
+        assert (source.holds, holds, crashes) == ([], [], [])
 
     asyncio.run(work())
 

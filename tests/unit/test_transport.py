@@ -179,6 +179,26 @@ def test_an_assignment_unparks_and_makes_all_stale(consumer: Consumer, monkeypat
     assert not consumer.is_current(old)
 
 
+def test_the_flow_stands_from_the_seeks_on(consumer: Consumer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until Faust lets it go on, whatever let it go on before: what came in between would be cleared from the agents' queues."""
+    flowed: list[bool] = []
+
+    async def cursors(_: object) -> dict[TP, int]:
+        flowed.append(consumer.flow_active)
+        return {P0: 5}
+
+    async def sought(positions: dict[TP, int]) -> dict[TP, int]:
+        flowed.append(consumer.flow_active)
+        return positions
+
+    monkeypatch.setattr(consumer, "assignment", lambda: {P0})
+    monkeypatch.setattr(consumer._own_transport.positions, "cursors", cursors)
+    monkeypatch.setattr(consumer, "_seek_within", sought)
+    consumer.resume_flow()
+    assert run(consumer, consumer.seek_to_committed()) == {P0: 5}
+    assert (flowed, consumer.drainable()) == ([False, False], None)
+
+
 def test_parked_partitions_are_not_asked_for(consumer: Consumer) -> None:
     """What may be drained follows pause and resume, is never empty for aiokafka, which would take that for all, and is nothing while the flow stands."""
     assert consumer.drainable() is None
