@@ -322,6 +322,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--kafka-streams", type=whole, help="the folder with the jars of the Kafka Streams contender; needs --kafka")
     parser.add_argument("--json", type=Path, help="where the results go (default: bench/results.json, and nowhere with --only)")
     given = parser.parse_args()
+    if 0 < given.products < given.launches:
+        parser.error("--products: at least one for each of the --launches")
     given.json = given.json or (None if given.only else HERE / "results.json")
     return given
 
