@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--kafka", type=whole, help="the folder of an Apache Kafka (default: the embedded broker)")
     parser.add_argument("--only", choices=(LOOP, "headstart"), help="one of the two alone")
     parser.add_argument("--json", type=Path)
-    parser.set_defaults(visit=VISIT, kafka_streams=None, limit=60.0, launches=1, workers=1)
+    parser.set_defaults(visit=VISIT, kafka_streams=None, limit=60.0, launches=1, workers=1, age=0.0)
     given = parser.parse_args()
     if not PEERS.exists():
         sys.exit(f"no {PEERS}: `make peers` makes it")
@@ -104,7 +104,7 @@ def main() -> None:
     capacity = given.capacity
     if capacity is None:
         with ExitStack() as stack:
-            capacity, _ = run_headstart(staged(stack, given, 300_000), "capacity")
+            capacity = run_headstart(staged(stack, given, 300_000), "capacity").events_per_s
         print(f"capacity: {capacity:,.0f} events/s", file=sys.stderr, flush=True)
     rates, found = [share * capacity for share in SHARES], {}
     for name in (given.only,) if given.only else (LOOP, "headstart"):

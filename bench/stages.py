@@ -107,6 +107,7 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=50_000)
     parser.add_argument("--partitions", type=int, default=4)
     parser.add_argument("--launches", type=int, default=1)
+    parser.add_argument("--age", type=float, default=0.0, help="of the events, in hours (see bench/throughput.py)")
     parser.add_argument("--seconds", type=int, default=10, help="for which the worker is looked at")
     parser.add_argument("--kafka", type=whole, help="the folder of an Apache Kafka (default: the embedded broker)")
     parser.add_argument("--out", type=Path, default=HERE.parent / "var" / "bench" / "flame.svg", help="the flame graph")

@@ -1,9 +1,9 @@
 """Headstart beside everything else that reads events from Kafka and writes scores, on one machine, in one run: `python bench/throughput.py`.
 
-Each contender reads the same events from the same broker from their beginning and writes to a topic of its own; rounds of all of them are interleaved,
-so that a slow minute of the machine meets all alike, and the medians are compared. A contender's rate is what it wrote between a fifth of the events
-and the last one, so neither start-up nor compilation counts; Kafka Streams, which the JVM goes on compiling for a million events, reads its own four times
-before they count. What each does is in `bench/speed/`: the other contenders do a small job
+Each contender reads the same events from the same broker from their beginning and writes to a topic of its own; rounds of all of them are interleaved, each
+in another order, and the ratio is the median of what Headstart did to what the contender did in the same round, so that a slow minute of the machine meets
+both. A contender's rate is what it wrote between a fifth of the events and the last one, so neither start-up nor compilation counts; Kafka Streams, which
+the JVM goes on compiling for a million events, reads its own four times before they count. What each does is in `bench/speed/`: the other contenders do a small job
 (`bench/speed/job.py`: 5 numbers of state, 193 weights); Headstart does all of its own: 69 features, a network of 193 000 weights, trees, four heads,
 exposures that are followed, duplicates dropped, exactly-once in effect.
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import os
 import platform
 import random
@@ -23,11 +24,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import redis
@@ -60,8 +61,8 @@ SCRIPTS = {
 WHAT = {
     "aiokafka": "no job: the same bytes out, `getmany` to `send_batch`",
     "confluent": "no job: the same bytes out, `consume` to `produce`",
-    "confluent_loop": "hand-written loop with confluent-kafka, MGET and MSET for each batch",
-    "bytewax": "Bytewax, batches of 2 000, MGET and MSET for each",
+    "confluent_loop": "hand-written loop with confluent-kafka, one batch after the other, MGET and MSET for each",
+    "bytewax": "Bytewax, batches of 2 000, MGET and MSET for each; keeps no offsets",
     "faust_take": "Faust, `stream.take(500)`, MGET and MSET for each",
     "faust": "Faust, an event at a time, GET and SET for each",
     "quix": "Quix Streams, an event at a time, GET and SET for each",
@@ -100,21 +101,21 @@ class Stage:
     products: int = 0
 
 
-@dataclass
-class Rates:
-    """What a contender did in its rounds: events a second, and CPU microseconds an event of all its processes."""
+class Rate(NamedTuple):
+    """What a contender did in a round, and CPU microseconds an event: of all its processes, and of Redis."""
 
-    events_per_s: list[float] = field(default_factory=list)
-    cpu_us: list[float] = field(default_factory=list)
+    events_per_s: float
+    cpu_us: float
+    redis_us: float
 
 
-def events(n: int, users: int, partitions: int, visit: int = VISIT, seed: int = 1) -> Iterator[Outgoing]:
-    """Yield n events over the last ten minutes, of users who come at random and stay for `visit` events in the mean, three in a line or so.
+def events(n: int, users: int, partitions: int, visit: int = VISIT, age_h: float = 0.0, seed: int = 1) -> Iterator[Outgoing]:
+    """Yield n events over ten minutes, `age_h` hours ago, of users who come at random and stay for `visit` events in the mean, three in a line or so.
 
     A fifth of the users are there at a time, so two events after each other hardly ever are of the same one.
     """
     rng = random.Random(seed)
-    begin_ms = time.time_ns() // 1_000_000 - SPAN_MS
+    begin_ms = time.time_ns() // 1_000_000 - SPAN_MS - round(3_600_000 * age_h)
     there = [(rng.randrange(users), rng.choice(LINES)) for _ in range(users // 5)]
     for i in range(n):
         at = rng.randrange(len(there))
@@ -159,25 +160,27 @@ def cpu_s(root: int) -> float:
     return total
 
 
-def follow(written: Callable[[], int], processes: Sequence[subprocess.Popen[bytes]], target: int, limit_s: float, warm: float = WARM) -> tuple[float, float]:
-    """Return events a second and CPU microseconds an event between the share `warm` of the target and the target, or what was reached in `limit_s` from there."""
+def follow(written: Callable[[], int], processes: Sequence[subprocess.Popen[bytes]], stage: Stage, target: int, warm: float = WARM) -> Rate:
+    """Return what was done between the share `warm` of the target and the target, or what was reached in the stage's limit from there."""
     began_s = time.monotonic()
-    first: tuple[float, int, float] | None = None
-    while True:
-        now_s, n = time.monotonic(), written()
-        if first is None:
-            if n >= warm * target:
-                first = (now_s, n, sum(cpu_s(process.pid) for process in processes))
-            elif now_s - began_s > 2 * limit_s:
-                raise RuntimeError(f"it wrote {n} of {target} in {now_s - began_s:.0f} s")
-        elif n >= target or now_s - first[0] > limit_s:
-            return (n - first[1]) / (now_s - first[0]), 1e6 * (sum(cpu_s(process.pid) for process in processes) - first[2]) / (n - first[1])
-        if any(process.poll() is not None for process in processes) and n < target:
-            raise RuntimeError(f"it ended after {n} of {target}")
-        time.sleep(POLL_S)
+    first: tuple[float, int, float, float] | None = None
+    with closing(redis.Redis.from_url(stage.redis)) as store:
+        while True:
+            now_s, n = time.monotonic(), written()
+            if first is None:
+                if n >= warm * target:
+                    first = (now_s, n, sum(cpu_s(process.pid) for process in processes), served(store)[0])
+                elif now_s - began_s > 2 * stage.limit_s:
+                    raise RuntimeError(f"it wrote {n} of {target} in {now_s - began_s:.0f} s")
+            elif n >= target or now_s - first[0] > stage.limit_s:
+                done, cpu = n - first[1], sum(cpu_s(process.pid) for process in processes) - first[2]
+                return Rate(done / (now_s - first[0]), 1e6 * cpu / done, 1e6 * (served(store)[0] - first[3]) / done)
+            if any(process.poll() is not None for process in processes) and n < target:
+                raise RuntimeError(f"it ended after {n} of {target}")
+            time.sleep(POLL_S)
 
 
-def run_script(name: str, stage: Stage, tag: str) -> tuple[float, float]:
+def run_script(name: str, stage: Stage, tag: str) -> Rate:
     """One round of a contender that is a script in `bench/speed/`."""
     output, folder = f"out-{tag}", stage.folder / tag
     folder.mkdir()
@@ -186,16 +189,17 @@ def run_script(name: str, stage: Stage, tag: str) -> tuple[float, float]:
         str(PEERS), str(HERE / "speed" / SCRIPTS[name]), "--broker", stage.broker, "--redis", stage.redis, "--inputs", ",".join(KINDS),
         "--output", output, "--name", tag, "--folder", str(folder),
     ]  # fmt: skip
-    with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
+    one_thread = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # as Headstart has it
+    with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log, env=one_thread) as process:
         try:
-            return follow(lambda: read_meter(folder / "written"), [process], int(SLOW.get(name, 1.0) * stage.events), stage.limit_s)
+            return follow(lambda: read_meter(folder / "written"), [process], stage, int(SLOW.get(name, 1.0) * stage.events))
         except RuntimeError as error:
             raise RuntimeError(f"{error}: {(folder / 'log').read_text()[-600:]}") from None
         finally:
             process.kill()
 
 
-def run_kafka_streams(stage: Stage, tag: str) -> tuple[float, float]:
+def run_kafka_streams(stage: Stage, tag: str) -> Rate:
     """One round of the JVM contender, which reads browses and clicks only."""
     assert stage.kafka_streams and stage.kafka_libs
     tps = [TopicPartition(f"scores{JVM_TOPICS}", p) for p in range(stage.partitions)]
@@ -210,7 +214,7 @@ def run_kafka_streams(stage: Stage, tag: str) -> tuple[float, float]:
     log_path = stage.folder / f"{tag}.log"
     with log_path.open("wb") as log, subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=stage.folder) as process:
         try:
-            return follow(lambda: written() - before, [process], target, stage.limit_s, 1 - 1 / JVM_PASSES)
+            return follow(lambda: written() - before, [process], stage, target, 1 - 1 / JVM_PASSES)
         except RuntimeError as error:
             raise RuntimeError(f"{error}: {log_path.read_text()[-600:]}") from None
         finally:
@@ -218,13 +222,13 @@ def run_kafka_streams(stage: Stage, tag: str) -> tuple[float, float]:
             consumer.close()
 
 
-def run_headstart(stage: Stage, tag: str) -> tuple[float, float]:
+def run_headstart(stage: Stage, tag: str) -> Rate:
     """One round of Headstart, scoring and learning, in a namespace of its own."""
     with working(stage, tag) as workers, closing(redis.Redis.from_url(stage.redis)) as store:
         before = served(store)
-        rate = follow(lambda: applied(store, stage, tag), workers, stage.events, stage.limit_s)
-        cpu, received, sent = ((now - then) / applied(store, stage, tag) for now, then in zip(served(store), before, strict=True))
-        print(f"  Redis: {1e6 * cpu:.1f} µs of CPU, {received:.0f} bytes in and {sent:.0f} out an event", file=sys.stderr, flush=True)
+        rate = follow(lambda: applied(store, stage, tag), workers, stage, stage.events)
+        _, received, sent = ((now - then) / applied(store, stage, tag) for now, then in zip(served(store), before, strict=True))
+        print(f"  Redis: {received:.0f} bytes in and {sent:.0f} out an event", file=sys.stderr, flush=True)
         return rate
 
 
@@ -282,17 +286,22 @@ def settings_of(stage: Stage, tag: str) -> Settings:
     )  # fmt: skip
 
 
-def report(found: dict[str, Rates]) -> tuple[str, dict[str, Any]]:
-    """Return a Markdown table and the results."""
-    ours = statistics.median(found["headstart"].events_per_s) if "headstart" in found else float("nan")
-    lines = ["| contender | what it does | events/s | CPU µs an event | headstart is |", "| --- | --- | --- | --- | --- |"]
+def report(found: Mapping[str, Mapping[int, Rate]]) -> tuple[str, dict[str, Any]]:
+    """Return a Markdown table and the results, from what each contender did in which round."""
+    ours = found.get("headstart", {})
+    lines = ["| contender | what it does | events/s | CPU µs an event | of Redis | headstart is |", "| --- | --- | --: | --: | --: | --: |"]
     results: dict[str, Any] = {}
-    for name, rates in sorted(found.items(), key=lambda item: -statistics.median(item[1].events_per_s)):
-        rate, cpu = statistics.median(rates.events_per_s), statistics.median(rates.cpu_us)
+    medians = {name: Rate(*(statistics.median(of) for of in zip(*rounds.values(), strict=True))) for name, rounds in found.items()}
+    for name, rate in sorted(medians.items(), key=lambda item: -item[1].events_per_s):
+        ratios = [ours[number].events_per_s / there.events_per_s for number, there in found[name].items() if number in ours]
+        ratio = statistics.median(ratios) if ratios else math.nan
         results[name] = {
-            "events_per_s": round(rate), "cpu_us_per_event": round(cpu, 1), "rounds": [round(r) for r in rates.events_per_s], "headstart_ratio": round(ours / rate, 3)
+            "events_per_s": round(rate.events_per_s), "cpu_us_per_event": round(rate.cpu_us, 1), "redis_us_per_event": round(rate.redis_us, 1),
+            "rounds": [round(there.events_per_s) for there in found[name].values()],
+            "headstart_ratio": round(ratio, 3), "headstart_ratios": [round(there, 3) for there in ratios],
         }  # fmt: skip
-        lines.append(f"| {name} | {WHAT[name]} | {rate:,.0f} | {cpu:.1f} | {f'{ours / rate:.2f} ×' if name != 'headstart' else ''} |")
+        told = f"{ratio:.2f} ×" if name != "headstart" else ""
+        lines.append(f"| {name} | {WHAT[name]} | {rate.events_per_s:,.0f} | {rate.cpu_us:.1f} | {rate.redis_us:.1f} | {told} |")
     return "\n".join(lines), results
 
 
@@ -316,11 +325,17 @@ def parsed() -> argparse.Namespace:
     parser.add_argument(
         "--visit", type=int, default=VISIT, help="events of a visit, in the mean; real logs have 4 to 6, three of them in a line (1: the worst case)"
     )
+    parser.add_argument(
+        "--age",
+        type=float,
+        default=0.0,
+        help="of the events, in hours: of what is older than the window every delay bin is due, and so every exposure is learned",
+    )
     parser.add_argument("--partitions", type=int, default=4)
     parser.add_argument("--launches", type=int, default=1, help="of a product each; 1: of a whole line")
     parser.add_argument("--products", type=int, default=0, help="that the launches share, so that one launch has the events of many (default: see --launches)")
     parser.add_argument("--workers", type=int, default=1, help="of Headstart; the contenders have one process each")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--limit", type=float, default=60.0, help="seconds that a round may take once it is warm")
     parser.add_argument("--only", action="append", help="a contender; may be given again (default: all that can run here)")
     parser.add_argument("--kafka", type=whole, help="the folder of an Apache Kafka (default: the embedded broker)")
@@ -347,7 +362,7 @@ def staged(stack: ExitStack, given: argparse.Namespace, n: int) -> Stage:
     of_kind = [0] * len(KINDS)
 
     def counted() -> Iterator[Outgoing]:
-        for record in events(n, given.users, given.partitions, given.visit):
+        for record in events(n, given.users, given.partitions, given.visit, given.age):
             of_kind[KINDS.index(record.kind)] += 1
             yield record
 
@@ -374,7 +389,7 @@ async def publish_for_the_jvm(stage: Stage) -> None:
 def main() -> None:
     """Run all rounds, print a table, write the results."""
     given = parsed()
-    runners: dict[str, Callable[[Stage, str], tuple[float, float]]] = {"headstart": run_headstart}
+    runners: dict[str, Callable[[Stage, str], Rate]] = {"headstart": run_headstart}
     if PEERS.exists():
         runners |= {name: (lambda stage, tag, name=name: run_script(name, stage, tag)) for name in SCRIPTS}  # type: ignore[misc]
     else:
@@ -384,22 +399,21 @@ def main() -> None:
     chosen = [name for name in runners if not given.only or name in given.only]
     if not (given.trunk / "manifest.json").exists():
         train(given.trunk)
-    found: dict[str, Rates] = {}
+    found: dict[str, dict[int, Rate]] = {}
     with ExitStack() as stack:
         stage = replace(staged(stack, given, given.events), products=given.products)
         if "kafka_streams" in chosen:
             asyncio.run(publish_for_the_jvm(stage))
         for number in range(given.rounds):
-            for name in chosen:
+            for name in random.Random(number).sample(chosen, len(chosen)):
+                os.sync()  # what the one before has written
                 try:
-                    rate, cpu = runners[name](stage, f"{name.replace('_', '-')}-{number}")
+                    rate = runners[name](stage, f"{name.replace('_', '-')}-{number}")
                 except RuntimeError as error:
                     print(f"{name}, round {number + 1}: {error}", file=sys.stderr)
                     continue
-                rates = found.setdefault(name, Rates())
-                rates.events_per_s.append(rate)
-                rates.cpu_us.append(cpu)
-                print(f"round {number + 1}, {name}: {rate:,.0f} events/s, {cpu:.1f} µs of CPU an event", file=sys.stderr, flush=True)
+                found.setdefault(name, {})[number] = rate
+                print(f"round {number + 1}, {name}: {rate.events_per_s:,.0f} events/s, {rate.cpu_us:.1f} µs of CPU an event", file=sys.stderr, flush=True)
                 redis.Redis.from_url(stage.redis).flushall()
     table, results = report(found)
     print(table)

@@ -18,7 +18,7 @@ def main() -> None:
     store = redis.Redis.from_url(o.redis)
     source = KafkaSource(
         brokers=[o.broker], topics=o.inputs, starting_offset=OFFSET_BEGINNING, tail=True, batch_size=2000,
-        add_config={"fetch.wait.max.ms": "20", "fetch.queue.backoff.ms": "10"},
+        add_config={"fetch.wait.max.ms": "20", "queued.min.messages": "5000", "fetch.queue.backoff.ms": "10"},
     )  # fmt: skip
     sink = KafkaSink(brokers=[o.broker], topic=o.output, add_config={"acks": "all", "linger.ms": "5", "partitioner": "murmur2_random"})
 

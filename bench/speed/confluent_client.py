@@ -9,12 +9,14 @@ from options import Options
 def consumer_of(o: Options) -> Consumer:
     """A consumer of the inputs from their beginning; offsets are committed by hand.
 
-    Without `fetch.queue.backoff.ms` librdkafka fetches nothing of a partition for a second when its queue is full.
+    librdkafka stops fetching when its queue holds `queued.min.messages`, and by itself looks again after a second; few are queued, so that little of what is
+    measured was fetched before.
     """
     consumer = Consumer(
         {
             "bootstrap.servers": o.broker, "group.id": o.name, "auto.offset.reset": "earliest", "enable.auto.commit": False,
-            "session.timeout.ms": 6000, "heartbeat.interval.ms": 1500, "fetch.wait.max.ms": 20, "fetch.queue.backoff.ms": 10,
+            "session.timeout.ms": 6000, "heartbeat.interval.ms": 1500, "fetch.wait.max.ms": 20, "queued.min.messages": 20000,
+            "fetch.queue.backoff.ms": 10,
         }
     )  # fmt: skip
     consumer.subscribe(o.inputs)

@@ -1,4 +1,4 @@
-"""Quix Streams as its documentation shows it: a StreamingDataFrame, one event at a time; state in Redis, as for the others."""
+"""Quix Streams: a StreamingDataFrame of each topic, one event at a time. State in Redis, as for the others: its own store would keep one for each topic."""
 
 from __future__ import annotations
 
@@ -32,11 +32,8 @@ def main() -> None:
         meter.add(1)
         return encode(Score(event.user_id, event.product_id, p))
 
-    frames = [app.dataframe(app.topic(name, key_deserializer="bytes", value_deserializer="json")) for name in o.inputs]
-    frame = frames[0]
-    for other in frames[1:]:
-        frame = frame.concat(other)
-    frame.apply(one).to_topic(output)
+    for name in o.inputs:
+        app.dataframe(app.topic(name, key_deserializer="bytes", value_deserializer="json")).apply(one).to_topic(output)
     app.run()
 
 
