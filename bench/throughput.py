@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import math
 import os
 import platform
 import random
@@ -294,13 +293,13 @@ def report(found: Mapping[str, Mapping[int, Rate]]) -> tuple[str, dict[str, Any]
     medians = {name: Rate(*(statistics.median(of) for of in zip(*rounds.values(), strict=True))) for name, rounds in found.items()}
     for name, rate in sorted(medians.items(), key=lambda item: -item[1].events_per_s):
         ratios = [ours[number].events_per_s / there.events_per_s for number, there in found[name].items() if number in ours]
-        ratio = statistics.median(ratios) if ratios else math.nan
+        ratio = statistics.median(ratios) if ratios else None
         results[name] = {
             "events_per_s": round(rate.events_per_s), "cpu_us_per_event": round(rate.cpu_us, 1), "redis_us_per_event": round(rate.redis_us, 1),
             "rounds": [round(there.events_per_s) for there in found[name].values()],
-            "headstart_ratio": round(ratio, 3), "headstart_ratios": [round(there, 3) for there in ratios],
+            "headstart_ratio": ratio and round(ratio, 3), "headstart_ratios": [round(there, 3) for there in ratios],
         }  # fmt: skip
-        told = f"{ratio:.2f} ×" if name != "headstart" else ""
+        told = f"{ratio:.2f} ×" if ratio and name != "headstart" else ""
         lines.append(f"| {name} | {WHAT[name]} | {rate.events_per_s:,.0f} | {rate.cpu_us:.1f} | {rate.redis_us:.1f} | {told} |")
     return "\n".join(lines), results
 
@@ -325,12 +324,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument(
         "--visit", type=int, default=VISIT, help="events of a visit, in the mean; real logs have 4 to 6, three of them in a line (1: the worst case)"
     )
-    parser.add_argument(
-        "--age",
-        type=float,
-        default=0.0,
-        help="of the events, in hours: of what is older than the window every delay bin is due, and so every exposure is learned",
-    )
+    parser.add_argument("--age", type=float, default=0.0, help="of the events, in hours: if above the window, all delay bins close after the last event")
     parser.add_argument("--partitions", type=int, default=4)
     parser.add_argument("--launches", type=int, default=1, help="of a product each; 1: of a whole line")
     parser.add_argument("--products", type=int, default=0, help="that the launches share, so that one launch has the events of many (default: see --launches)")
