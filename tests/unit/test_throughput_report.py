@@ -20,6 +20,8 @@ def throughput(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def test_a_ratio_is_the_median_of_the_rounds_that_both_have_finished(throughput: ModuleType) -> None:
+    """Neither the ratio of the medians, nor one over rounds that one of the two has not finished."""
+
     def rounds(**rates: float) -> dict[int, object]:
         return {int(number[1:]): throughput.Rate(rate, 10.0, 1.0) for number, rate in rates.items()}
 
@@ -31,6 +33,7 @@ def test_a_ratio_is_the_median_of_the_rounds_that_both_have_finished(throughput:
 
 
 def test_a_run_without_headstart_has_no_ratio_and_is_still_json(throughput: ModuleType) -> None:
+    """It says null, not NaN."""
     table, results = throughput.report({"quix": {0: throughput.Rate(200.0, 10.0, 1.0)}})
     assert results["quix"]["headstart_ratio"] is None
     assert "×" not in table
