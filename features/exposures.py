@@ -11,6 +11,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from heapq import heappop, heappush
+from itertools import count
 from sys import intern
 from typing import Annotated, Final
 
@@ -123,11 +124,30 @@ class Pending:
 
     def has_due(self, until_ms: int) -> bool:
         """Whether a bin closes up to `until_ms` inclusive."""
-        while not self._queue and self._laters and self._laters[0] * TOGETHER_MS <= until_ms:
-            self._unit = heappop(self._laters)
-            for exposure in self._later.pop(self._unit):
-                self._wait(exposure)
+        while not self._queue and self._comes(until_ms):
+            pass
         return bool(self._queue) and self._queue[0][0] <= until_ms
+
+    def has_many_due(self, until_ms: int, many: int) -> bool:
+        """Whether so many bins close up to `until_ms` inclusive; looks at no more of them than that, and at one that closes later for each."""
+        while True:
+            found, look = 0, [0]
+            while look and found < many:
+                at = look.pop()
+                if at < len(self._queue) and self._queue[at][0] <= until_ms:  # what lies below it in the heap closes no sooner
+                    found += 1
+                    look += (2 * at + 1, 2 * at + 2)
+            if found == many or not self._comes(until_ms):
+                return found == many
+
+    def _comes(self, until_ms: int) -> bool:
+        """Let the next of what waits for longer into the queue, if some of it may close up to `until_ms`; whether there was any."""
+        if not self._laters or self._laters[0] * TOGETHER_MS > until_ms:
+            return False
+        self._unit = heappop(self._laters)
+        for exposure in self._later.pop(self._unit):
+            self._wait(exposure)
+        return True
 
     def add(self, exposure: Exposure) -> None:
         """Follow an exposure from now on."""
@@ -152,9 +172,11 @@ class Pending:
                     exposure.delay_ms = (marks[0], marks[1], marks[2])
                     self._touched[exposure.id] = None
 
-    def close(self, until_ms: int) -> Iterator[Closed]:
-        """Yield what closes up to `until_ms` inclusive, in order of (close time, exposure id); labels end an exposure."""
-        while self.has_due(until_ms):
+    def close(self, until_ms: int, most: int | None = None) -> Iterator[Closed]:
+        """Yield what closes up to `until_ms` inclusive, at most so much of it, in order of (close time, exposure id); labels end an exposure."""
+        for _ in count() if most is None else range(most):
+            if not self.has_due(until_ms):
+                return
             close_ms, name = heappop(self._queue)
             exposure = self.open[name]
             closed = self._closed(exposure, close_ms)

@@ -32,7 +32,8 @@ IDLE_S = 0.25
 PAUSE_S, LONGEST_PAUSE_S = 0.2, 3.2  # before what failed is tried again
 CHECK_S = 3.0  # live, how often a partition that commits nothing looks whether the store went back
 ENDS_S = 1.0  # live, how long after a load it is waited for where the topics end, before their records are taken
-STEP_MS = 600_000  # live, by how much a partition's time goes on at once: a day that nobody wrote ends with all its bins due
+CLOSE_AT_ONCE = 200  # live, delay bins that close in one portion: with a tick's end, and before it whenever so many are due and no event waits
+CLOSE_BEHIND, BEHIND_TICKS = 2_000, 2  # who is further behind closes so many at once, and all that is due before it takes what comes
 BARRIER_S = 15.0  # in a replay, how long a partition waits at a barrier before it says everything again
 
 Ack = Callable[[], Any]
@@ -260,7 +261,13 @@ class Desk:
         now_ms, ends = self._clock_ms(), self._source.ends(self.number)
         if self._loaded_s is not None and not are_known(ends, now_ms) and time.monotonic() - self._loaded_s < ENDS_S:
             return None  # else it could not be told what time it is
-        return self.gate.next(now_ms, ends)
+        return self.gate.next(now_ms, ends) or self._due(self.gate.time_ms)
+
+    def _due(self, time_ms: int) -> Portion | None:
+        partition = self.partition
+        if partition.pending.has_many_due(time_ms - partition.rules.grace_ms, CLOSE_AT_ONCE):
+            return Portion([], list(partition.cursor.offsets), None, time_ms, due_ms=time_ms)
+        return None
 
     async def _again(self) -> None:
         """Send once more what is committed and perhaps not sent."""
@@ -275,11 +282,11 @@ class Desk:
                 self._loaded_s = None
                 await self._pass_quiet_ticks(portion)
             end_ms = portion.tick_end_ms
-            if end_ms is not None and end_ms - self.partition.cursor.tick_ms > STEP_MS:
+            if end_ms is not None and end_ms - self.partition.cursor.tick_ms > BEHIND_TICKS * self._tick_ms:
                 if portion.records:
                     await self._work_off(replace(portion, tick_end_ms=None))
-                    portion = replace(portion, records=[])
-                await self._go_on_to(end_ms, portion.offsets)
+                await self._go_on_to(end_ms, portion)
+                return
         if not self.stopping():
             await self._work_off(portion)
 
@@ -291,18 +298,18 @@ class Desk:
         first_ms = next((r.arrived.ts_ms for r in portion.records if r.arrived is not None and r.arrived.ts_ms <= self._clock_ms()), 0)
         tick_ms = min(first_ms, portion.time_ms) // self._tick_ms * self._tick_ms
         if tick_ms > self.partition.cursor.tick_ms:
-            await self._work(Portion([], list(self.partition.cursor.offsets), tick_ms, tick_ms))
+            await self._go_on_to(tick_ms, Portion([], list(self.partition.cursor.offsets), tick_ms, tick_ms))
 
-    async def _go_on_to(self, tick_ms: int, offsets: list[int]) -> None:
-        """Close what is due in steps, a commit each, until one step is left."""
-        cursor, step_ms = self.partition.cursor, max(1, STEP_MS // self._tick_ms) * self._tick_ms
-        while not self.stopping() and tick_ms - cursor.tick_ms > step_ms:
-            await self._work_off(Portion([], offsets, cursor.tick_ms + step_ms, cursor.tick_ms + step_ms))
+    async def _go_on_to(self, tick_ms: int, portion: Portion) -> None:
+        """Close all that is due by then, some at a time, a commit each: a day that nobody wrote ends with all its bins due."""
+        closing = replace(portion, records=[], tick_end_ms=tick_ms)
+        while not self.stopping() and self.partition.cursor.tick_ms < tick_ms:
+            await self._work_off(closing, CLOSE_BEHIND)
 
-    async def _work_off(self, portion: Portion) -> None:
+    async def _work_off(self, portion: Portion, closing: int | None = None) -> None:
         partition, now_ms = self.partition, self._clock_ms()
         self._unsettled_at = partition.version
-        if not self._rules.replay and not portion.records and not _has_due(partition, portion.tick_end_ms):
+        if not self._rules.replay and not portion.records and portion.due_ms is None and not _has_due(partition, portion.tick_end_ms):
             partition.cursor.tick_ms = portion.tick_end_ms or partition.cursor.tick_ms  # nothing to write for a quiet tick
             self._unsettled_at = None
             return
@@ -312,8 +319,9 @@ class Desk:
             )
         began_ms = partition.cursor.tick_ms
         worked = await work_off(
-            partition, portion.records, self._knowledge, offsets=portion.offsets, tick_end_ms=portion.tick_end_ms,
+            partition, portion.records, self._knowledge, offsets=portion.offsets, tick_end_ms=portion.tick_end_ms, due_ms=portion.due_ms,
             earliest_ms=None if self._rules.replay else now_ms - self._rules.ttl_ms, latest_ms=None if self._rules.replay else now_ms + self._rules.future_ms,
+            closing=None if self._rules.replay else closing or CLOSE_AT_ONCE,
         )  # fmt: skip
         if self._rules.replay and (self._stamp_ms() != began_ms or (partition.has_read and not await partition.is_current())):
             self._reload = True  # heads or records are of another time: this worker lost the partition, or the store went back
@@ -329,6 +337,8 @@ class Desk:
             while acks and acks[0][0] <= portion.offsets[kind]:
                 acks.popleft()[1]()
         self._unsettled_at = None
+        if isinstance(self.gate, LiveGate) and portion.tick_end_ms is not None:
+            self.gate.closed(partition.cursor.tick_ms)
         self._hold()
 
     async def _start_over(self) -> None:

@@ -20,6 +20,7 @@ from streams.learner import Learner
 from streams.partition import Partition
 from streams.pipeline import Worked
 from streams.records import Outcome, Received
+from streams.turns import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -82,11 +83,11 @@ def _apply_twice(after: str) -> None:
 def _learn_twice(after: str) -> None:
     right, left = Learner._learn, int(after)
 
-    async def learn(self: Learner, outcomes: Sequence[Outcome]) -> dict[str, bytes]:
+    async def learn(self: Learner, outcomes: Sequence[Outcome], turns: Turns) -> dict[str, bytes]:
         nonlocal left
         left -= len(outcomes)
         twice = len(outcomes) > 0 and -len(outcomes) < left <= 0
-        changed: dict[str, bytes] = await right(self, [*outcomes, outcomes[-1]] if twice else outcomes)
+        changed: dict[str, bytes] = await right(self, [*outcomes, outcomes[-1]] if twice else outcomes, turns)
         return changed
 
     Learner._learn = learn  # type: ignore[method-assign]

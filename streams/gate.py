@@ -25,12 +25,16 @@ FUTURE_MS = 300_000
 
 @dataclass(frozen=True)
 class Portion:
-    """Records to work off together, and the offsets (4,) that follow them. `tick_end_ms` closes a tick, `time_ms` is the partition's time."""
+    """Records to work off together, and the offsets (4,) that follow them. `tick_end_ms` closes a tick, `time_ms` is the partition's time.
+
+    Delay bins close that are due at the tick's end, or by `due_ms`, before it ends.
+    """
 
     records: list[Received]
     offsets: list[int]
     tick_end_ms: int | None
     time_ms: int = 0
+    due_ms: int | None = None
 
 
 @dataclass(frozen=True)
@@ -164,6 +168,15 @@ class LiveGate(Gate):
         if ends_tick:
             self._closed_ms = tick_end_ms
         return Portion(records, list(self.taken), tick_end_ms if ends_tick else None, self._time_ms)
+
+    @property
+    def time_ms(self) -> int:
+        """The partition's time, as it was when `next` was last asked."""
+        return self._time_ms
+
+    def closed(self, tick_ms: int) -> None:
+        """Hear up to where ticks have ended: one that was given and has not is given again."""
+        self._closed_ms = tick_ms
 
     def _merged(self, unread: Sequence[bool], latest_ms: int) -> list[Received]:
         """Take the next records out of the queues: always the one whose topic's head is oldest, until a topic is empty of which more is to be read.

@@ -42,9 +42,11 @@ from streams.partition import Cursor, LostCommit
 from streams.records import SHARED, SHARED_BEFORE, Counted, Message, Outcome, Outgoing, TickDone, encode_json
 from streams.sight import HASHES, Sight
 from streams.snapshots import snapshot
+from streams.turns import Turns
 
 logger = logging.getLogger(__name__)
 
+LEARN_AT_ONCE: Final = 200  # live, outcomes of a head: some 4 ms
 SNAPSHOT_MS: Final = 60_000  # live, a head's snapshots are at least so far apart
 ANSWER_FRESH_S: Final = 0.1  # live, for so long what a partition has told is taken for what the store still holds
 
@@ -181,11 +183,12 @@ class Learner:
                 return False
             now = await self._due_live()
             expected = self._inbox.expected
+        turns = Turns(rests=not self._replay)
         outcomes = [m for m in now if isinstance(m, Outcome)]
         counted = [m for m in now if isinstance(m, Counted)]
         if self._replay:
             outcomes.sort(key=lambda m: (m.closed.close_ms, m.closed.exposure.id, m.closed.bin))
-        heads = await self._learn(outcomes)
+        heads = await self._learn(outcomes, turns)
         if not self._replay:
             await self._check_told(now)
         put: dict[str, dict[str, bytes]] = {HEADS: heads}
@@ -309,7 +312,7 @@ class Learner:
             raise LostCommit(f"outcomes[{self.q}]: version {self._version} is no longer the store's")
         self._version, self._next_version, self._changed = self._next_version, self._next_version + 1, []
 
-    async def _learn(self, outcomes: Sequence[Outcome]) -> dict[str, bytes]:
+    async def _learn(self, outcomes: Sequence[Outcome], turns: Turns) -> dict[str, bytes]:
         """Update the heads in memory; returns the states that changed, as bytes."""
         self.cursor.tried += sum(m.closed.bin > 0 for m in outcomes)
         self.cursor.hit += sum(m.closed.y for m in outcomes)
@@ -330,17 +333,21 @@ class Learner:
                     self._heads[launch] = LaunchHead.of(model)
                 head = self._heads[launch]
                 self.sight.hear(launch, rows, model, head)
-                head.learn_many(model, shared, *arrays_of(rows), experts_said(rows))
+                async for some in turns.parts(rows, LEARN_AT_ONCE):
+                    head.learn_many(model, shared, *arrays_of(some), experts_said(some))
                 self.sight.learned(launch, model, head)
                 changed[launch] = head.to_bytes()
+                await turns.pass_on()
         if self.q == self._shared_q and self._shared is not None and (shared_rows or self._replay):
             if self._replay:
                 changed[SHARED_BEFORE] = self._shared.to_bytes()
             if shared_rows:
                 self.sight.hear(SHARED, shared_rows, model, self._shared)
-                self._shared.learn_many(heard_since(model, self._since_ms(model)), *arrays_of(shared_rows))
+                async for some in turns.parts(shared_rows, LEARN_AT_ONCE):
+                    self._shared.learn_many(heard_since(model, self._since_ms(model)), *arrays_of(some))
                 self.sight.learned(SHARED, model, self._shared)
             changed[SHARED] = self._shared.to_bytes()
+            await turns.pass_on()
         return changed
 
     async def _shared_before(self, model: Model) -> SharedHeads:

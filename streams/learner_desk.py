@@ -17,15 +17,17 @@ from streams.learner import Learner
 from streams.partition import LostCommit
 from streams.pipeline import Outlet
 from streams.records import decode_message
+from streams.turns import Turns
 
 logger = logging.getLogger(__name__)
 
 IDLE_S = 0.5
 PAUSE_S, LONGEST_PAUSE_S = 0.2, 3.2  # before what failed is tried again
 HELD_MESSAGES = 20_000
-STEP_MESSAGES = 5_000  # live, a backlog is learned in steps of so many
+STEP_MESSAGES = 1_000  # live, a backlog is learned in steps of so many
+RECEIVE_AT_ONCE = 250
 HOLES_S = 3.0  # between two looks for what the broker has lost
-GATHER_S = 0.1  # live, what comes so soon after the first is learned with it: the partitions end their ticks one after the other
+GATHER_S = 0.25  # live, what comes so soon after the first is learned with it: a step has its price, however little it learns
 
 _Taken = tuple[list[tuple[int, bytes | None]], int, Callable[[], Any], Callable[[], bool]]
 
@@ -140,9 +142,11 @@ class LearnerDesk:
                 await asyncio.sleep(PAUSE_S)
 
     async def _work(self) -> None:
-        received = 0
+        received, turns = 0, Turns(rests=self.learner.is_live)
         await self._tell()
-        while self._queue and not self.stopping() and not self._reload:
+        left = len(self._queue)  # what comes meanwhile waits for the next time: there is more to do than to learn
+        while left and not self.stopping() and not self._reload:
+            left -= 1
             offset, value = self._queue.popleft()
             try:
                 message = decode_message(value or b"")
@@ -151,7 +155,9 @@ class LearnerDesk:
             self._unsettled = True
             await self.learner.receive(message, offset)
             received += 1
-            if not self._queue or self.learner.is_tick_end(message) or received % STEP_MESSAGES == 0:
+            if received % RECEIVE_AT_ONCE == 0:
+                await turns.pass_on()
+            if not left or self.learner.is_tick_end(message) or received % STEP_MESSAGES == 0:
                 await self._step()
         self._set_hold(len(self._queue) > HELD_MESSAGES)
         await self._step()

@@ -66,19 +66,22 @@ async def work_off(
     earliest_ms: int | None = None,
     latest_ms: int | None = None,
     scoring: bool = True,
+    due_ms: int | None = None,
+    closing: int | None = None,
 ) -> Worked:
     """Apply a batch to the partition, in memory, and return its scores and rejects.
 
-    `offsets` (4,) are the next ones to read once the batch is done. With `tick_end_ms`, the tick ends there: due delay bins close.
-    An event before `earliest_ms` or after `latest_ms` is refused.
+    `offsets` (4,) are the next ones to read once the batch is done. With `tick_end_ms`, the tick ends there: due delay bins close;
+    with `due_ms`, what is due by then closes before any tick ends. With `closing`, at most so many do, and a tick ends when none is left. An event before `earliest_ms` or after `latest_ms` is refused.
     """
     worked = Worked()
     arrived = take_in(partition, records, earliest_ms, latest_ms, worked)
     cursor = partition.cursor
     if arrived:
         await _apply(partition, arrived, knowledge, scoring, worked)
-    if tick_end_ms is not None:
-        await close_bins(partition, tick_end_ms)
+    due_ms = due_ms if tick_end_ms is None else tick_end_ms
+    none_left = due_ms is not None and await close_bins(partition, due_ms, closing)
+    if tick_end_ms is not None and none_left:
         partition.tell_counts(tick_end_ms)
         cursor.tick_ms = tick_end_ms
     cursor.offsets = list(offsets)
@@ -305,10 +308,14 @@ def _score(
     return Score(f"{event.user_id}:{event.event_id}", event.user_id, event.event_id, KINDS[a.kind], event.product_id, a.ts_ms, entries, trunk)
 
 
-async def close_bins(partition: Partition, tick_end_ms: int) -> None:
-    """Close the delay bins that are due at the tick's end less the grace: outcomes, the users' labels, the catalogue's labels."""
+async def close_bins(partition: Partition, due_ms: int, most: int | None = None) -> bool:
+    """Close the delay bins that are due at `due_ms` less the grace, at most so many: outcomes, the users' labels, the catalogue's labels.
+
+    Returns whether no more are due.
+    """
+    until_ms = due_ms - partition.rules.grace_ms
     matured: list[tuple[str, int]] = []
-    for closed in partition.pending.close(tick_end_ms - partition.rules.grace_ms):
+    for closed in partition.pending.close(until_ms, most):
         exposure = closed.exposure
         key = SHARED if exposure.domain.startswith("line:") else exposure.domain
         partition.tell(key, closed)
@@ -325,3 +332,4 @@ async def close_bins(partition: Partition, tick_end_ms: int) -> None:
         seen = records["ref_ms"][places] > 0
         np.add.at(records["matured"], places[seen], 1)
         np.add.at(records["converted"], places[seen], np.array([label for _, label in matured])[seen])
+    return not partition.pending.has_due(until_ms)

@@ -212,6 +212,56 @@ def test_what_closes_far_apart_and_close_together_comes_in_order() -> None:
         assert found == expected
 
 
+@pytest.mark.parametrize("most", [0, 1, 2, 7])
+def test_some_at_a_time_is_the_same_as_all_at_once(most: int) -> None:
+    """The same facts, and the same exposures are left as the store has them; of the last of each time nothing is forgotten."""
+
+    def opened() -> Pending:
+        held = pending(*(exposed(f"x{i}", T + 13 * i, user=f"u{i % 3}") for i in range(12)))
+        held.mark("u1", ["line:shoes"], ORDER, T + 150)
+        held.changes()
+        return held
+
+    whole, parted = opened(), opened()
+    due_ms = T + 420
+    expected = told(list(whole.close(due_ms)))
+    assert len(expected) > 12
+    found: list[Closed] = []
+    if not most:
+        assert list(parted.close(due_ms, 0)) == []
+        return
+    while parted.has_due(due_ms):
+        some = list(parted.close(due_ms, most))
+        assert 0 < len(some) <= most
+        found += some
+    assert told(found) == expected
+    assert parted.open == whole.open
+    assert parted.changes() == whole.changes()
+    assert told(all_of(parted)) == told(all_of(whole))
+
+
+def test_whether_many_are_due_is_known_without_closing_them() -> None:
+    """Over seconds that are not looked at yet, too; and what closes afterwards is what would have closed."""
+    rng = random.Random(4)
+    edges = (700, 2_100, 9_000)
+    opened = {f"{i:03d}": T + rng.randrange(6_000) for i in range(90)}
+
+    def held() -> Pending:
+        new = Pending(edges)
+        for name, at in opened.items():
+            new.add(exposed(name, at, user=name))
+        return new
+
+    for _ in range(200):
+        asked, parted, many, until_ms = held(), held(), rng.randrange(1, 80), T + rng.randrange(9_000)
+        first = list(asked.close(T + rng.randrange(3_000)))
+        assert told(list(parted.close(10**9, len(first)))) == told(first)
+        # Of each exposure, its next bin: the one after it is due only once that has closed.
+        due = [c for c in sorted(e.ts_ms + edges[e.bin - 1] for e in asked.open.values()) if c <= until_ms]
+        assert asked.has_many_due(until_ms, many) == (len(due) >= many)
+        assert told(all_of(asked)) == told(all_of(parted))
+
+
 @pytest.mark.parametrize("bin", [0, 4, -1])
 def test_a_bin_that_there_is_not_is_damage(bin: int) -> None:
     """It is said when it is loaded, not when it would close."""

@@ -275,8 +275,9 @@ def test_a_quiet_partition_goes_on_at_the_present_tick(model: Model, known: bool
 
 
 @pytest.mark.parametrize("written", [0, 2], ids=["nothing waits", "events wait"])
-def test_what_a_long_silence_ends_with_is_committed_in_steps(written: int) -> None:
+def test_what_a_long_silence_ends_with_is_committed_in_steps(written: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Hours in which nobody wrote, or hardly anybody, and then their bins: every outcome leaves once, no commit holds them all, and the partition is at the present tick."""
+    monkeypatch.setattr(desk_module, "CLOSE_BEHIND", 10)
     rules = make_rules(replay=False, partitioner_check=False, ttl_ms=30 * DAY_MS)
     events = [receive(a.event, KINDS[a.kind], offset=i) for i, a in enumerate(random_events(300, span_ms=4 * HOUR_MS))]
     now_ms = START_MS + DAY_MS
@@ -321,4 +322,4 @@ def test_what_a_long_silence_ends_with_is_committed_in_steps(written: int) -> No
     assert opened.exposures > 50
     assert len(set(bins)) == len(bins) >= opened.exposures
     assert len(at_once) > 10
-    assert max(at_once) < sum(at_once) / 5
+    assert max(at_once) <= 10 + 1  # and the tick's counts
