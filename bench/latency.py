@@ -25,14 +25,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import redis
-from throughput import HERE, PEERS, SCRIPTS, VISIT, Stage, cpu_s, machine, make_topics, run_headstart, staged, train, whole, working
+from throughput import HERE, PEERS, SCRIPTS, VISIT, Stage, cpu_s, cursors, machine, make_topics, run_headstart, staged, train, whole, working
 
 from features.events import KINDS
 from models.checkpoint import load, save
-from streams.partition import Cursor
 from streams.settings import variable
 
 SHARES = (0.1, 0.5, 0.8)
@@ -71,8 +69,7 @@ def looping(stage: Stage) -> Iterator[list[subprocess.Popen[bytes]]]:
 def outcomes(stage: Stage, name: str) -> int:
     """Return how many outcomes the worker's partitions have told; none of the loop's."""
     with closing(redis.Redis.from_url(stage.redis)) as store:
-        held = (store.hget(f"hs:{name}:{{{p}}}:cursor", "cursor") for p in range(stage.partitions))
-        return sum(sum(msgspec.msgpack.decode(cursor, type=Cursor).numbers) for cursor in held if cursor)
+        return sum(sum(cursor.numbers) for cursor in cursors(store, stage, name))
 
 
 def shortened(trunk: Path, window_s: float, folder: Path) -> Path:

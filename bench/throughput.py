@@ -98,6 +98,8 @@ class Stage:
     launches: int
     workers: int
     products: int = 0
+    to_the_end: bool = False
+    """Whether Headstart's rounds last until all delay bins that are due have closed, not only until the last event is in."""
 
 
 class Rate(NamedTuple):
@@ -225,7 +227,14 @@ def run_headstart(stage: Stage, tag: str) -> Rate:
     """One round of Headstart, scoring and learning, in a namespace of its own."""
     with working(stage, tag) as workers, closing(redis.Redis.from_url(stage.redis)) as store:
         before = served(store)
-        rate = follow(lambda: applied(store, stage, tag), workers, stage, stage.events)
+        since_ms = time.time_ns() // 1_000_000
+
+        def worked() -> int:
+            n = applied(store, stage, tag)
+            # A partition's tick goes on to the present only when nothing is left that is due.
+            return n if not stage.to_the_end or ticks(store, stage, tag) >= since_ms else min(n, stage.events - 1)
+
+        rate = follow(worked, workers, stage, stage.events)
         _, received, sent = ((now - then) / applied(store, stage, tag) for now, then in zip(served(store), before, strict=True))
         print(f"  Redis: {received:.0f} bytes in and {sent:.0f} out an event", file=sys.stderr, flush=True)
         return rate
@@ -250,8 +259,19 @@ def working(stage: Stage, tag: str) -> Iterator[list[subprocess.Popen[bytes]]]:
 
 def applied(store: redis.Redis, stage: Stage, tag: str) -> int:
     """Return how many events a worker has committed."""
+    return sum(cursor.totals.applied for cursor in cursors(store, stage, tag))
+
+
+def ticks(store: redis.Redis, stage: Stage, tag: str) -> int:
+    """Return the tick of the partition that is furthest behind, in ms."""
+    held = cursors(store, stage, tag)
+    return min(cursor.tick_ms for cursor in held) if len(held) == stage.partitions else 0
+
+
+def cursors(store: redis.Redis, stage: Stage, tag: str) -> list[Cursor]:
+    """Return what the partitions have committed, as far as they have."""
     held = (store.hget(f"hs:{tag}:{{{p}}}:cursor", "cursor") for p in range(stage.partitions))
-    return sum(msgspec.msgpack.decode(cursor, type=Cursor).totals.applied for cursor in held if cursor)
+    return [msgspec.msgpack.decode(cursor, type=Cursor) for cursor in held if cursor]
 
 
 def served(store: redis.Redis) -> tuple[float, float, float]:
@@ -324,7 +344,12 @@ def parsed() -> argparse.Namespace:
     parser.add_argument(
         "--visit", type=int, default=VISIT, help="events of a visit, in the mean; real logs have 4 to 6, three of them in a line (1: the worst case)"
     )
-    parser.add_argument("--age", type=float, default=0.0, help="of the events, in hours: if above the window, all delay bins close after the last event")
+    parser.add_argument(
+        "--age",
+        type=float,
+        default=0.0,
+        help="of the events, in hours: if above the window, all delay bins close too, and a round of Headstart lasts until they have",
+    )
     parser.add_argument("--partitions", type=int, default=4)
     parser.add_argument("--launches", type=int, default=1, help="of a product each; 1: of a whole line")
     parser.add_argument("--products", type=int, default=0, help="that the launches share, so that one launch has the events of many (default: see --launches)")
@@ -395,7 +420,7 @@ def main() -> None:
         train(given.trunk)
     found: dict[str, dict[int, Rate]] = {}
     with ExitStack() as stack:
-        stage = replace(staged(stack, given, given.events), products=given.products)
+        stage = replace(staged(stack, given, given.events), products=given.products, to_the_end=given.age > 0)
         if "kafka_streams" in chosen:
             asyncio.run(publish_for_the_jvm(stage))
         for number in range(given.rounds):
