@@ -99,7 +99,7 @@ class Stage:
     workers: int
     products: int = 0
     to_the_end: bool = False
-    """Whether Headstart's rounds last until all delay bins that are due have closed, not only until the last event is in."""
+    """Whether Headstart's rounds last until no exposure is open, not only until the last event is in."""
 
 
 class Rate(NamedTuple):
@@ -227,12 +227,10 @@ def run_headstart(stage: Stage, tag: str) -> Rate:
     """One round of Headstart, scoring and learning, in a namespace of its own."""
     with working(stage, tag) as workers, closing(redis.Redis.from_url(stage.redis)) as store:
         before = served(store)
-        since_ms = time.time_ns() // 1_000_000
 
         def worked() -> int:
             n = applied(store, stage, tag)
-            # A partition's tick goes on to the present only when nothing is left that is due.
-            return n if not stage.to_the_end or ticks(store, stage, tag) >= since_ms else min(n, stage.events - 1)
+            return min(n, stage.events - 1) if stage.to_the_end and followed(store, stage, tag) else n
 
         rate = follow(worked, workers, stage, stage.events)
         _, received, sent = ((now - then) / applied(store, stage, tag) for now, then in zip(served(store), before, strict=True))
@@ -262,10 +260,9 @@ def applied(store: redis.Redis, stage: Stage, tag: str) -> int:
     return sum(cursor.totals.applied for cursor in cursors(store, stage, tag))
 
 
-def ticks(store: redis.Redis, stage: Stage, tag: str) -> int:
-    """Return the tick of the partition that is furthest behind, in ms."""
-    held = cursors(store, stage, tag)
-    return min(cursor.tick_ms for cursor in held) if len(held) == stage.partitions else 0
+def followed(store: redis.Redis, stage: Stage, tag: str) -> int:
+    """Return how many exposures are open."""
+    return sum(store.hlen(f"hs:{tag}:{{{p}}}:pending") for p in range(stage.partitions))
 
 
 def cursors(store: redis.Redis, stage: Stage, tag: str) -> list[Cursor]:
@@ -420,7 +417,7 @@ def main() -> None:
         train(given.trunk)
     found: dict[str, dict[int, Rate]] = {}
     with ExitStack() as stack:
-        stage = replace(staged(stack, given, given.events), products=given.products, to_the_end=given.age > 0)
+        stage = replace(staged(stack, given, given.events), products=given.products, to_the_end=3600 * given.age > load(given.trunk).window_s)
         if "kafka_streams" in chosen:
             asyncio.run(publish_for_the_jvm(stage))
         for number in range(given.rounds):
