@@ -281,6 +281,8 @@ class Desk:
             if self._loaded_s is not None and portion.records:
                 self._loaded_s = None
                 await self._pass_quiet_ticks(portion)
+                if self.stopping():
+                    return  # it may have stopped on the way: what came would be scored as of long ago
             end_ms = portion.tick_end_ms
             if end_ms is not None and end_ms - self.partition.cursor.tick_ms > BEHIND_TICKS * self._tick_ms:
                 if portion.records:

@@ -74,6 +74,8 @@ class Learner:
         self._inbox = Inbox(q, {})
         self._news = False  # live: something has come, or was refilled, since the last step
         self._asked_s = 0.0  # live, when the partitions were asked what they have told
+        self.is_hurried = False
+        """Live, whether it is so far behind that it takes no rests."""
         self.alerts: list[Alert] = []
         """What is to be told; whoever tells it clears it."""
         self._snapshots: dict[str, bytes] = {}
@@ -183,7 +185,7 @@ class Learner:
                 return False
             now = await self._due_live()
             expected = self._inbox.expected
-        turns = Turns(rests=not self._replay)
+        turns = Turns(rests=not self._replay and not self.is_hurried)
         outcomes = [m for m in now if isinstance(m, Outcome)]
         counted = [m for m in now if isinstance(m, Counted)]
         if self._replay:

@@ -16,7 +16,7 @@ from streams.alerts import Alert
 from streams.learner import Learner
 from streams.partition import LostCommit
 from streams.pipeline import Outlet
-from streams.records import decode_message
+from streams.records import Message, decode_message
 from streams.turns import Turns
 
 logger = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 IDLE_S = 0.5
 PAUSE_S, LONGEST_PAUSE_S = 0.2, 3.2  # before what failed is tried again
 HELD_MESSAGES = 20_000
-STEP_MESSAGES = 1_000  # live, a backlog is learned in steps of so many
+STEP_MESSAGES, HURRIED_STEP_MESSAGES = 1_000, 5_000  # live, so many are learned in a step, and so many, without rests, by who is that far behind
 RECEIVE_AT_ONCE = 250
 HOLES_S = 3.0  # between two looks for what the broker has lost
 GATHER_S = 0.25  # live, what comes so soon after the first is learned with it: a step has its price, however little it learns
@@ -142,33 +142,46 @@ class LearnerDesk:
                 await asyncio.sleep(PAUSE_S)
 
     async def _work(self) -> None:
-        received, turns = 0, Turns(rests=self.learner.is_live)
         await self._tell()
         left = len(self._queue)  # what comes meanwhile waits for the next time: there is more to do than to learn
+        hurried = self.learner.is_hurried = left >= HURRIED_STEP_MESSAGES
+        received, at_once, turns = 0, HURRIED_STEP_MESSAGES if hurried else STEP_MESSAGES, self._turns(hurried)
         while left and not self.stopping() and not self._reload:
             left -= 1
-            offset, value = self._queue.popleft()
-            try:
-                message = decode_message(value or b"")
-            except msgspec.MsgspecError as error:
-                raise HeadstartError(f"outcomes[{self.q}] at offset {offset} is no outcome of ours: {error}") from None
-            self._unsettled = True
-            await self.learner.receive(message, offset)
+            message = await self._receive()
             received += 1
             if received % RECEIVE_AT_ONCE == 0:
                 await turns.pass_on()
-            if not left or self.learner.is_tick_end(message) or received % STEP_MESSAGES == 0:
+            if not left or self.learner.is_tick_end(message) or received % at_once == 0:
                 await self._step()
+                turns = self._turns(hurried)
         self._set_hold(len(self._queue) > HELD_MESSAGES)
         await self._step()
         if received:
             self._unsettled = False
+
+    def _turns(self, hurried: bool) -> Turns:
+        return Turns(rests=self.learner.is_live and not hurried)
+
+    async def _receive(self) -> Message:
+        offset, value = self._queue.popleft()
+        try:
+            message: Message = decode_message(value or b"")
+        except msgspec.MsgspecError as error:
+            raise HeadstartError(f"outcomes[{self.q}] at offset {offset} is no outcome of ours: {error}") from None
+        self._unsettled = True
+        await self.learner.receive(message, offset)
+        return message
 
     async def _look_for_holes(self) -> None:
         now_s = asyncio.get_running_loop().time()
         if now_s - self._looked_s < HOLES_S and not self.learner.is_full():
             return
         self._looked_s = now_s
+        while (
+            self.learner.is_live and self._queue and len(self._queue) <= STEP_MESSAGES
+        ):  # a few come all the time; of a backlog nobody knows yet what is missing
+            await self._receive()
         end = self._end(self.q)
         if await self.learner.look_for_holes(all_read=not self._queue and end is not None and self.learner.read_to >= end):
             self._unsettled = True

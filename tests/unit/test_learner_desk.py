@@ -56,3 +56,78 @@ def test_what_comes_soon_after_the_first_is_learned_with_it(monkeypatch: pytest.
     asyncio.run(work())
     between = seen[seen.index("message 0") + 1 : seen.index("message 1")]
     assert ("step" in between) == replay
+
+
+def test_it_is_known_that_all_is_read_though_more_comes_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else what the broker has lost would not be looked for until traffic ebbs."""
+    monkeypatch.setattr(learner_desk_module, "GATHER_S", 0.0)
+    monkeypatch.setattr(learner_desk_module, "HOLES_S", 0.0)
+    looks: list[bool] = []
+
+    async def work() -> None:
+        learner = await Learner.load(0, MemoryStore(), make_model("shoes"), partitions=1, outcome_partitions=1, replay=False)
+        sent, crashes = 0, list[BaseException]()
+
+        def come() -> None:
+            nonlocal sent
+            sent += 1
+            desk.take([(sent - 1, encode_message(Counted(epoch=1, partition=0, number=sent - 1, tick_ms=1000, counts={})))], sent, lambda: None, lambda: True)
+
+        async def step() -> bool:
+            come()  # while it learns
+            return False
+
+        async def look_for_holes(*, all_read: bool) -> bool:
+            looks.append(all_read)
+            return False
+
+        learner.step, learner.look_for_holes = step, look_for_holes  # type: ignore[method-assign]
+        desk = LearnerDesk(
+            learner, load=AsyncMock(), seek=AsyncMock(), outlet=Slow(), hold=lambda q, held: None, end=lambda q: sent, tell=lambda alert: None,
+            patience_s=10, learned=lambda: None, crashed=crashes.append,
+        )  # fmt: skip
+        desk.start()
+        come()
+        await until(lambda: len(looks) > 3)
+        await desk.stop()
+        assert not crashes
+
+    asyncio.run(work())
+    assert all(looks)
+
+
+@pytest.mark.parametrize("behind", [9, 10])
+def test_who_is_far_behind_learns_much_at_once_and_takes_no_rests(monkeypatch: pytest.MonkeyPatch, behind: int) -> None:
+    """Until it has caught up: a step has its price, and so has a rest."""
+    monkeypatch.setattr(learner_desk_module, "STEP_MESSAGES", 3)
+    monkeypatch.setattr(learner_desk_module, "HURRIED_STEP_MESSAGES", 10)
+    monkeypatch.setattr(learner_desk_module, "HOLES_S", 1e9)
+    steps: list[tuple[int, bool]] = []
+
+    async def work() -> None:
+        learner = await Learner.load(0, MemoryStore(), make_model("shoes"), partitions=1, outcome_partitions=1, replay=False)
+        received, crashes = 0, list[BaseException]()
+
+        async def receive(_: object, offset: int) -> None:
+            nonlocal received
+            received = offset + 1
+
+        async def step() -> bool:
+            steps.append((received, learner.is_hurried))
+            return False
+
+        learner.receive, learner.step = receive, step  # type: ignore[method-assign,assignment]
+        desk = LearnerDesk(
+            learner, load=AsyncMock(), seek=AsyncMock(), outlet=Slow(), hold=lambda q, held: None, end=lambda q: None, tell=lambda alert: None,
+            patience_s=10, learned=lambda: None, crashed=crashes.append,
+        )  # fmt: skip
+        message = encode_message(Counted(epoch=1, partition=0, number=0, tick_ms=1000, counts={}))
+        desk.take([(i, message) for i in range(behind)], behind, lambda: None, lambda: True)
+        desk.start()
+        await until(lambda: (behind, False) in steps or (behind, True) in steps)
+        await desk.stop()
+        assert not crashes
+
+    asyncio.run(work())
+    taken = [step for step in steps if step[0]]
+    assert taken[: taken.index((behind, behind == 10)) + 1] == ([(10, True)] if behind == 10 else [(3, False), (6, False), (9, False)])
