@@ -178,10 +178,9 @@ class LearnerDesk:
         if now_s - self._looked_s < HOLES_S and not self.learner.is_full():
             return
         self._looked_s = now_s
-        while (
-            self.learner.is_live and self._queue and len(self._queue) <= STEP_MESSAGES
-        ):  # a few come all the time; of a backlog nobody knows yet what is missing
-            await self._receive()
+        if self.learner.is_live and len(self._queue) <= STEP_MESSAGES:  # a few come all the time; of a backlog nobody knows yet what is missing
+            while self._queue:
+                await self._receive()
         end = self._end(self.q)
         if await self.learner.look_for_holes(all_read=not self._queue and end is not None and self.learner.read_to >= end):
             self._unsettled = True
