@@ -72,7 +72,8 @@ async def work_off(
     """Apply a batch to the partition, in memory, and return its scores and rejects.
 
     `offsets` (4,) are the next ones to read once the batch is done. With `tick_end_ms`, the tick ends there: due delay bins close;
-    with `due_ms`, what is due by then closes before any tick ends. With `closing`, at most so many do, and a tick ends when none is left. An event before `earliest_ms` or after `latest_ms` is refused.
+    with `due_ms`, what is due by then closes before any tick ends. With `closing`, at most so many do, and a tick ends when none is left.
+    An event before `earliest_ms` or after `latest_ms` is refused.
     """
     worked = Worked()
     arrived = take_in(partition, records, earliest_ms, latest_ms, worked)

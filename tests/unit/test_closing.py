@@ -101,6 +101,15 @@ class Shop:
         desk.hear(0, Came([receive(make_event(self.now_ms, id=f"new{self.end}", who=f"new{self.end}", line="shoes"), offset=self.end - 1)], self.end))
 
 
+async def begun(model: Model) -> tuple[Shop, Desk]:
+    """The shop and its worker, at the last tick before anything is due."""
+    shop = Shop(model)
+    desk = await shop.open()
+    desk.start()
+    await shop.goes_on(desk, DUE_MS // TICK_MS * TICK_MS)
+    return shop, desk
+
+
 EVERY_ONE_ONCE = [(f"u{i}", 1) for i in range(N)]
 
 
@@ -110,10 +119,7 @@ def test_a_tick_with_many_bins_closes_them_some_at_a_time(model: Model, monkeypa
     ticks: list[int] = []
 
     async def work() -> Shop:
-        shop = Shop(model)
-        desk = await shop.open()
-        desk.start()
-        await shop.goes_on(desk, DUE_MS // TICK_MS * TICK_MS)
+        shop, desk = await begun(model)
         shop.commits.clear()
         before = desk.partition.cursor.tick_ms
         settled = shop.store.settled
@@ -139,10 +145,10 @@ def test_who_comes_while_bins_close_is_scored_before_the_last_of_them(model: Mod
     monkeypatch.setattr(desk_module, "CLOSE_AT_ONCE", 5)
 
     async def work() -> Shop:
-        shop = Shop(model)
-        desk = await shop.open()
-        desk.start()
-        await shop.goes_on(desk, DUE_MS // TICK_MS * TICK_MS)
+        shop, desk = await begun(model)
+        shop.browse(desk)  # the first after a load finds the partition's time gone on to its own
+        await until(lambda: any(r.topic == "scores" for r in shop.sent))
+        shop.sent.clear()
         shop.meanwhile = lambda: shop.browse(desk)
         await shop.goes_on(desk, shop.now_ms + TICK_MS)
         await until(lambda: any(r.topic == "scores" for r in shop.sent))
@@ -150,9 +156,10 @@ def test_who_comes_while_bins_close_is_scored_before_the_last_of_them(model: Mod
         return shop
 
     shop = asyncio.run(work())
-    assert sorted(shop.told()) == sorted(EVERY_ONE_ONCE)
-    topics = [r.topic for r in shop.sent]
-    assert topics.index("scores") < len(topics) - 1 - topics[::-1].index("outcomes")
+    scored = next(i for i, r in enumerate(shop.sent) if r.topic == "scores")
+    assert shop.told() == EVERY_ONE_ONCE
+    del shop.sent[scored:]
+    assert 0 < len(shop.told()) < N / 2
 
 
 def test_many_that_are_due_close_before_the_tick_ends_when_no_event_waits(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,10 +167,7 @@ def test_many_that_are_due_close_before_the_tick_ends_when_no_event_waits(model:
     monkeypatch.setattr(desk_module, "CLOSE_AT_ONCE", 25)
 
     async def work() -> Shop:
-        shop = Shop(model)
-        desk = await shop.open()
-        desk.start()
-        await shop.goes_on(desk, DUE_MS // TICK_MS * TICK_MS)
+        shop, desk = await begun(model)
         tick_ms = desk.partition.cursor.tick_ms
         shop.now_ms = DUE_MS + N
         shop.sent.clear()  # the counts of the tick before

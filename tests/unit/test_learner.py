@@ -19,9 +19,8 @@ from features.memory_store import MemoryStore
 from features.predictions import UNSAID
 from features.store import Changes
 from features.vector import WIDTH
-from models.launch_head import MODELS, LaunchHead
+from models.launch_head import MODELS
 from models.model import Model
-from models.shared_heads import SharedHeads
 from streams.knowledge import Knowledge, outcome_slot
 from streams.learner import Learner
 from streams.learner_cursor import LearnerCursor, stamp_of
@@ -442,34 +441,3 @@ def test_a_head_hears_what_its_experts_had_said() -> None:
     assert found.flags.c_contiguous
     assert found[[0, 2]].tolist() == [[row[2 * k + 1] for k in range(1, len(MODELS))] for row in said.tolist()]
     assert np.isnan(found[1]).all()
-
-
-def test_live_a_head_learns_in_parts_what_it_would_learn_at_once(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shared heads and a launch's, to the bit."""
-    messages = [outcome(i, key="new" if i % 3 else SHARED, y=int(i % 5 == 0), close_ms=T1 + 1000 * i) for i in range(40)]
-    parts: list[int] = []
-    for head in (SharedHeads, LaunchHead):
-        learning = head.learn_many
-
-        def learn_many(self: Any, *given: Any, learning: Any = learning) -> None:
-            parts.append(len(given[-1]))
-            learning(self, *given)
-
-        monkeypatch.setattr(head, "learn_many", learn_many)
-
-    async def learned() -> dict[str, bytes]:
-        topic = await open_topic(model, replay=False)
-        await topic.commit(0, T1, numbers=len(messages))
-        for offset, message in enumerate(messages):
-            await topic.learner.receive(message, offset)
-        assert await topic.learner.step()
-        assert topic.heard == [m.closed.exposure.id for m in messages]
-        return (await topic.state())[0]
-
-    at_once = asyncio.run(learned())
-    assert (set(at_once), parts) == ({SHARED, "new"}, [26, 14])
-    for size in (7, 1):
-        parts.clear()
-        monkeypatch.setattr("streams.learner.LEARN_AT_ONCE", size)
-        assert asyncio.run(learned()) == at_once
-        assert (max(parts), sum(parts)) == (size, len(messages))
