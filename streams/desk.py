@@ -1,7 +1,8 @@
 """Where one input partition is worked: a loop that takes portions from the gate, works them off, settles and acknowledges them.
 
-Each desk is a task of its own, so one that waits at a barrier, or for Redis, holds up no other. A refused commit means that someone
-else has committed: the desk drops what it holds, loads the partition again and seeks to its cursor. Nothing is acknowledged before.
+Each desk is a task of its own, so one that waits at a barrier, or for Redis, holds up no other. Live, a portion is worked off, in memory, while the one
+before it is being committed; its scores leave when that is done. A refused commit means that someone else has committed: the desk drops what it holds,
+loads the partition again and seeks to its cursor. Nothing is acknowledged before.
 """
 
 from __future__ import annotations
@@ -11,17 +12,18 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Protocol
 
 from features.errors import DependencyDown, Mismatch
-from features.store import Store
+from features.store import Changes, Store
 from streams.alerts import Alert
 from streams.gate import End, LiveGate, Portion, ReplayGate, are_known
 from streams.incidents import incident
 from streams.knowledge import Knowledge
 from streams.partition import LostCommit, Partition, Rules
-from streams.pipeline import Outlet, publish_outbox, settle, work_off
+from streams.pipeline import Outlet, commit, deliver, publish_outbox, work_off
 from streams.records import Received
 
 logger = logging.getLogger(__name__)
@@ -89,6 +91,7 @@ class Desk:
         self._unsaid = True  # what is committed is perhaps not sent
         # The partition's version when a portion was begun that is not known to be committed: that the store can be read again says nothing of it.
         self._unsettled_at: int | None = None
+        self._settling: asyncio.Task[None] | None = None  # the commit of a portion whose scores have left, and what follows from it
         self._loaded_s: float | None = time.monotonic()  # when the store was read; None once an event has been worked since
         self._news = asyncio.Event()
         self._stopping = False
@@ -196,8 +199,7 @@ class Desk:
                         await self._start_over()
                     elif self._unsaid:
                         await self._again()
-                    while not self.stopping() and not self._reload and (portion := self._next()) is not None:
-                        await self._work(portion)
+                    await self._work_on()
                     if self._unsettled_at is None:
                         self._down_since_s, self._pause_s = None, PAUSE_S
                 except LostCommit as lost:
@@ -226,7 +228,21 @@ class Desk:
         except BaseException as error:  # noqa: BLE001  whatever it is, the process must not go on
             self._crashed(error)
         finally:
+            if self._settling is not None:
+                self._settling.cancel()
             self._let_go()
+
+    async def _work_on(self) -> None:
+        """Work whatever may be worked, and see it settled."""
+        while not self.stopping() and not self._reload:
+            self._news.clear()
+            if (portion := self._next()) is not None:
+                await self._work(portion)
+            elif self._settling is not None and not self._settling.done():
+                await self._news.wait()
+            else:
+                break
+        await self._settled()
 
     def _let_go(self) -> None:
         """Be known to no tap: some are held for long after their partition has gone, and must not hold what it had in memory."""
@@ -310,16 +326,16 @@ class Desk:
 
     async def _work_off(self, portion: Portion, closing: int | None = None) -> None:
         partition, now_ms = self.partition, self._clock_ms()
-        self._unsettled_at = partition.version
         if not self._rules.replay and not portion.records and portion.due_ms is None and not _has_due(partition, portion.tick_end_ms):
             partition.cursor.tick_ms = portion.tick_end_ms or partition.cursor.tick_ms  # nothing to write for a quiet tick
-            self._unsettled_at = None
             return
         if self._rules.replay and portion.tick_end_ms is not None and portion.tick_end_ms <= partition.cursor.tick_ms:
             raise Mismatch(
                 f"a replay's ticks must rise: {portion.tick_end_ms} came after {partition.cursor.tick_ms}; publish the log once, into a fresh namespace"
             )
         began_ms = partition.cursor.tick_ms
+        if self._settling is None:
+            self._unsettled_at = partition.version
         worked = await work_off(
             partition, portion.records, self._knowledge, offsets=portion.offsets, tick_end_ms=portion.tick_end_ms, due_ms=portion.due_ms,
             earliest_ms=None if self._rules.replay else now_ms - self._rules.ttl_ms, latest_ms=None if self._rules.replay else now_ms + self._rules.future_ms,
@@ -329,24 +345,47 @@ class Desk:
             self._reload = True  # heads or records are of another time: this worker lost the partition, or the store went back
             self._unsettled_at = None
             return
+        if isinstance(self.gate, LiveGate) and portion.tick_end_ms is not None:
+            self.gate.closed(partition.cursor.tick_ms)
+        self._hold()
+        await self._settled()  # so the scores of one portion at most are out and can be taken back
+        self._unsettled_at = partition.version
         partition.cursor.time_ms = max(partition.cursor.time_ms, portion.time_ms)
         passed = self._passed()
         partition.cursor.totals.lost += sum(upto - first for _, first, upto in passed)
         self._said_s = time.monotonic()
-        await settle(partition, worked, self._outlet, self._store, tick_done_ms=portion.tick_end_ms if self._rules.replay else None)
+        await deliver(worked, self._outlet)
+        self._settling = asyncio.create_task(self._settle(partition.changes(), portion, passed), name=f"commit-{self.number}")
+        self._settling.add_done_callback(self._has_settled)
+        if self._rules.replay:
+            await self._settled()
+
+    async def _settle(self, changes: Changes, portion: Portion, passed: Sequence[tuple[int, int, int]]) -> None:
+        """Commit a portion, let its outcomes leave, acknowledge it."""
+        await commit(self.partition, changes, self._outlet, self._store, tick_done_ms=portion.tick_end_ms if self._rules.replay else None)
         self._gone = [one for one in self._gone if one not in passed]
         for kind, acks in enumerate(self._acks):
             while acks and acks[0][0] <= portion.offsets[kind]:
                 acks.popleft()[1]()
-        self._unsettled_at = None
-        if isinstance(self.gate, LiveGate) and portion.tick_end_ms is not None:
-            self.gate.closed(partition.cursor.tick_ms)
-        self._hold()
+
+    def _has_settled(self, settling: asyncio.Task[None]) -> None:
+        if not settling.cancelled():
+            settling.exception()  # else asyncio reports one that nobody waits for, since something else has failed too
+        self._news.set()
+
+    async def _settled(self) -> None:
+        """See the last portion committed and acknowledged. Raises what came of it."""
+        settling, self._settling = self._settling, None
+        if settling is not None:
+            await settling
+            self._unsettled_at = None
 
     async def _start_over(self) -> None:
         if self.stopping():
             return  # who has the partition next would not know that it is held
         self._reload = False
+        with suppress(LostCommit, DependencyDown):  # that is known, or is another reason to start over
+            await self._settled()
         for kind in range(4):  # what comes before the seek is of no use, and could be much
             self._hold_one(kind, True)
         before = self.partition.version

@@ -76,6 +76,7 @@ class Outbox:
     def __init__(self, held: Mapping[str, bytes], *, epoch: int, sent: Sequence[int]) -> None:
         """`held` is the store's hash; what is below `sent` (Q,) in `epoch`, or of an epoch before, is on Kafka already."""
         self._fresh: dict[Place, tuple[bytes, bytes]] = {}  # (key, message)
+        self._leaving: dict[Place, tuple[bytes, bytes]] = {}  # in the commit that is under way
         self._unsent: dict[Place, tuple[bytes, bytes]] = {}
         self._sent: dict[int, deque[Place]] = {}
         self._kept: dict[Place, tuple[bytes, bytes]] = {}  # those in `_sent`
@@ -120,7 +121,7 @@ class Outbox:
     def sent(self, epoch: int, numbers: Sequence[int]) -> list[int]:
         """Return the numbers (Q,) of `epoch` below which all is on Kafka, where `numbers` are the next ones to be told."""
         upto = list(numbers)
-        for q, of, number in (*self._unsent, *self._fresh):
+        for q, of, number in (*self._unsent, *self._leaving, *self._fresh):
             if of == epoch:
                 upto[q] = min(upto[q], number)
         return upto
@@ -142,16 +143,17 @@ class Outbox:
         self._drop.append(place)
 
     def changes(self) -> tuple[dict[str, bytes], list[str]]:
-        """Return (put, drop) for the store; `committed` says that it was done."""
+        """Return (put, drop) for the store, of all since the last call; `committed` says that it was done."""
         while len(self._kept) > KEPT:
             self._let_go(max(self._sent.values(), key=len).popleft())
         drop, self._drop = self._drop, []  # more may be learned while the commit is on its way
-        return {field(place): message for place, (_, message) in self._fresh.items()}, [self._names.get(place) or field(place) for place in drop]
+        self._leaving, self._fresh = self._fresh, {}
+        return {field(place): message for place, (_, message) in self._leaving.items()}, [self._names.get(place) or field(place) for place in drop]
 
     def committed(self) -> None:
         """Note that the changes are in the store."""
-        self._unsent.update(self._fresh)
-        self._fresh = {}
+        self._unsent.update(self._leaving)
+        self._leaving = {}
 
 
 def key_of(message: Outcome | Counted) -> bytes:

@@ -88,7 +88,7 @@ def first_cursor(offsets: list[int], outcome_partitions: int, *, schema: str = S
 
 @dataclass(frozen=True)
 class _Heard:
-    """What a learner expected, (epoch, number), when the partition was at `version` and no commit was under way."""
+    """What a learner expected, (epoch, number), and the version of the last commit that had begun by then."""
 
     version: int
     at: tuple[int, int]
@@ -192,16 +192,17 @@ class Partition:
         """Hear that the learner of outcome partition q expects (epoch, number) next of this partition, as was read after the commit of version `as_of`.
 
         The store may go back to before the learner's commit and still hold this partition's version, so a commit of ours would pass. What the learner had
-        learned before a commit of ours, and has still learned after it, is in every state of the store that holds that commit: only that is let go.
+        learned before a commit of ours began, and has still learned after it, is in every state of the store that holds that commit: only that is let go.
         """
-        if self._committing or (epoch != self.cursor.epoch and epoch not in [past.epoch for past in self.cursor.told.before]):
-            return  # or: a life that all have learned to its end, or one of another state of the store
+        if epoch != self.cursor.epoch and epoch not in [past.epoch for past in self.cursor.told.before]:
+            return  # a life that all have learned to its end, or one of another state of the store
         heard, now = self._heard.get(q), (epoch, number)
-        if heard is not None and heard.at <= now and heard.version < self.version:
+        begun = self._next_version if self._committing else self.version
+        if heard is not None and heard.at <= now and heard.version < begun:
             if as_of <= heard.version:
-                return  # it was read before our last commit
+                return  # it was read before the commit that began since was done
             self._let_go(q, *heard.at)
-        self._heard[q] = _Heard(self.version, now)
+        self._heard[q] = _Heard(begun, now)
 
     def _let_go(self, q: int, epoch: int, number: int) -> None:
         told = self.cursor.told
@@ -212,21 +213,26 @@ class Partition:
     def _is_learned(self, q: int, past: Past) -> bool:
         return not past.ends[q] or self._learned.get(q, (0, 0)) >= (past.epoch, past.ends[q])
 
-    async def commit(self) -> None:
-        """Write everything since the last commit in one step. Raises `LostCommit` when the version is not ours, and DependencyDown."""
+    def changes(self) -> Changes:
+        """Return everything since the last commit, as it is now, for the next one. What changes from here on, while that is under way, belongs to the one after."""
+        assert not self._committing
+        self._committing = True  # and for good, if it fails
         if self.rules.replay:
             self.outbox.forget_sent()
         self.cursor.told.sent = self.outbox.sent(self.cursor.epoch, self.cursor.numbers)
         open_now, closed = self.pending.changes()
         posted, learned = self.outbox.changes()
-        changes = Changes(
+        return Changes(
             cursor=msgspec.msgpack.encode(self.cursor),
-            blocks=[self.users.changed("u:"), self.lines.changed("ul:")],
+            blocks=[self.users.changes("u:"), self.lines.changes("ul:")],
             put={"pending": open_now, OUTBOX: posted},
             drop={"pending": closed, OUTBOX: learned},
             version=self._next_version,
         )
-        self._committing = True  # and for good, if it fails
+
+    async def commit(self, changes: Changes | None = None) -> None:
+        """Write what `changes` returned, or now returns, in one step. Raises `LostCommit` when the version is not ours, and DependencyDown."""
+        changes = changes or self.changes()
         if not await self._store.commit(str(self.number), self.version, changes):
             raise LostCommit(f"partition {self.number}: version {self.version} is no longer the store's")
         self.version, self._next_version, self._committing = self._next_version, self._next_version + 1, False

@@ -4,8 +4,8 @@
                                         └ exposures ▸ delay bins close ▸ outcomes
 
 `work_off` changes only memory; `settle` makes it real, in the order that keeps features and learning exactly-once in effect:
-scores are delivered, then everything is committed in one step, then the outcomes leave. The same two functions run under Faust
-with Kafka and Redis (`streams.worker`) and, with the in-memory store, in evaluation and training (`streams.offline`).
+scores are delivered, then everything is committed in one step, then the outcomes leave. The same functions run under Faust
+with Kafka and Redis (`streams.desk`) and, with the in-memory store, in evaluation and training (`streams.offline`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from features.exposures import NONE, UNMARKED, Exposure, exposure_id, is_followe
 from features.hashing import partition_for
 from features.intake import Arrived, rows
 from features.predictions import UNSAID, packed
-from features.store import Store
+from features.store import Changes, Store
 from streams.aside import computed
 from streams.domains import Launches
 from streams.knowledge import Knowledge
@@ -91,8 +91,18 @@ async def work_off(
 
 async def settle(partition: Partition, worked: Worked, outlet: Outlet, store: Store, *, tick_done_ms: int | None = None) -> None:
     """Deliver scores and rejects, commit in one step, then let the outcomes leave; nothing leaves that a crash could take back."""
+    await deliver(worked, outlet)
+    await commit(partition, partition.changes(), outlet, store, tick_done_ms=tick_done_ms)
+
+
+async def deliver(worked: Worked, outlet: Outlet) -> None:
+    """Let scores and rejects leave. What they follow from is not committed: a crash before it is makes them again."""
     await outlet.deliver([*worked.scores, *worked.rejected])
-    await partition.commit()
+
+
+async def commit(partition: Partition, changes: Changes, outlet: Outlet, store: Store, *, tick_done_ms: int | None = None) -> None:
+    """Commit in one step what `Partition.changes` returned, then let the outcomes leave. Meanwhile the partition may be worked further, in memory."""
+    await partition.commit(changes)
     await publish_outbox(partition, outlet, store, tick_done_ms=tick_done_ms)
 
 

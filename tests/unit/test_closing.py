@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
+import msgspec
 import pytest
 
 from features.memory_store import MemoryStore
@@ -15,7 +16,7 @@ from streams.desk import Desk
 from streams.gate import End
 from streams.knowledge import Knowledge
 from streams.outbox import OUTBOX, held_for
-from streams.partition import Partition
+from streams.partition import Cursor, Partition
 from streams.pipeline import Outlet, work_off
 from streams.records import Outcome, Outgoing, decode_message
 from tests.builders import EDGES_MS, START_MS, Came, make_event, make_model, make_rules, receive
@@ -38,7 +39,7 @@ class Shop:
     def __init__(self, model: Model) -> None:
         self.store, self.model, self.now_ms, self.end = MemoryStore(), model, START_MS + TICK_MS, 0
         self.sent: list[Outgoing] = []
-        self.commits: list[int] = []  # outcomes in each
+        self.commits: list[tuple[int, int]] = []  # of each: outcomes, and the tick
         self.crashes: list[BaseException] = []
         self.meanwhile: Callable[[], None] | None = None  # happens once the first outcome has left
         self.source = LateSource()
@@ -69,7 +70,7 @@ class Shop:
         committing = self.store.commit
 
         async def commit(slot: str, expected: int, changes: Changes) -> bool:
-            self.commits.append(len(changes.put.get(OUTBOX, ())))
+            self.commits.append((len(changes.put.get(OUTBOX, ())), msgspec.msgpack.decode(changes.cursor, type=Cursor).tick_ms))
             return await committing(slot, expected, changes)
 
         self.store.commit = commit  # type: ignore[method-assign]
@@ -116,28 +117,21 @@ EVERY_ONE_ONCE = [(f"u{i}", 1) for i in range(N)]
 def test_a_tick_with_many_bins_closes_them_some_at_a_time(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each commit holds few, each outcome leaves once and in order, and only with the last of them the tick ends."""
     monkeypatch.setattr(desk_module, "CLOSE_AT_ONCE", 7)
-    ticks: list[int] = []
 
-    async def work() -> Shop:
+    async def work() -> tuple[Shop, int]:
         shop, desk = await begun(model)
         shop.commits.clear()
         before = desk.partition.cursor.tick_ms
-        settled = shop.store.settled
-
-        async def settling() -> None:
-            ticks.append(desk.partition.cursor.tick_ms - before)
-            await settled()
-
-        shop.store.settled = settling  # type: ignore[method-assign]
         await shop.goes_on(desk, before + TICK_MS)
         await desk.stop()
-        return shop
+        return shop, before
 
-    shop = asyncio.run(work())
+    shop, before = asyncio.run(work())
     assert shop.told() == EVERY_ONE_ONCE
-    assert max(shop.commits) <= 7 + 1  # and the tick's counts
+    told, ticks = zip(*shop.commits, strict=True)
+    assert max(told) <= 7 + 1  # and the tick's counts
     assert len(ticks) >= N / 7
-    assert ticks == [0] * (len(ticks) - 1) + [TICK_MS]
+    assert [*ticks] == [before] * (len(ticks) - 1) + [before + TICK_MS]
 
 
 def test_who_comes_while_bins_close_is_scored_before_the_last_of_them(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,10 +38,10 @@ def test_what_was_changed_is_told_once() -> None:
     places, _ = residents.find(["bob", "ann", "bob"])
     residents.change(places)
     residents.rows["applied"][places] = [1, 2, 3]
-    block = residents.changed("u:")
+    block = residents.changes("u:")
     assert block.split() == {"u:ann": record(2), "u:bob": record(3)}
     residents.committed()
-    assert residents.changed("u:") == Block([], USER.itemsize, b"")
+    assert residents.changes("u:") == Block([], USER.itemsize, b"")
 
 
 @pytest.mark.parametrize("most", [1, 3, 50])
@@ -63,10 +63,10 @@ def test_nothing_changed_is_lost_however_few_are_held(seed: int, most: int) -> N
         for name in names:
             wanted[name] = wanted.get(name, 0) + 1
         if rng.random() < 0.3:
-            store |= residents.changed("u:").split()
+            store |= residents.changes("u:").split()
             residents.committed()
             assert len(residents.rows) <= max(most, 40)
-    store |= residents.changed("u:").split()
+    store |= residents.changes("u:").split()
     assert {name: int(np.frombuffer(store[f"u:{name}"], USER)["applied"][0]) for name in wanted} == wanted
 
 

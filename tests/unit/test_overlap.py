@@ -1,0 +1,279 @@
+"""Live, a portion is worked off while the one before it is being committed: neither takes anything from the other, whatever becomes of the commit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+
+from features.errors import DependencyDown
+from features.layout import USER
+from features.memory_store import MemoryStore
+from features.residents import Residents
+from features.store import Changes
+from models.model import Model
+from streams.desk import Desk
+from streams.outbox import Outbox
+from streams.partition import Partition
+from streams.records import Counted, Outgoing, decode_score, encode_message
+from tests.builders import START_MS, Came, make_event, make_model, make_rules, receive
+from tests.unit.test_desk import LateSource, make_desk, until
+
+EVENTS = [receive(make_event(START_MS - 100 + i, id=f"e{i}", who="ann", line="shoes"), offset=i) for i in range(3)]
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    """A model that needs no training."""
+    return make_model("shoes")
+
+
+class GatedStore(MemoryStore):
+    """A store whose commits wait until they are let through, and then do what they are told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting: list[asyncio.Future[object]] = []
+        self.refuses = self.does_it = False
+
+    async def commit(self, slot: str, expected: int, changes: Changes) -> bool:
+        """Wait; `through` says what becomes of it."""
+        self.waiting.append(gate := asyncio.get_running_loop().create_future())
+        if (error := await gate) is not None:
+            assert isinstance(error, Exception)
+            if self.does_it:
+                await super().commit(slot, expected, changes)
+            raise error
+        return not self.refuses and await super().commit(slot, expected, changes)
+
+    def through(self, error: Exception | None = None) -> None:
+        """Let the oldest commit through, or fail."""
+        self.waiting.pop(0).set_result(error)
+
+
+class Log(LateSource):
+    """A transport that reads a log of three events on from where it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.end = 0
+        self.before: Callable[[], None] = lambda: None
+
+    def comes(self, upto: int) -> None:
+        """The log grows, and what is new is there to be drawn."""
+        self._give(self.end, upto)
+        self.end = upto
+
+    def _give(self, first: int, upto: int) -> None:
+        assert self.desk is not None
+        epoch = self.epoch
+        self.desk.hear(0, Came(EVENTS[first:upto], upto, is_current=lambda: self.epoch == epoch))
+
+    async def seek(self, partition: int, offsets: list[int]) -> None:
+        """Read again."""
+        self.before()
+        self.sought.append(offsets)
+        self.epoch += 1
+        asyncio.get_running_loop().call_soon(self._give, offsets[0], self.end)
+
+
+class Shop:
+    """A desk whose store waits, and what it has sent."""
+
+    def __init__(self) -> None:
+        self.store, self.source = GatedStore(), Log()
+        self.sent: list[str] = []
+        self.sent_before: list[str] = []  # the desk started over
+        self.crashes: list[BaseException] = []
+        self.desk: Desk
+        self.source.before = lambda: self.sent_before.extend(self.sent)
+
+    async def deliver(self, records: Sequence[Outgoing]) -> None:
+        """Take everything."""
+        self.sent += [decode_score(r.value or b"").event_id for r in records if r.topic == "scores"]
+
+    async def two_in_hand(self, model: Model) -> None:
+        """The first event is scored and being committed, the second one worked off."""
+        self.desk = self.source.desk = await make_desk(model, self.store, self.source, self, self.crashes)
+        await self.desk._knowledge.refresh()
+        self.desk.start()
+        self.source.comes(1)
+        await until(lambda: len(self.store.waiting) == 1)
+        self.source.comes(2)
+        await until(lambda: self.desk.partition.cursor.totals.applied == 2)
+        await asyncio.sleep(0.01)
+
+    async def settles(self) -> None:
+        """Let all commits through until nothing is in hand."""
+
+        def settled() -> bool:
+            while self.store.waiting:
+                self.store.through()
+            return bool(self.crashes) or (self.desk.partition.cursor.totals.applied == self.source.end and not self.desk.in_hand())
+
+        await until(settled)
+
+    async def applied(self) -> tuple[int, int]:
+        """Events in the stored cursor, and in the stored record of the shopper."""
+        partition = await Partition.load(0, self.store, make_rules(replay=False))
+        places = await partition.place_users(["ann"])
+        return partition.cursor.totals.applied, int(partition.users.rows["applied"][places][0])
+
+
+def test_scores_wait_for_the_commit_before_and_that_holds_its_own_portion_alone(model: Model) -> None:
+    """Of two portions one at most has scores out that a crash could take back; whoever loads after the first commit finds the first event, and no more."""
+
+    async def work() -> None:
+        shop = Shop()
+        await shop.two_in_hand(model)
+        assert (shop.sent, len(shop.store.waiting), shop.desk.in_hand()) == (["e0"], 1, True)
+        shop.store.through()
+        await until(lambda: shop.sent == ["e0", "e1"])
+        assert await shop.applied() == (1, 1)
+        await shop.settles()
+        assert await shop.applied() == (2, 2)
+        await shop.desk.stop()
+        assert not shop.crashes
+
+    asyncio.run(work())
+
+
+DONE = "done, and unanswered"
+
+
+@pytest.mark.parametrize("why", ["refused", "unanswered", DONE])
+def test_a_commit_that_fails_takes_back_the_portion_that_was_worked_meanwhile(model: Model, why: str) -> None:
+    """Its scores have not left; all that is not in the store is read again, and applied once."""
+
+    async def work() -> None:
+        shop = Shop()
+        await shop.two_in_hand(model)
+        if why == "refused":
+            shop.store.refuses = True
+            shop.store.through()
+        elif why == "unanswered":
+            shop.store.through(DependencyDown("no answer"))
+        else:
+            shop.store.does_it = why == DONE
+            shop.store.through(DependencyDown("no answer"))
+        await until(lambda: bool(shop.source.sought))
+        shop.store.refuses = False
+        await shop.settles()
+        assert shop.source.sought == [[1 if why == DONE else 0, 0, 0, 0]]
+        assert shop.sent_before == ["e0"]
+        assert shop.sent == (["e0", "e1"] if why == DONE else ["e0", "e0", "e1"])
+        assert await shop.applied() == (2, 2)
+        await shop.desk.stop()
+        assert not shop.crashes
+
+    asyncio.run(work())
+
+
+def test_a_desk_that_stops_sees_its_commit_through(model: Model) -> None:
+    """Whoever has the partition next finds it settled: the portion in hand, and the one before it."""
+
+    async def work() -> None:
+        shop = Shop()
+        await shop.two_in_hand(model)
+        shop.source.comes(3)
+        stopping = asyncio.create_task(shop.desk.stop())
+        await asyncio.sleep(0.02)
+        assert not stopping.done()
+        while not stopping.done():
+            if shop.store.waiting:
+                shop.store.through()
+            await asyncio.sleep(0.01)
+        await stopping
+        assert shop.sent == ["e0", "e1"]
+        assert await shop.applied() == (2, 2)
+        assert not shop.crashes
+
+    asyncio.run(work())
+
+
+def test_records_that_change_during_a_commit_are_in_the_next() -> None:
+    """And none of either is let go of, however few are held."""
+    residents = Residents(USER, 1)
+
+    def apply(name: str, count: int) -> None:
+        _, missing = residents.find([name])
+        residents.take_in(missing, [None] * len(missing))
+        places, _ = residents.find([name])
+        residents.change(places)
+        residents.rows["applied"][places] = count
+
+    def told() -> dict[str, int]:
+        return {name: int(np.frombuffer(value, USER)["applied"][0]) for name, value in residents.changes("").split().items()}
+
+    for name in ("ann", "bob", "cid"):
+        apply(name, 1)
+    assert told() == {"ann": 1, "bob": 1, "cid": 1}
+    apply("ann", 2)
+    apply("dan", 1)
+    assert {"ann", "bob", "cid", "dan"} == residents.places.keys()  # some of their records are not in the store yet
+    residents.committed()
+    apply("eve", 1)
+    assert "bob" not in residents.places
+    assert told() == {"ann": 2, "dan": 1, "eve": 1}
+
+
+def test_outcomes_that_are_told_during_a_commit_leave_after_the_next() -> None:
+    """What is posted after `changes` is neither in it nor sent with it, and the cursor says that none of both is on Kafka."""
+
+    def message(n: int) -> bytes:
+        return encode_message(Counted(epoch=1, partition=0, number=n, tick_ms=0, counts={}))
+
+    outbox = Outbox({}, epoch=1, sent=())
+    outbox.post((0, 1, 0), b"k", message(0))
+    put, _ = outbox.changes()
+    outbox.post((0, 1, 1), b"k", message(1))
+    assert list(put.values()) == [message(0)]
+    assert (outbox.unsent(), outbox.sent(1, [2])) == ([], [0])
+    outbox.committed()
+    assert outbox.unsent() == [(0, b"k", message(0))]
+    outbox.mark_sent(1)
+    assert outbox.sent(1, [2]) == [1]
+    put, _ = outbox.changes()
+    outbox.committed()
+    assert list(put.values()) == [message(1)]
+    assert outbox.unsent() == [(0, b"k", message(1))]
+
+
+def test_what_is_heard_of_a_learner_during_a_commit_says_nothing_of_that_commit() -> None:
+    """It is let go with a commit that began afterwards, and was asked about after that; commits that follow each other without a pause hold nothing up."""
+
+    async def work() -> None:
+        store = GatedStore()
+        partition = await Partition.load(0, store, make_rules(replay=False))
+        epoch = partition.cursor.epoch
+
+        async def commit() -> asyncio.Task[None]:
+            task = asyncio.create_task(partition.commit(partition.changes()))
+            await asyncio.sleep(0)
+            return task
+
+        async def through(task: asyncio.Task[None]) -> None:
+            store.through()
+            await task
+
+        partition.tell_counts(0)
+        partition.cursor.counts = {"shop": [1, 0, 0, 0, 0, 0]}
+        partition.tell_counts(1000)
+        await through(await commit())
+        partition.outbox.mark_sent(1)
+        versions = [partition.version]
+        kept = partition.outbox._kept
+        for _ in range(2):
+            under_way = await commit()
+            partition.learned(0, epoch, 1, as_of=versions[-1])  # the second time it was asked after the commit that was under way at the first
+            assert len(kept) == 1
+            await through(under_way)
+            versions.append(partition.version)
+        under_way = await commit()
+        partition.learned(0, epoch, 1, as_of=versions[-1])
+        assert len(kept) == 0
+        await through(under_way)
+
+    asyncio.run(work())
