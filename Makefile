@@ -28,7 +28,7 @@ SEED ?=
 FAULTS ?=
 RATE ?= 100
 MINUTES ?= 30
-BENCHES = $(sort $(filter-out bench/learning%.py bench/screenshots.py bench/three_launches.py bench/sight_cost.py bench/throughput.py bench/latency.py bench/stages.py bench/skew.py,$(wildcard bench/*.py)))
+BENCHES = $(sort $(filter-out bench/learning%.py bench/screenshots.py bench/three_launches.py bench/sight_cost.py bench/arena.py bench/throughput.py bench/latency.py bench/stages.py bench/skew.py,$(wildcard bench/*.py)))
 
 .PHONY: help install demo test browser-test screenshots chaos durability soak lint types style format ci peers bench bench-latency bench-stages bench-parts bench-learning bench-sight compose-check fuzz audit licences clean
 

@@ -27,7 +27,8 @@ from typing import Any
 
 import numpy as np
 import redis
-from throughput import HERE, PEERS, SCRIPTS, VISIT, Stage, cpu_s, cursors, machine, make_topics, run_headstart, staged, train, whole, working
+from arena import HERE, PEERS, VISIT, Stage, cpu_s, machine, make_topics, staged, train, whole
+from throughput import SCRIPTS, cursors, run_headstart, working
 
 from features.events import KINDS
 from models.checkpoint import load, save

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import redis
-from throughput import HERE, LINES, machine, train
+from arena import HERE, LINES, machine, train
 
 from features.redis_store import RedisStore
 from models.checkpoint import load

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Final
 
 import redis
-from throughput import HERE, PEERS, VISIT, Stage, applied, cpu_s, staged, train, whole, working
+from arena import HERE, PEERS, VISIT, Stage, cpu_s, staged, train, whole
+from throughput import applied, working
 
 SPY: Final = PEERS.parent / "py-spy"
 TAG: Final = "stages"

@@ -28,7 +28,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from throughput import HERE, machine
+from arena import HERE, machine
 
 sys.path.insert(0, str(HERE.parent / "tests" / "unit"))
 

@@ -1,7 +1,7 @@
 """Where one input partition is worked: a loop that takes portions from the gate, works them off, settles and acknowledges them.
 
-Each desk is a task of its own, so one that waits at a barrier, or for Redis, holds up no other. Live, a portion is worked off, in memory, while the one
-before it is being committed; its scores leave when that is done. A refused commit means that someone else has committed: the desk drops what it holds,
+Each desk is a task of its own, so one that waits at a barrier, or for Redis, holds up no other. Live, portions are worked off, in memory, while the one
+before them is being committed; their scores leave when that is done. A refused commit means that someone else has committed: the desk drops what it holds,
 loads the partition again and seeks to its cursor. Nothing is acknowledged before.
 """
 
@@ -17,14 +17,15 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from features.errors import DependencyDown, Mismatch
-from features.store import Changes, Store
+from features.store import Store
 from streams.alerts import Alert
 from streams.gate import End, LiveGate, Portion, ReplayGate, are_known
 from streams.incidents import incident
 from streams.knowledge import Knowledge
 from streams.partition import LostCommit, Partition, Rules
-from streams.pipeline import Outlet, commit, deliver, publish_outbox, work_off
+from streams.pipeline import Outlet, publish_outbox, work_off
 from streams.records import Received
+from streams.settling import Settling, Unsaid
 
 logger = logging.getLogger(__name__)
 
@@ -89,14 +90,13 @@ class Desk:
         self._pause_s = PAUSE_S
         self._checked_s = self._said_s = 0.0
         self._unsaid = True  # what is committed is perhaps not sent
-        # The partition's version when a portion was begun that is not known to be committed: that the store can be read again says nothing of it.
-        self._unsettled_at: int | None = None
-        self._settling: asyncio.Task[None] | None = None  # the commit of a portion whose scores have left, and what follows from it
+        self._settling = Settling(outlet, store, replay=rules.replay, committed=self._committed, wake=self.wake)
+        # The versions of the partition in which a portion is missing that was begun and is not known to be committed: that the store can be read again says nothing of it.
+        self._unsettled_at: tuple[int, ...] = ()
         self._loaded_s: float | None = time.monotonic()  # when the store was read; None once an event has been worked since
         self._news = asyncio.Event()
         self._stopping = False
         self._reload = False
-        self._gone: list[tuple[int, int, int]] = []
         self._taps: list[Tap | None] = [None] * 4
         self._acks: list[deque[tuple[int, Ack]]] = [deque() for _ in range(4)]
         self._held = [False] * 4
@@ -131,7 +131,7 @@ class Desk:
 
     def in_hand(self) -> bool:
         """Whether a portion was begun and is not known to be committed."""
-        return self._unsettled_at is not None
+        return bool(self._unsettled_at)
 
     def stopping(self) -> bool:
         """Whether the desk takes no further portion."""
@@ -157,10 +157,7 @@ class Desk:
 
     def gone(self, kind: int, first: int, upto: int) -> None:
         """Hear that records [first, upto) left the log before they were read; they count as lost in the commit that goes past them."""
-        self._gone.append((kind, first, upto))
-
-    def _passed(self) -> list[tuple[int, int, int]]:
-        return [(kind, first, upto) for kind, first, upto in self._gone if upto <= self.partition.cursor.offsets[kind]]
+        self._settling.gone((kind, first, upto))
 
     def hear(self, kind: int, tap: Tap) -> None:
         """Hear where what comes of one topic is drawn, and that something has. It is drawn when the next portion begins, with all that has come by then."""
@@ -200,8 +197,8 @@ class Desk:
                     elif self._unsaid:
                         await self._again()
                     await self._work_on()
-                    if self._unsettled_at is None:
-                        self._down_since_s, self._pause_s = None, PAUSE_S
+                    if not self._unsettled_at:
+                        self._is_up()
                 except LostCommit as lost:
                     logger.warning("%s; starting over from the cursor", lost)
                     self._reload = True
@@ -223,26 +220,39 @@ class Desk:
                         await self._news.wait()
                 except TimeoutError:
                     quiet = True
+            with suppress(LostCommit, DependencyDown):  # it was told of, or whoever comes next finds out
+                await self._settling.done()
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001  whatever it is, the process must not go on
             self._crashed(error)
         finally:
-            if self._settling is not None:
-                self._settling.cancel()
+            self._settling.cancel()
             self._let_go()
 
     async def _work_on(self) -> None:
-        """Work whatever may be worked, and see it settled."""
-        while not self.stopping() and not self._reload:
-            self._news.clear()
-            if (portion := self._next()) is not None:
-                await self._work(portion)
-            elif self._settling is not None and not self._settling.done():
-                await self._news.wait()
-            else:
+        """Work whatever may be worked, and see it settled: portions that come while a commit is under way are worked off, and settled together after it."""
+        settling = self._settling
+        while True:
+            if settling.waits() and not settling.is_under_way():
+                await settling.send(self.partition)
+            if self.stopping() or self._reload:
                 break
-        await self._settled()
+            self._news.clear()
+            if not settling.is_full() and (portion := self._next()) is not None:
+                await self._work(portion)
+            elif settling.is_under_way():
+                await self._news.wait()
+            elif not settling.waits():
+                break
+        if settling.waits() and not self._reload:
+            await settling.send(self.partition)
+        await settling.done()
+        self._look_what_is_settled()
+
+    def _look_what_is_settled(self) -> None:
+        if self.partition.version not in self._unsettled_at:
+            self._unsettled_at = ()
 
     def _let_go(self) -> None:
         """Be known to no tap: some are held for long after their partition has gone, and must not hold what it had in memory."""
@@ -277,7 +287,7 @@ class Desk:
         now_ms, ends = self._clock_ms(), self._source.ends(self.number)
         if self._loaded_s is not None and not are_known(ends, now_ms) and time.monotonic() - self._loaded_s < ENDS_S:
             return None  # else it could not be told what time it is
-        return self.gate.next(now_ms, ends) or self._due(self.gate.time_ms)
+        return self.gate.next(now_ms, ends) or (None if self._settling.is_under_way() else self._due(self.gate.time_ms))
 
     def _due(self, time_ms: int) -> Portion | None:
         partition = self.partition
@@ -334,8 +344,7 @@ class Desk:
                 f"a replay's ticks must rise: {portion.tick_end_ms} came after {partition.cursor.tick_ms}; publish the log once, into a fresh namespace"
             )
         began_ms = partition.cursor.tick_ms
-        if self._settling is None:
-            self._unsettled_at = partition.version
+        self._unsettled_at = partition.version, partition.begun
         worked = await work_off(
             partition, portion.records, self._knowledge, offsets=portion.offsets, tick_end_ms=portion.tick_end_ms, due_ms=portion.due_ms,
             earliest_ms=None if self._rules.replay else now_ms - self._rules.ttl_ms, latest_ms=None if self._rules.replay else now_ms + self._rules.future_ms,
@@ -343,62 +352,47 @@ class Desk:
         )  # fmt: skip
         if self._rules.replay and (self._stamp_ms() != began_ms or (partition.has_read and not await partition.is_current())):
             self._reload = True  # heads or records are of another time: this worker lost the partition, or the store went back
-            self._unsettled_at = None
+            self._unsettled_at = ()
             return
+        partition.cursor.time_ms = max(partition.cursor.time_ms, portion.time_ms)
         if isinstance(self.gate, LiveGate) and portion.tick_end_ms is not None:
             self.gate.closed(partition.cursor.tick_ms)
         self._hold()
-        await self._settled()  # so the scores of one portion at most are out and can be taken back
-        self._unsettled_at = partition.version
-        partition.cursor.time_ms = max(partition.cursor.time_ms, portion.time_ms)
-        passed = self._passed()
-        partition.cursor.totals.lost += sum(upto - first for _, first, upto in passed)
         self._said_s = time.monotonic()
-        await deliver(worked, self._outlet)
-        self._settling = asyncio.create_task(self._settle(partition.changes(), portion, passed), name=f"commit-{self.number}")
-        self._settling.add_done_callback(self._has_settled)
+        self._settling.add(portion, worked)
+        if self._rules.replay or portion.tick_end_ms is not None or portion.due_ms is not None:
+            await self._settling.send(partition)  # a tick's end, and bins that close, have commits of their own
         if self._rules.replay:
-            await self._settled()
+            await self._settling.done()
 
-    async def _settle(self, changes: Changes, portion: Portion, passed: Sequence[tuple[int, int, int]]) -> None:
-        """Commit a portion, let its outcomes leave, acknowledge it."""
-        await commit(self.partition, changes, self._outlet, self._store, tick_done_ms=portion.tick_end_ms if self._rules.replay else None)
-        self._gone = [one for one in self._gone if one not in passed]
+    def _committed(self, done: Unsaid) -> None:
         for kind, acks in enumerate(self._acks):
-            while acks and acks[0][0] <= portion.offsets[kind]:
+            while acks and acks[0][0] <= done.offsets[kind]:
                 acks.popleft()[1]()
+        if done.records:  # else what failed is perhaps still to come
+            self._is_up()
 
-    def _has_settled(self, settling: asyncio.Task[None]) -> None:
-        if not settling.cancelled():
-            settling.exception()  # else asyncio reports one that nobody waits for, since something else has failed too
-        self._news.set()
-
-    async def _settled(self) -> None:
-        """See the last portion committed and acknowledged. Raises what came of it."""
-        settling, self._settling = self._settling, None
-        if settling is not None:
-            await settling
-            self._unsettled_at = None
+    def _is_up(self) -> None:
+        self._down_since_s, self._pause_s = None, PAUSE_S
 
     async def _start_over(self) -> None:
         if self.stopping():
             return  # who has the partition next would not know that it is held
         self._reload = False
         with suppress(LostCommit, DependencyDown):  # that is known, or is another reason to start over
-            await self._settled()
+            await self._settling.done()
         for kind in range(4):  # what comes before the seek is of no use, and could be much
             self._hold_one(kind, True)
-        before = self.partition.version
+        before = self.partition
         self.partition = await Partition.load(self.number, self._store, self._rules)
-        self._gone = self._passed()  # of what lies ahead of the cursor the seek tells again
+        self._settling.start_over(before, self.partition)
         now = self.partition.version
-        if now < before:
-            text = f"partition {self.number} was at version {before} and is at {now}"
-            self._source.tell(incident("store_went_back", text, partition=self.number, version_before=before, version=now))
+        if now < before.version:
+            text = f"partition {self.number} was at version {before.version} and is at {now}"
+            self._source.tell(incident("store_went_back", text, partition=self.number, version_before=before.version, version=now))
         await self._source.look_again()  # if the store went back, so did the heads
         await self._again()
-        if now != self._unsettled_at:  # the commit was done, though its answer was lost, or somebody else's was
-            self._unsettled_at = None
+        self._look_what_is_settled()  # the commit may have been done, though its answer was lost, or somebody else's was
         for acks in self._acks:
             acks.clear()
         if self.stopping():

@@ -71,7 +71,7 @@ def field(place: Place) -> str:
 
 
 class Outbox:
-    """The messages of one partition: fresh, with a commit unsent, then on Kafka, and gone when they are learned."""
+    """The messages of one partition: fresh, leaving with a commit, unsent when that is done, then on Kafka, and gone when they are learned."""
 
     def __init__(self, held: Mapping[str, bytes], *, epoch: int, sent: Sequence[int]) -> None:
         """`held` is the store's hash; what is below `sent` (Q,) in `epoch`, or of an epoch before, is on Kafka already."""

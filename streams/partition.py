@@ -197,12 +197,11 @@ class Partition:
         if epoch != self.cursor.epoch and epoch not in [past.epoch for past in self.cursor.told.before]:
             return  # a life that all have learned to its end, or one of another state of the store
         heard, now = self._heard.get(q), (epoch, number)
-        begun = self._next_version if self._committing else self.version
-        if heard is not None and heard.at <= now and heard.version < begun:
+        if heard is not None and heard.at <= now and heard.version < self.begun:
             if as_of <= heard.version:
                 return  # it was read before the commit that began since was done
             self._let_go(q, *heard.at)
-        self._heard[q] = _Heard(begun, now)
+        self._heard[q] = _Heard(self.begun, now)
 
     def _let_go(self, q: int, epoch: int, number: int) -> None:
         told = self.cursor.told
@@ -212,6 +211,11 @@ class Partition:
 
     def _is_learned(self, q: int, past: Past) -> bool:
         return not past.ends[q] or self._learned.get(q, (0, 0)) >= (past.epoch, past.ends[q])
+
+    @property
+    def begun(self) -> int:
+        """The version of the last commit that has begun, which `version` will be when it is done."""
+        return self._next_version if self._committing else self.version
 
     def changes(self) -> Changes:
         """Return everything since the last commit, as it is now, for the next one. What changes from here on, while that is under way, belongs to the one after."""

@@ -25,7 +25,7 @@ from features.exposures import NONE, UNMARKED, Exposure, exposure_id, is_followe
 from features.hashing import partition_for
 from features.intake import Arrived, rows
 from features.predictions import UNSAID, packed
-from features.store import Changes, Store
+from features.store import Store
 from streams.aside import computed
 from streams.domains import Launches
 from streams.knowledge import Knowledge
@@ -50,10 +50,15 @@ class Outlet(Protocol):
 
 @dataclass
 class Worked:
-    """What a batch has to say to the outside."""
+    """What one batch, or several, have to say to the outside."""
 
     scores: list[Outgoing] = field(default_factory=list)
     rejected: list[Outgoing] = field(default_factory=list)
+
+    def add(self, other: Worked) -> None:
+        """Say what another batch, worked after this one, has to say."""
+        self.scores += other.scores
+        self.rejected += other.rejected
 
 
 async def work_off(
@@ -92,18 +97,13 @@ async def work_off(
 async def settle(partition: Partition, worked: Worked, outlet: Outlet, store: Store, *, tick_done_ms: int | None = None) -> None:
     """Deliver scores and rejects, commit in one step, then let the outcomes leave; nothing leaves that a crash could take back."""
     await deliver(worked, outlet)
-    await commit(partition, partition.changes(), outlet, store, tick_done_ms=tick_done_ms)
+    await partition.commit(partition.changes())
+    await publish_outbox(partition, outlet, store, tick_done_ms=tick_done_ms)
 
 
 async def deliver(worked: Worked, outlet: Outlet) -> None:
     """Let scores and rejects leave. What they follow from is not committed: a crash before it is makes them again."""
     await outlet.deliver([*worked.scores, *worked.rejected])
-
-
-async def commit(partition: Partition, changes: Changes, outlet: Outlet, store: Store, *, tick_done_ms: int | None = None) -> None:
-    """Commit in one step what `Partition.changes` returned, then let the outcomes leave. Meanwhile the partition may be worked further, in memory."""
-    await partition.commit(changes)
-    await publish_outbox(partition, outlet, store, tick_done_ms=tick_done_ms)
 
 
 async def publish_outbox(partition: Partition, outlet: Outlet, store: Store, *, tick_done_ms: int | None = None) -> None:

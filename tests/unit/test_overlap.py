@@ -17,11 +17,12 @@ from models.model import Model
 from streams.desk import Desk
 from streams.outbox import Outbox
 from streams.partition import Partition
-from streams.records import Counted, Outgoing, decode_score, encode_message
+from streams.records import Counted, Outgoing, Received, decode_score, encode_message
+from streams.settling import Unsaid
 from tests.builders import START_MS, Came, make_event, make_model, make_rules, receive
 from tests.unit.test_desk import LateSource, make_desk, until
 
-EVENTS = [receive(make_event(START_MS - 100 + i, id=f"e{i}", who="ann", line="shoes"), offset=i) for i in range(3)]
+EVENTS = [receive(make_event(START_MS - 100 + i, id=f"e{i}", who=who, line="shoes"), offset=i) for i, who in enumerate(["ann", "ann", "bob"])]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,14 @@ class GatedStore(MemoryStore):
     def __init__(self) -> None:
         super().__init__()
         self.waiting: list[asyncio.Future[object]] = []
-        self.refuses = self.does_it = False
+        self.refuses = self.does_it = self.reads_nothing = False
+
+    async def read(self, slot: str, keys: Sequence[str]) -> list[bytes | None]:
+        """Read, or fail once."""
+        if keys and self.reads_nothing:
+            self.reads_nothing = False
+            raise DependencyDown("no answer")
+        return await super().read(slot, keys)
 
     async def commit(self, slot: str, expected: int, changes: Changes) -> bool:
         """Wait; `through` says what becomes of it."""
@@ -94,11 +102,15 @@ class Shop:
         """Take everything."""
         self.sent += [decode_score(r.value or b"").event_id for r in records if r.topic == "scores"]
 
-    async def two_in_hand(self, model: Model) -> None:
-        """The first event is scored and being committed, the second one worked off."""
+    async def opens(self, model: Model) -> None:
+        """The desk begins to work."""
         self.desk = self.source.desk = await make_desk(model, self.store, self.source, self, self.crashes)
         await self.desk._knowledge.refresh()
         self.desk.start()
+
+    async def two_in_hand(self, model: Model) -> None:
+        """The first event is scored and being committed, the second one worked off."""
+        await self.opens(model)
         self.source.comes(1)
         await until(lambda: len(self.store.waiting) == 1)
         self.source.comes(2)
@@ -150,14 +162,8 @@ def test_a_commit_that_fails_takes_back_the_portion_that_was_worked_meanwhile(mo
     async def work() -> None:
         shop = Shop()
         await shop.two_in_hand(model)
-        if why == "refused":
-            shop.store.refuses = True
-            shop.store.through()
-        elif why == "unanswered":
-            shop.store.through(DependencyDown("no answer"))
-        else:
-            shop.store.does_it = why == DONE
-            shop.store.through(DependencyDown("no answer"))
+        shop.store.refuses, shop.store.does_it = why == "refused", why == DONE
+        shop.store.through(None if why == "refused" else DependencyDown("no answer"))
         await until(lambda: bool(shop.source.sought))
         shop.store.refuses = False
         await shop.settles()
@@ -177,9 +183,9 @@ def test_a_desk_that_stops_sees_its_commit_through(model: Model) -> None:
     async def work() -> None:
         shop = Shop()
         await shop.two_in_hand(model)
-        shop.source.comes(3)
         stopping = asyncio.create_task(shop.desk.stop())
         await asyncio.sleep(0.02)
+        shop.source.comes(3)
         assert not stopping.done()
         while not stopping.done():
             if shop.store.waiting:
@@ -191,6 +197,129 @@ def test_a_desk_that_stops_sees_its_commit_through(model: Model) -> None:
         assert not shop.crashes
 
     asyncio.run(work())
+
+
+def test_what_comes_while_a_commit_takes_its_time_is_settled_together(model: Model) -> None:
+    """It has been worked off by the time the commit is done, and leaves at once, in order, with one commit for all of it."""
+
+    async def work() -> None:
+        shop = Shop()
+        await shop.two_in_hand(model)
+        shop.source.comes(3)
+        await until(lambda: shop.desk.partition.cursor.totals.applied == 3)
+        assert shop.sent == ["e0"]
+        shop.store.through()
+        await until(lambda: shop.sent == ["e0", "e1", "e2"])
+        assert len(shop.store.waiting) == 1
+        assert await shop.applied() == (1, 1)
+        await shop.settles()
+        assert await shop.applied() == (3, 2)
+        await shop.desk.stop()
+
+    asyncio.run(work())
+
+
+def test_a_portion_that_fails_while_another_is_committed_is_read_again_alone(model: Model) -> None:
+    """The commit under way is seen to its end before the partition is loaded."""
+
+    async def work() -> None:
+        shop = Shop()
+        await shop.two_in_hand(model)
+        shop.store.reads_nothing = True
+        shop.source.comes(3)
+        await until(lambda: shop.desk.down_s() > 0)
+        await asyncio.sleep(0.3)  # longer than the pause before it starts over
+        assert (shop.source.sought, shop.desk.in_hand()) == ([], True)
+        shop.store.through()
+        await until(lambda: shop.source.sought == [[1, 0, 0, 0]])
+        await shop.settles()
+        assert shop.sent == ["e0", "e1", "e2"]
+        assert await shop.applied() == (3, 2)
+        await shop.desk.stop()
+        assert not shop.crashes
+
+    asyncio.run(work())
+
+
+def test_an_event_that_is_settled_ends_a_trouble_though_more_always_waits(model: Model) -> None:
+    """The desk need not come to rest. What is settled without an event says nothing: those that failed may fail again."""
+
+    async def work() -> None:
+        shop = Shop()
+        await shop.two_in_hand(model)
+        shop.store.through(DependencyDown("no answer"))
+        await until(lambda: bool(shop.store.waiting))
+        shop.desk._committed(Unsaid(offsets=[0] * 4))
+        assert shop.desk.down_s() > 0
+        shop.source.comes(3)
+        await until(lambda: shop.desk.partition.cursor.totals.applied == 3)
+        shop.store.through()
+        await until(lambda: bool(shop.store.waiting))
+        assert (shop.desk.in_hand(), shop.desk.down_s()) == (True, 0.0)
+        await shop.settles()
+        await shop.desk.stop()
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize("done", [True, False])
+def test_lost_records_count_once_though_the_answer_is_lost_too(model: Model, done: bool) -> None:
+    """Whether the commit that counts them was done or not."""
+
+    async def work() -> None:
+        shop = Shop()
+        await shop.opens(model)
+        shop.desk.gone(0, 0, 1)
+        shop.source.comes(1)
+        await until(lambda: len(shop.store.waiting) == 1)
+        shop.store.does_it = done
+        shop.store.through(DependencyDown("no answer"))
+        await until(lambda: bool(shop.source.sought))
+        if not done:
+            shop.desk.gone(0, 0, 1)  # as the seek tells again
+        await shop.settles()
+        shop.source.comes(2)
+        await shop.settles()
+        assert shop.desk.partition.cursor.totals.lost == 1
+        await shop.desk.stop()
+
+    asyncio.run(work())
+
+
+def test_a_commit_is_on_its_way_before_the_next_portion_is_worked(model: Model) -> None:
+    """Also where all shoppers are at hand, so that working off waits for nothing."""
+    steps: list[str] = []
+
+    class Eager(MemoryStore):
+        """A store whose commits take a turn of the event loop to begin."""
+
+        async def commit(self, slot: str, expected: int, changes: Changes) -> bool:
+            """Begin, and be done."""
+            await asyncio.sleep(0)
+            steps.append("commit")
+            return await super().commit(slot, expected, changes)
+
+    class OneByOne(Came):
+        """A topic of which one record is drawn at a time."""
+
+        def draw(self) -> tuple[list[Received], int, Callable[[], object]] | None:
+            """Draw one."""
+            if not self.records:
+                return None
+            steps.append("draw")
+            return [self.records.pop(0)], self.next_offset - len(self.records), lambda: None
+
+    async def work() -> None:
+        source, crashes = Log(), list[BaseException]()
+        desk = await make_desk(model, Eager(), source, Shop(), crashes)
+        desk.start()
+        desk.hear(0, OneByOne([receive(make_event(START_MS - 100 + i, id=f"e{i}", who="ann"), offset=i) for i in range(3)], 3))
+        await until(lambda: steps.count("commit") == 3)
+        await desk.stop()
+        assert not crashes
+
+    asyncio.run(work())
+    assert steps == ["draw", "commit"] * 3
 
 
 def test_records_that_change_during_a_commit_are_in_the_next() -> None:

@@ -156,9 +156,9 @@ def test_an_offset_that_nobody_is_handed_is_no_work_and_a_record_that_is_not_dra
         figures = vitals.figures()
         assert [[*figures[f"headstart_held_{what}"]] for what in ("records", "bytes")] == [[((), 1.0)], [((), 7.0)]]
         assert next(iter(figures["headstart_oldest_unacknowledged_seconds"]))[1] == 4
-        desk._unsettled_at = 3  # a tick of a replay may take its time, and nothing is drawn meanwhile
+        desk._unsettled_at = (3,)  # a tick of a replay may take its time, and nothing is drawn meanwhile
         assert vitals.places()[0].has_work == (not replay)
-        desk._unsettled_at = None
+        desk._unsettled_at = ()
         await worker.settle()
 
     asyncio.run(work())
