@@ -234,7 +234,7 @@ class Desk:
         """Work whatever may be worked, and see it settled: portions that come while a commit is under way are worked off, and settled together after it."""
         settling = self._settling
         while True:
-            if settling.waits() and not settling.is_under_way():
+            if settling.may_send():
                 await settling.send(self.partition)
             if self.stopping() or self._reload:
                 break

@@ -1,7 +1,7 @@
 """What a desk has worked off and not settled: scores that wait to leave, and the one commit that is under way.
 
-Nothing leaves before the commit before it is done, and no commit begins before what it follows from has left. So the scores that a crash could take back are
-those of one commit, and what is worked off meanwhile, in memory, has told nobody anything.
+Scores leave when the commit before theirs is in the store, and a commit begins when its scores, and the outcomes of the one before, have left. So the scores that
+a crash could take back are those of one commit, and what is worked off meanwhile, in memory, has told nobody anything.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ class Settling:
     def __init__(self, outlet: Outlet, store: Store, *, replay: bool, committed: Callable[[Unsaid], None], wake: Callable[[], None]) -> None:
         self._outlet, self._store, self._replay, self._committed, self._wake = outlet, store, replay, committed, wake
         self._unsaid: Unsaid | None = None
-        self._commit: asyncio.Task[None] | None = None
+        self._commit: asyncio.Task[None] | None = None  # and what follows from it
+        self._stored = asyncio.Event()  # or it has failed
         self._gone: list[Lost] = []  # not counted as lost yet
         self._counting: Sequence[Lost] = ()  # by the last commit that has begun
 
@@ -50,6 +51,10 @@ class Settling:
     def is_full(self) -> bool:
         """Whether as much of that waits as a portion may hold."""
         return self._unsaid is not None and self._unsaid.records >= PORTION
+
+    def may_send(self) -> bool:
+        """Whether something waits, and for no commit."""
+        return self._unsaid is not None and (self._commit is None or self._stored.is_set())
 
     def is_under_way(self) -> bool:
         """Whether a commit is, or what follows from it."""
@@ -67,13 +72,18 @@ class Settling:
         unsaid.offsets, unsaid.tick_end_ms = portion.offsets, portion.tick_end_ms
 
     async def send(self, partition: Partition) -> None:
-        """Let what waits leave, when the last commit is done, and begin the next. Raises DependencyDown, and what `done` does."""
-        await self.done()
+        """Let what waits leave, when the last commit is in the store, and begin the next. Raises DependencyDown, and what `done` does."""
+        if self._commit is not None:
+            await self._stored.wait()
+            if self._commit.done():
+                await self.done()
         unsaid, self._unsaid = self._unsaid, None
         assert unsaid is not None
+        await deliver(unsaid.says, self._outlet)
+        await self.done()
         self._counting = self._passed(partition)
         partition.cursor.totals.lost += sum(upto - first for _, first, upto in self._counting)
-        await deliver(unsaid.says, self._outlet)
+        self._stored.clear()
         self._commit = asyncio.create_task(self._settle(partition, partition.changes(), unsaid), name=f"commit-{partition.number}")
         self._commit.add_done_callback(self._ended)
         for _ in range(TURNS_TO_WRITE):
@@ -98,8 +108,12 @@ class Settling:
             self._commit.cancel()
 
     async def _settle(self, partition: Partition, changes: Changes, unsaid: Unsaid) -> None:
-        await partition.commit(changes)
-        self._forget_counted()
+        try:
+            await partition.commit(changes)
+            self._forget_counted()
+        finally:
+            self._stored.set()
+            self._wake()
         await publish_outbox(partition, self._outlet, self._store, tick_done_ms=unsaid.tick_end_ms if self._replay else None)
         self._committed(unsaid)
 

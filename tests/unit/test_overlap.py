@@ -14,6 +14,7 @@ from features.memory_store import MemoryStore
 from features.residents import Residents
 from features.store import Changes
 from models.model import Model
+from streams import settling as settling_module
 from streams.desk import Desk
 from streams.outbox import Outbox
 from streams.partition import Partition
@@ -186,7 +187,7 @@ def test_a_desk_that_stops_sees_its_commit_through(model: Model) -> None:
         stopping = asyncio.create_task(shop.desk.stop())
         await asyncio.sleep(0.02)
         shop.source.comes(3)
-        assert not stopping.done()
+        assert (stopping.done(), shop.sent) == (False, ["e0"])
         while not stopping.done():
             if shop.store.waiting:
                 shop.store.through()
@@ -214,6 +215,30 @@ def test_what_comes_while_a_commit_takes_its_time_is_settled_together(model: Mod
         assert await shop.applied() == (1, 1)
         await shop.settles()
         assert await shop.applied() == (3, 2)
+        await shop.desk.stop()
+
+    asyncio.run(work())
+
+
+def test_scores_need_not_wait_for_outcomes_on_their_way_but_the_next_commit_does(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is in the store cannot be taken back; the outbox is told that its outcomes have left before it takes further ones."""
+    left = asyncio.Event()
+
+    async def publish(*_: object, **__: object) -> None:
+        await left.wait()
+
+    monkeypatch.setattr(settling_module, "publish_outbox", publish)
+
+    async def work() -> None:
+        shop = Shop()
+        await shop.two_in_hand(model)
+        shop.store.through()
+        await until(lambda: shop.sent == ["e0", "e1"])
+        await asyncio.sleep(0.02)
+        assert shop.store.waiting == []
+        left.set()
+        await shop.settles()
+        assert await shop.applied() == (2, 2)
         await shop.desk.stop()
 
     asyncio.run(work())
