@@ -1,7 +1,7 @@
 """Where one input partition is worked: a loop that takes portions from the gate, works them off, settles and acknowledges them.
 
 Each desk is a task of its own, so one that waits at a barrier, or for Redis, holds up no other. Live, portions are worked off, in memory, while the one
-before them is being committed; their scores leave when that is done. A refused commit means that someone else has committed: the desk drops what it holds,
+before them is being committed; their scores leave when that is stored (`streams.settling`). A refused commit means that someone else has committed: the desk drops what it holds,
 loads the partition again and seeks to its cursor. Nothing is acknowledged before.
 """
 
@@ -89,9 +89,9 @@ class Desk:
         self._down_since_s: float | None = None
         self._pause_s = PAUSE_S
         self._checked_s = self._said_s = 0.0
-        self._unsaid = True  # what is committed is perhaps not sent
+        self._unsent = True  # what is committed is perhaps not sent
         self._settling = Settling(outlet, store, replay=rules.replay, committed=self._committed, wake=self.wake)
-        # The versions of the partition in which a portion is missing that was begun and is not known to be committed: that the store can be read again says nothing of it.
+        # While a portion is begun and not known to be committed, the partition's versions without it: that the store can be read again says nothing of it.
         self._unsettled_at: tuple[int, ...] = ()
         self._loaded_s: float | None = time.monotonic()  # when the store was read; None once an event has been worked since
         self._news = asyncio.Event()
@@ -194,7 +194,7 @@ class Desk:
                         await self._look(quiet)
                     if self._reload:
                         await self._start_over()
-                    elif self._unsaid:
+                    elif self._unsent:
                         await self._again()
                     await self._work_on()
                     if not self._unsettled_at:
@@ -277,7 +277,7 @@ class Desk:
                 self._reload = True
         if self._rules.replay and quiet and now_s - self._said_s > BARRIER_S:
             self.partition.outbox.send_again()  # what was said may be lost
-            self._unsaid = True
+            self._unsent = True
 
     def _next(self) -> Portion | None:
         self._draw()
@@ -297,7 +297,7 @@ class Desk:
 
     async def _again(self) -> None:
         """Send once more what is committed and perhaps not sent."""
-        self._unsaid = False
+        self._unsent = False
         self._said_s = time.monotonic()
         tick_ms = self.partition.cursor.tick_ms
         await publish_outbox(self.partition, self._outlet, self._store, tick_done_ms=tick_ms if self._rules.replay and tick_ms else None)
@@ -313,6 +313,7 @@ class Desk:
             if end_ms is not None and end_ms - self.partition.cursor.tick_ms > BEHIND_TICKS * self._tick_ms:
                 if portion.records:
                     await self._work_off(replace(portion, tick_end_ms=None))
+                    await self._settling.send(self.partition)  # scores need not wait for what closes
                 await self._go_on_to(end_ms, portion)
                 return
         if not self.stopping():

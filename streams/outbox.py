@@ -92,7 +92,7 @@ class Outbox:
         self._move([place for place in self._unsent if place[1] < epoch or (place[1] == epoch and place[2] < (sent[place[0]] if sent else 0))])
 
     def post(self, place: Place, key: bytes, message: bytes) -> None:
-        """Take in a message; it leaves after the next commit."""
+        """Take in a message; it leaves after the next commit that begins."""
         self._fresh[place] = key, message
 
     def unsent(self) -> list[tuple[int, bytes, bytes]]:

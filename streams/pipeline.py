@@ -4,8 +4,8 @@
                                         └ exposures ▸ delay bins close ▸ outcomes
 
 `work_off` changes only memory; `settle` makes it real, in the order that keeps features and learning exactly-once in effect:
-scores are delivered, then everything is committed in one step, then the outcomes leave. The same functions run under Faust
-with Kafka and Redis (`streams.desk`) and, with the in-memory store, in evaluation and training (`streams.offline`).
+scores are delivered, then everything is committed in one step, then the outcomes leave. So it is in evaluation and training, with the
+in-memory store (`streams.offline`), and under Faust, with Kafka and Redis (`streams.desk`), where `streams.settling` takes the same steps.
 """
 
 from __future__ import annotations

@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from features.store import Changes, Store
-from streams.gate import PORTION, Portion
+from streams.gate import Portion
 from streams.partition import Partition
 from streams.pipeline import Outlet, Worked, deliver, publish_outbox
 
 TURNS_TO_WRITE: Final = 2
 """Of the event loop, until a commit has been written to its socket: working off may leave it no further one before all is worked."""
+ENOUGH: Final = 1_000
+"""Events: if so many wait for a commit, nothing more is worked off until it is done. They leave together, and their own commit holds up Redis for all."""
 
 Lost = tuple[int, int, int]
 """Records that left the log before they were read: their topic, the first of them, the one after the last."""
@@ -34,13 +36,13 @@ class Unsaid:
 
 
 class Settling:
-    """Sees the portions of one desk settled, one commit after the other. `committed` is called when one is done and its outcomes have left, `wake` when it has ended, however."""
+    """Sees the portions of one desk settled, one commit after the other. `committed` is called when one is done and its outcomes have left, `wake` whenever there is more to do."""
 
     def __init__(self, outlet: Outlet, store: Store, *, replay: bool, committed: Callable[[Unsaid], None], wake: Callable[[], None]) -> None:
         self._outlet, self._store, self._replay, self._committed, self._wake = outlet, store, replay, committed, wake
         self._unsaid: Unsaid | None = None
         self._commit: asyncio.Task[None] | None = None  # and what follows from it
-        self._stored = asyncio.Event()  # or it has failed
+        self._stored = asyncio.Event()  # or it has failed, and has ended
         self._gone: list[Lost] = []  # not counted as lost yet
         self._counting: Sequence[Lost] = ()  # by the last commit that has begun
 
@@ -49,8 +51,8 @@ class Settling:
         return self._unsaid is not None
 
     def is_full(self) -> bool:
-        """Whether as much of that waits as a portion may hold."""
-        return self._unsaid is not None and self._unsaid.records >= PORTION
+        """Whether enough of that waits."""
+        return self._unsaid is not None and self._unsaid.records >= ENOUGH
 
     def may_send(self) -> bool:
         """Whether something waits, and for no commit."""
@@ -98,8 +100,9 @@ class Settling:
     def start_over(self, before: Partition, now: Partition) -> None:
         """Drop what waits: the partition was loaded anew."""
         self._unsaid = None
-        if now.version == before.begun:  # the commit was done, though its answer was lost
+        if before.version < before.begun == now.version:  # the commit was done, though its answer was lost
             self._forget_counted()
+        self._counting = ()
         self._gone = self._passed(now)  # of what lies ahead of the cursor the seek tells again
 
     def cancel(self) -> None:
@@ -111,7 +114,7 @@ class Settling:
         try:
             await partition.commit(changes)
             self._forget_counted()
-        finally:
+        finally:  # whoever waits for it finds a commit that failed at its end
             self._stored.set()
             self._wake()
         await publish_outbox(partition, self._outlet, self._store, tick_done_ms=unsaid.tick_end_ms if self._replay else None)

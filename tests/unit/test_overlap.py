@@ -16,10 +16,12 @@ from features.store import Changes
 from models.model import Model
 from streams import settling as settling_module
 from streams.desk import Desk
+from streams.gate import Portion
 from streams.outbox import Outbox
 from streams.partition import Partition
+from streams.pipeline import Worked
 from streams.records import Counted, Outgoing, Received, decode_score, encode_message
-from streams.settling import Unsaid
+from streams.settling import ENOUGH, Settling, Unsaid
 from tests.builders import START_MS, Came, make_event, make_model, make_rules, receive
 from tests.unit.test_desk import LateSource, make_desk, until
 
@@ -220,17 +222,21 @@ def test_what_comes_while_a_commit_takes_its_time_is_settled_together(model: Mod
     asyncio.run(work())
 
 
-def test_scores_need_not_wait_for_outcomes_on_their_way_but_the_next_commit_does(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is in the store cannot be taken back; the outbox is told that its outcomes have left before it takes further ones."""
+@pytest.mark.parametrize("fails", [False, True])
+def test_scores_need_not_wait_for_outcomes_on_their_way_but_the_next_commit_does(model: Model, monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
+    """The outbox hears that they have left before it takes further ones. If the broker did not take them, what is not stored is worked again."""
     left = asyncio.Event()
 
     async def publish(*_: object, **__: object) -> None:
-        await left.wait()
+        if shop.sent:
+            await left.wait()
+        if fails and shop.sent == ["e0", "e1"]:
+            raise DependencyDown("the broker is away for a moment")
 
     monkeypatch.setattr(settling_module, "publish_outbox", publish)
+    shop = Shop()
 
     async def work() -> None:
-        shop = Shop()
         await shop.two_in_hand(model)
         shop.store.through()
         await until(lambda: shop.sent == ["e0", "e1"])
@@ -238,8 +244,10 @@ def test_scores_need_not_wait_for_outcomes_on_their_way_but_the_next_commit_does
         assert shop.store.waiting == []
         left.set()
         await shop.settles()
+        assert shop.sent == (["e0", "e1", "e1"] if fails else ["e0", "e1"])
         assert await shop.applied() == (2, 2)
         await shop.desk.stop()
+        assert not shop.crashes
 
     asyncio.run(work())
 
@@ -309,6 +317,41 @@ def test_lost_records_count_once_though_the_answer_is_lost_too(model: Model, don
         await shop.desk.stop()
 
     asyncio.run(work())
+
+
+def test_lost_records_that_a_commit_did_not_count_wait_for_one_that_does(model: Model) -> None:
+    """Though the desk starts over twice before that begins, the second time without a commit."""
+
+    async def work() -> None:
+        shop = Shop()
+        await shop.opens(model)
+        shop.source.comes(1)
+        await shop.settles()
+        shop.desk.gone(0, 0, 1)  # told late
+        shop.source.comes(2)
+        await until(lambda: len(shop.store.waiting) == 1)
+        shop.store.refuses = True
+        shop.store.through()
+        await until(lambda: bool(shop.source.sought))
+        shop.store.refuses = False
+        await until(lambda: len(shop.store.waiting) == 1)
+        settling = shop.desk._settling
+        settling.start_over(shop.desk.partition, await Partition.load(0, shop.store, make_rules(replay=False)))  # the commit under way is not done
+        at_rest = await Partition.load(0, shop.store, make_rules(replay=False))
+        settling.start_over(at_rest, at_rest)
+        assert settling._gone == [(0, 0, 1)]
+        await shop.settles()
+        await shop.desk.stop()
+
+    asyncio.run(work())
+
+
+def test_enough_is_worked_off_before_a_commit_is_done() -> None:
+    """What waits leaves together, with one commit, which must not become too large."""
+    settling = Settling(Shop(), MemoryStore(), replay=False, committed=lambda unsaid: None, wake=lambda: None)
+    for n, full in ((ENOUGH - 1, False), (1, True)):
+        settling.add(Portion([EVENTS[0]] * n, [0] * 4, None), Worked())
+        assert settling.is_full() == full
 
 
 def test_a_commit_is_on_its_way_before_the_next_portion_is_worked(model: Model) -> None:
@@ -412,7 +455,6 @@ def test_what_is_heard_of_a_learner_during_a_commit_says_nothing_of_that_commit(
             store.through()
             await task
 
-        partition.tell_counts(0)
         partition.cursor.counts = {"shop": [1, 0, 0, 0, 0, 0]}
         partition.tell_counts(1000)
         await through(await commit())
