@@ -362,7 +362,7 @@ class Desk:
         self._said_s = time.monotonic()
         self._settling.add(portion, worked)
         if self._rules.replay or portion.tick_end_ms is not None or portion.due_ms is not None:
-            await self._settling.send(partition)  # a tick's end, and bins that close, have commits of their own
+            await self._settling.send(partition)  # so a commit holds the bins of one portion at most
         if self._rules.replay:
             await self._settling.done()
 
