@@ -74,8 +74,6 @@ class Learner:
         self._inbox = Inbox(q, {})
         self._news = False  # live: something has come, or was refilled, since the last step
         self._asked_s = 0.0  # live, when the partitions were asked what they have told
-        self.is_hurried = False
-        """Live, whether it is so far behind that it takes no rests."""
         self.alerts: list[Alert] = []
         """What is to be told; whoever tells it clears it."""
         self._snapshots: dict[str, bytes] = {}
@@ -166,8 +164,8 @@ class Learner:
         cursors = await asyncio.gather(*map(self._partition_cursor, self._done))
         return tick_ms if all(cursor is not None and cursor.tick_ms >= tick_ms for cursor in cursors) else None
 
-    async def step(self) -> bool:
-        """Learn what can be learned now and commit it, or carry the heads over to a new trunk; False if there was nothing to do.
+    async def step(self, *, rests: bool = True) -> bool:
+        """Learn what can be learned now and commit it, or carry the heads over to a new trunk; False if there was nothing to do. Live it `rests` in between.
 
         Raises `LostCommit` and DependencyDown.
         """
@@ -185,7 +183,7 @@ class Learner:
                 return False
             now = await self._due_live()
             expected = self._inbox.expected
-        turns = Turns(rests=not self._replay and not self.is_hurried)
+        turns = Turns(rests=rests and not self._replay)
         outcomes = [m for m in now if isinstance(m, Outcome)]
         counted = [m for m in now if isinstance(m, Counted)]
         if self._replay:

@@ -144,8 +144,8 @@ class LearnerDesk:
     async def _work(self) -> None:
         await self._tell()
         left = len(self._queue)  # what comes meanwhile waits for the next time: there is more to do than to learn
-        hurried = self.learner.is_hurried = left >= HURRIED_STEP_MESSAGES
-        received, at_once, turns = 0, HURRIED_STEP_MESSAGES if hurried else STEP_MESSAGES, self._turns(hurried)
+        rests = left < HURRIED_STEP_MESSAGES
+        received, at_once, turns = 0, STEP_MESSAGES if rests else HURRIED_STEP_MESSAGES, self._turns(rests)
         while left and not self.stopping() and not self._reload:
             left -= 1
             message = await self._receive()
@@ -153,15 +153,15 @@ class LearnerDesk:
             if received % RECEIVE_AT_ONCE == 0:
                 await turns.pass_on()
             if not left or self.learner.is_tick_end(message) or received % at_once == 0:
-                await self._step()
-                turns = self._turns(hurried)
+                await self._step(rests)
+                turns = self._turns(rests)
         self._set_hold(len(self._queue) > HELD_MESSAGES)
-        await self._step()
+        await self._step(rests)
         if received:
             self._unsettled = False
 
-    def _turns(self, hurried: bool) -> Turns:
-        return Turns(rests=self.learner.is_live and not hurried)
+    def _turns(self, rests: bool) -> Turns:
+        return Turns(rests=rests and self.learner.is_live)
 
     async def _receive(self) -> Message:
         offset, value = self._queue.popleft()
@@ -187,9 +187,9 @@ class LearnerDesk:
             await self._step()
             self._unsettled = False
 
-    async def _step(self) -> None:
+    async def _step(self, rests: bool = True) -> None:
         learned = False
-        while await self.learner.step():
+        while await self.learner.step(rests=rests):
             learned, self._unsettled = True, False
         for alert in self.learner.alerts:
             self._alert(alert)

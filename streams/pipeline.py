@@ -97,7 +97,7 @@ async def work_off(
 async def settle(partition: Partition, worked: Worked, outlet: Outlet, store: Store, *, tick_done_ms: int | None = None) -> None:
     """Deliver scores and rejects, commit in one step, then let the outcomes leave; nothing leaves that a crash could take back."""
     await deliver(worked, outlet)
-    await partition.commit(partition.changes())
+    await partition.commit()
     await publish_outbox(partition, outlet, store, tick_done_ms=tick_done_ms)
 
 

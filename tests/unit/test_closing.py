@@ -156,6 +156,27 @@ def test_who_comes_while_bins_close_is_scored_before_the_last_of_them(model: Mod
     assert 0 < len(shop.told()) < N / 2
 
 
+def test_scores_do_not_wait_for_what_closes_far_behind(model: Model) -> None:
+    """The events in hand have a commit of their own, before the bins of the ticks that were missed."""
+
+    async def work() -> Shop:
+        shop, desk = await begun(model)
+        shop.browse(desk)  # the first after a load goes on to its own tick
+        await until(lambda: any(r.topic == "scores" for r in shop.sent) and not desk.in_hand())
+        shop.sent.clear()
+        shop.commits.clear()
+        shop.now_ms += 10 * TICK_MS
+        shop.browse(desk)
+        await shop.goes_on(desk, shop.now_ms)
+        await desk.stop()
+        return shop
+
+    shop = asyncio.run(work())
+    assert shop.sent[0].topic == "scores"
+    assert shop.told() == EVERY_ONE_ONCE
+    assert shop.commits[0][0] == 0
+
+
 def test_many_that_are_due_close_before_the_tick_ends_when_no_event_waits(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that few are left for its end; and few of them wait for it, since each commit has its price. The tick itself goes on."""
     monkeypatch.setattr(desk_module, "CLOSE_AT_ONCE", 25)

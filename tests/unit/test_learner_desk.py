@@ -25,7 +25,7 @@ def test_what_comes_soon_after_the_first_is_learned_with_it(monkeypatch: pytest.
     async def receive(_: object, offset: int) -> None:
         seen.append(f"message {offset}")
 
-    async def step() -> bool:
+    async def step(*, rests: bool) -> bool:
         seen.append("step")
         return False
 
@@ -73,7 +73,7 @@ def test_it_is_known_that_all_is_read_though_more_comes_all_the_time(monkeypatch
             sent += 1
             desk.take([(sent - 1, encode_message(Counted(epoch=1, partition=0, number=sent - 1, tick_ms=1000, counts={})))], sent, lambda: None, lambda: True)
 
-        async def step() -> bool:
+        async def step(*, rests: bool) -> bool:
             come()  # while it learns
             return False
 
@@ -81,7 +81,7 @@ def test_it_is_known_that_all_is_read_though_more_comes_all_the_time(monkeypatch
             looks.append(all_read)
             return False
 
-        learner.step, learner.look_for_holes = step, look_for_holes  # type: ignore[method-assign]
+        learner.step, learner.look_for_holes = step, look_for_holes  # type: ignore[method-assign,assignment]
         desk = LearnerDesk(
             learner, load=AsyncMock(), seek=AsyncMock(), outlet=Slow(), hold=lambda q, held: None, end=lambda q: sent, tell=lambda alert: None,
             patience_s=10, learned=lambda: None, crashed=crashes.append,
@@ -112,8 +112,8 @@ def test_who_is_far_behind_learns_much_at_once_and_takes_no_rests(monkeypatch: p
             nonlocal received
             received = offset + 1
 
-        async def step() -> bool:
-            steps.append((received, learner.is_hurried))
+        async def step(*, rests: bool) -> bool:
+            steps.append((received, not rests))
             return False
 
         learner.receive, learner.step = receive, step  # type: ignore[method-assign,assignment]

@@ -5,22 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import pytest
 
 from features.errors import DependencyDown
-from features.layout import USER
 from features.memory_store import MemoryStore
-from features.residents import Residents
 from features.store import Changes
 from models.model import Model
 from streams import settling as settling_module
 from streams.desk import Desk
 from streams.gate import Portion
-from streams.outbox import Outbox
 from streams.partition import Partition
 from streams.pipeline import Worked
-from streams.records import Counted, Outgoing, Received, decode_score, encode_message
+from streams.records import Outgoing, Received, decode_score
 from streams.settling import ENOUGH, Settling, Unsaid
 from tests.builders import START_MS, Came, make_event, make_model, make_rules, receive
 from tests.unit.test_desk import LateSource, make_desk, until
@@ -388,88 +384,3 @@ def test_a_commit_is_on_its_way_before_the_next_portion_is_worked(model: Model) 
 
     asyncio.run(work())
     assert steps == ["draw", "commit"] * 3
-
-
-def test_records_that_change_during_a_commit_are_in_the_next() -> None:
-    """And none of either is let go of, however few are held."""
-    residents = Residents(USER, 1)
-
-    def apply(name: str, count: int) -> None:
-        _, missing = residents.find([name])
-        residents.take_in(missing, [None] * len(missing))
-        places, _ = residents.find([name])
-        residents.change(places)
-        residents.rows["applied"][places] = count
-
-    def told() -> dict[str, int]:
-        return {name: int(np.frombuffer(value, USER)["applied"][0]) for name, value in residents.changes("").split().items()}
-
-    for name in ("ann", "bob", "cid"):
-        apply(name, 1)
-    assert told() == {"ann": 1, "bob": 1, "cid": 1}
-    apply("ann", 2)
-    apply("dan", 1)
-    assert {"ann", "bob", "cid", "dan"} == residents.places.keys()  # some of their records are not in the store yet
-    residents.committed()
-    apply("eve", 1)
-    assert "bob" not in residents.places
-    assert told() == {"ann": 2, "dan": 1, "eve": 1}
-
-
-def test_outcomes_that_are_told_during_a_commit_leave_after_the_next() -> None:
-    """What is posted after `changes` is neither in it nor sent with it, and the cursor says that none of both is on Kafka."""
-
-    def message(n: int) -> bytes:
-        return encode_message(Counted(epoch=1, partition=0, number=n, tick_ms=0, counts={}))
-
-    outbox = Outbox({}, epoch=1, sent=())
-    outbox.post((0, 1, 0), b"k", message(0))
-    put, _ = outbox.changes()
-    outbox.post((0, 1, 1), b"k", message(1))
-    assert list(put.values()) == [message(0)]
-    assert (outbox.unsent(), outbox.sent(1, [2])) == ([], [0])
-    outbox.committed()
-    assert outbox.unsent() == [(0, b"k", message(0))]
-    outbox.mark_sent(1)
-    assert outbox.sent(1, [2]) == [1]
-    put, _ = outbox.changes()
-    outbox.committed()
-    assert list(put.values()) == [message(1)]
-    assert outbox.unsent() == [(0, b"k", message(1))]
-
-
-def test_what_is_heard_of_a_learner_during_a_commit_says_nothing_of_that_commit() -> None:
-    """It is let go with a commit that began afterwards, and was asked about after that; commits that follow each other without a pause hold nothing up."""
-
-    async def work() -> None:
-        store = GatedStore()
-        partition = await Partition.load(0, store, make_rules(replay=False))
-        epoch = partition.cursor.epoch
-
-        async def commit() -> asyncio.Task[None]:
-            task = asyncio.create_task(partition.commit(partition.changes()))
-            await asyncio.sleep(0)
-            return task
-
-        async def through(task: asyncio.Task[None]) -> None:
-            store.through()
-            await task
-
-        partition.cursor.counts = {"shop": [1, 0, 0, 0, 0, 0]}
-        partition.tell_counts(1000)
-        await through(await commit())
-        partition.outbox.mark_sent(1)
-        versions = [partition.version]
-        kept = partition.outbox._kept
-        for _ in range(2):
-            under_way = await commit()
-            partition.learned(0, epoch, 1, as_of=versions[-1])  # the second time it was asked after the commit that was under way at the first
-            assert len(kept) == 1
-            await through(under_way)
-            versions.append(partition.version)
-        under_way = await commit()
-        partition.learned(0, epoch, 1, as_of=versions[-1])
-        assert len(kept) == 0
-        await through(under_way)
-
-    asyncio.run(work())

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import pytest
 
 from features.errors import DependencyDown
-from features.store import Changes
 from models.model import Model
 from streams.partition import LostCommit, Partition
 from streams.pipeline import publish_outbox, work_off
@@ -57,9 +56,9 @@ def test_scores_leave_before_the_commit_and_outcomes_after_it(model: Model, monk
         async def deliver(records: Sequence[Outgoing]) -> None:
             steps.extend(sorted({record.topic for record in records}))
 
-        async def commit(changes: Changes) -> None:
+        async def commit() -> None:
             steps.append("commit")
-            await Partition.commit(desk.partition, changes)
+            await Partition.commit(desk.partition)
 
         monkeypatch.setattr(desk, "deliver", deliver)
         monkeypatch.setattr(desk.partition, "commit", commit)

@@ -75,12 +75,12 @@ def test_live_a_head_learns_in_parts_what_it_would_learn_at_once(monkeypatch: py
 
         monkeypatch.setattr(head, "learn_many", learn_many)
 
-    async def learned() -> dict[str, bytes]:
+    async def learned(*, rests: bool = True) -> dict[str, bytes]:
         topic = await open_topic(model, replay=False)
         await topic.commit(0, T1, numbers=len(messages))
         for offset, message in enumerate(messages):
             await topic.learner.receive(message, offset)
-        assert await topic.learner.step()
+        assert await topic.learner.step(rests=rests)
         assert topic.heard == [m.closed.exposure.id for m in messages]
         return (await topic.state())[0]
 
@@ -91,3 +91,6 @@ def test_live_a_head_learns_in_parts_what_it_would_learn_at_once(monkeypatch: py
         monkeypatch.setattr("streams.learner.LEARN_AT_ONCE", size)
         assert asyncio.run(learned()) == at_once
         assert (max(parts), sum(parts)) == (size, len(messages))
+    parts.clear()
+    assert asyncio.run(learned(rests=False)) == at_once  # who is far behind
+    assert parts == [26, 14]
