@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import numba
+import numpy as np
+from numpy.typing import NDArray
 
 F = TypeVar("F", bound=Callable[..., object])
+LINE: Final = 64  # bytes of the processor's cache
 
 
 def kernel(function: F) -> F:
@@ -19,3 +22,12 @@ def kernel(function: F) -> F:
         return cast(F, numba.njit(cache=True, nogil=True, fastmath=False, error_model="numpy")(function))
     except RuntimeError:  # neither the source folder nor the user's cache folder can be written
         return cast(F, numba.njit(nogil=True, fastmath=False, error_model="numpy")(function))
+
+
+def aligned(array: NDArray[Any]) -> NDArray[Any]:
+    """Return a C-contiguous copy that begins with a line of the cache; NumPy's own begin anywhere, and then every other vector lies across two lines."""
+    room = np.empty(array.nbytes + LINE, np.uint8)
+    begin = -room.ctypes.data % LINE
+    copy = room[begin : begin + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy

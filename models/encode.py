@@ -2,7 +2,7 @@
 
 The trunk is trained in torch (`models.trunk`) and folded here into one kernel. A piecewise-linear encoding followed by a Linear layer is itself
 piecewise linear in each feature, so a feature costs two rows of a table (the layer's response at the edges around its value) instead of a row for
-each bin; a feature that lies at its lowest edge, as many counters do, costs nothing. Equal to torch to 1e-5; a row's bits do not depend on its batch.
+each bin; one that lies at an edge costs one row, and at its lowest, as many counters do, nothing. Equal to torch to 1e-5; a row's bits do not depend on its batch.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from features.kernel import kernel
+from features.kernel import aligned, kernel
 
 CLIP = 6.0
 NORM_EPSILON = 1e-5
@@ -72,11 +72,12 @@ def _standardise(x: Float32, mean: Float64, std: Float64, out: Float64) -> None:
 @kernel
 def _first_layer(
     x: Float64, steps: Float32, starts: NDArray[np.int32], edges: Float32, table: Float32,
-    u: Float32, at: NDArray[np.int32], share: Float32, h: Float32,
+    u: Float32, at: NDArray[np.int32], row: NDArray[np.int32], share: Float32, h: Float32,
 ) -> None:  # fmt: skip
-    """Add the responses to one row's features to h, which holds the constant; `u`, `at` and `share` are room to work in.
+    """Add the responses to one row's features to h, which holds the constant; `u`, `at`, `row` and `share` are room to work in.
 
-    Each step goes over all features, so that it is one of vectors: a search of each feature by itself guesses wrong at every other turn.
+    Each step goes over all features, so that it is one of vectors: a search of each feature by itself guesses wrong at every other turn. Then follows which rows
+    of the table have a share in the sum, without guessing either: what has none is written over by the next.
     """
     f = starts.shape[0]
     lowest, highest = steps[0], steps[steps.shape[0] - 1]
@@ -86,23 +87,29 @@ def _first_layer(
     for k in range(1, steps.shape[0] - 1):
         for j in range(f):
             at[j] += np.int32(1) if u[j] >= steps[k, j] else np.int32(0)
+    zero, one = np.float32(0.0), np.float32(1.0)
+    for j in range(f):
+        low, is_above = at[j], u[j] > lowest[j]  # never, if it has no bins
+        between = (u[j] - edges[low]) / (edges[low + 1] - edges[low])
+        at[j], u[j] = (low, between) if is_above else (starts[j], zero)
     n = 0
-    for j in range(f):  # who lies at its lowest edge is written over by the next
-        low = at[j]
-        at[n] = low
-        share[n] = (u[j] - edges[low]) / (edges[low + 1] - edges[low])
-        n += u[j] > lowest[j]
-    one = np.float32(1.0)
-    for pair in range(n // 2):
-        i = 2 * pair
-        p0, q0, low0, high0 = share[i], one - share[i], table[at[i]], table[at[i] + 1]
-        p1, q1, low1, high1 = share[i + 1], one - share[i + 1], table[at[i + 1]], table[at[i + 1] + 1]
+    for j in range(f):
+        row[n], share[n] = at[j], one - u[j]
+        n += (at[j] > starts[j]) & (u[j] < one)  # the response at the lowest edge is zero
+        row[n], share[n] = at[j] + 1, u[j]
+        n += u[j] > zero
+    begin = n - n % 8
+    for i in range(0, begin, 8):  # so many at a time: a sum is written once for eight
+        s0, s1, s2, s3, s4, s5, s6, s7 = share[i], share[i + 1], share[i + 2], share[i + 3], share[i + 4], share[i + 5], share[i + 6], share[i + 7]
+        r0, r1, r2, r3 = table[row[i]], table[row[i + 1]], table[row[i + 2]], table[row[i + 3]]
+        r4, r5, r6, r7 = table[row[i + 4]], table[row[i + 5]], table[row[i + 6]], table[row[i + 7]]
         for o in range(h.shape[0]):
-            h[o] = (((h[o] + q0 * low0[o]) + p0 * high0[o]) + q1 * low1[o]) + p1 * high1[o]
-    if n % 2 == 1:
-        p0, q0, low0, high0 = share[n - 1], one - share[n - 1], table[at[n - 1]], table[at[n - 1] + 1]
+            four = (((h[o] + s0 * r0[o]) + s1 * r1[o]) + s2 * r2[o]) + s3 * r3[o]
+            h[o] = (((four + s4 * r4[o]) + s5 * r5[o]) + s6 * r6[o]) + s7 * r7[o]
+    for i in range(begin, n):
+        s0, r0 = share[i], table[row[i]]
         for o in range(h.shape[0]):
-            h[o] = (h[o] + q0 * low0[o]) + p0 * high0[o]
+            h[o] += s0 * r0[o]
 
 
 @kernel
@@ -179,7 +186,8 @@ def _encode(
     f = starts.shape[0]
     n1 = b1.shape[0]
     zero = np.float32(0.0)
-    u, at, share = np.empty(f, np.float32), np.empty(f + 1, np.int32), np.empty(f + 1, np.float32)
+    u, at = np.empty(f, np.float32), np.empty(f, np.int32)
+    row, share = np.empty(2 * f, np.int32), np.empty(2 * f, np.float32)
     h, work = np.zeros((4, n1), np.float32), np.empty(n1, np.float32)
     hidden, z = np.empty((4, b2.shape[0]), np.float32), np.empty((4, b3.shape[0]), np.float32)
     for begin in range(0, raw.shape[0], 4):  # what lies beyond the last row is computed and not read
@@ -187,7 +195,7 @@ def _encode(
         for r in range(rows):
             for o in range(n1):
                 h[r, o] = b1[o]
-            _first_layer(raw[begin + r], steps, starts, edges, table, u, at, share, h[r])
+            _first_layer(raw[begin + r], steps, starts, edges, table, u, at, row, share, h[r])
             _normalise(h[r], gain, shift, work)
         _layer(h, w2, b2, hidden)
         for r in range(4):
@@ -234,8 +242,8 @@ class Encoder:
     """The folded trunk, ready to run. Immutable."""
 
     def __init__(self, arrays: TrunkArrays) -> None:
-        self._arrays = TrunkArrays(**{name: np.ascontiguousarray(a) for name, a in arrays.as_dict().items()})
-        self._table = response_table(arrays)
+        self._arrays = TrunkArrays(**{name: aligned(a) for name, a in arrays.as_dict().items()})
+        self._table = aligned(response_table(arrays))
         self._search = Search.among(arrays)
 
     def encode(self, raw: Float64) -> Float64:

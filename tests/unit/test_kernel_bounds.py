@@ -34,7 +34,7 @@ def trunk(edges_of_each, widths):
     )
 
 
-for edges_of_each in ((17, 3, 17, 1), (1, 1), (17, 1, 1), (2, 17), (1, 17)):
+for edges_of_each in ((17, 3, 17, 1), (1, 1), (17, 1, 1), (2, 17), (1, 17), (17,) * 9):
     for widths in ((1, 1, 1), (7, 5, 3), (8, 4, 2)):
         encoder = Encoder(trunk(edges_of_each, widths))
         for n in (0, 1, 3, 4, 5):
