@@ -37,7 +37,7 @@ STAGES: Final = (
     ("score records as JSON", ("_score (streams/pipeline.py",)),
     ("events as rows", ("rows (features/intake.py",)),
     ("records at hand, and read from Redis", ("place (streams/partition.py",)),
-    ("commit: what has changed, packed, sent", ("commit (streams/partition.py",)),
+    ("commit: what has changed, packed, sent", ("changes (streams/partition.py", "commit (streams/partition.py")),
     ("outbox", ("publish_outbox (streams/pipeline.py", "(streams/outbox.py")),
     ("delivery of scores", ("deliver (streams/", "(aiokafka/producer")),
     ("merging four topics by time", ("_next (streams/desk.py",)),
@@ -104,7 +104,7 @@ def main() -> None:
     """Look at a worker, print the table, leave the flame graph."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trunk", type=Path, default=HERE.parent / "var" / "bench" / "throughput-trunk", help="trained in passing if it is not there")
-    parser.add_argument("--events", type=int, default=600_000)
+    parser.add_argument("--events", type=int, default=1_200_000)
     parser.add_argument("--users", type=int, default=50_000)
     parser.add_argument("--partitions", type=int, default=4)
     parser.add_argument("--launches", type=int, default=1)
