@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 F = TypeVar("F", bound=Callable[..., object])
-LINE: Final = 64  # bytes of the processor's cache
+CACHE_LINE: Final = 64  # bytes
 
 
 def kernel(function: F) -> F:
@@ -25,9 +25,9 @@ def kernel(function: F) -> F:
 
 
 def aligned(array: NDArray[Any]) -> NDArray[Any]:
-    """Return a C-contiguous copy that begins with a line of the cache; NumPy's own begin anywhere, and then every other vector lies across two lines."""
-    room = np.empty(array.nbytes + LINE, np.uint8)
-    begin = -room.ctypes.data % LINE
+    """Return a C-contiguous copy that begins with a line of the cache; NumPy's own begin at any 16 bytes, and then every other vector may lie across two."""
+    room = np.empty(array.nbytes + CACHE_LINE, np.uint8)
+    begin = -room.ctypes.data % CACHE_LINE
     copy = room[begin : begin + array.nbytes].view(array.dtype).reshape(array.shape)
     copy[...] = array
     return copy

@@ -238,21 +238,34 @@ class Search(NamedTuple):
         return cls(steps, arrays.starts[:-1].astype(np.int32), np.append(arrays.edges, np.full(len(steps), np.inf, np.float32)))
 
 
+class Layers(NamedTuple):
+    """What the kernel reads of a trunk beside `Search`: `table` as `response_table` makes it, the rest as in `TrunkArrays`."""
+
+    table: Float32
+    b1: Float32
+    gain: Float32
+    shift: Float32
+    w2: Float32
+    b2: Float32
+    w3: Float32
+    b3: Float32
+
+
 class Encoder:
     """The folded trunk, ready to run. Immutable."""
 
     def __init__(self, arrays: TrunkArrays) -> None:
-        self._arrays = TrunkArrays(**{name: aligned(a) for name, a in arrays.as_dict().items()})
-        self._table = aligned(response_table(arrays))
+        self._features, self._width = arrays.features, arrays.width
         self._search = Search.among(arrays)
+        layers = (response_table(arrays), arrays.b1, arrays.gain, arrays.shift, arrays.w2, arrays.b2, arrays.w3, arrays.b3)
+        self._layers = Layers(*[aligned(array) for array in layers])
 
     def encode(self, raw: Float64) -> Float64:
         """Standardised rows (N, F + 1), as `standardise` makes them, → z (N, D + 1), the last column the constant 1; |z| without it < √D."""
-        a = self._arrays
-        if raw.ndim != 2 or raw.shape[1] != a.features + 1:
-            raise ValueError(f"rows are {raw.shape}, expected (N, {a.features + 1})")
-        out = np.empty((len(raw), a.width + 1))
-        _encode(np.ascontiguousarray(raw), *self._search, self._table, a.b1, a.gain, a.shift, a.w2, a.b2, a.w3, a.b3, out)
+        if raw.ndim != 2 or raw.shape[1] != self._features + 1:
+            raise ValueError(f"rows are {raw.shape}, expected (N, {self._features + 1})")
+        out = np.empty((len(raw), self._width + 1))
+        _encode(np.ascontiguousarray(raw), *self._search, *self._layers, out)
         return out
 
 
