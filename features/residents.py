@@ -8,9 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.errors import Mismatch
+from features.kernel import kernel
+from features.names import Names
 from features.store import Block
 
 FIRST_ROWS = 64
+NOBODY = -1
 
 
 class Residents:
@@ -23,39 +26,52 @@ class Residents:
     def __init__(self, dtype: np.dtype[np.void], most: int) -> None:
         self._most = most
         self.rows = np.zeros(min(FIRST_ROWS, most), dtype)
-        self.places: dict[str, int] = {}
         self._names: list[str] = []
+        self._keys = np.zeros((len(self.rows), 2), np.uint64)  # of the names
+        self._table = _empty_table(len(self.rows))  # of places, found by their keys
         self._used = np.zeros(len(self.rows), np.int64)  # the turn in which a place was last asked for
         self._free: list[int] = []
         self._changed: list[NDArray[np.int64]] = []  # since the last `changes`
         self._leaving: list[NDArray[np.int64]] = []  # what that told, until it is committed
         self._turn = 0
 
-    def find(self, names: Sequence[str]) -> tuple[NDArray[np.int64], list[str]]:
-        """Return the places (N,) of records, -1 where there is none, and the names of those, each once."""
-        get = self.places.get
-        found = [get(name, -1) for name in names]
-        places = np.array(found, np.int64)
+    def find(self, names: Names) -> tuple[NDArray[np.int64], list[int]]:
+        """Return the places (N,) of records, -1 where there is none, and which names have none: where each of these comes first."""
+        places = self.look(names.keys)
         self._turn += 1
         self._used[places] = self._turn  # of a missing one that of the last place, which does no harm
-        missing = [name for name, place in zip(names, found, strict=True) if place < 0] if -1 in found else []
-        return places, list(dict.fromkeys(missing))
+        missing: dict[str, int] = {}
+        for i in np.flatnonzero(places == NOBODY).tolist():
+            missing.setdefault(names.text(i), i)
+        return places, list(missing.values())
 
-    def take_in(self, names: Sequence[str], values: Sequence[bytes | None]) -> None:
+    def look(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Return the places (N,) of the records with these keys (N, 2), -1 where there is none."""
+        places = np.empty(len(keys), np.int64)
+        _look(self._table, self._keys, keys, places)
+        return places
+
+    def held(self) -> set[str]:
+        """Return the names of all records at hand."""
+        free = set(self._free)
+        return {name for place, name in enumerate(self._names) if place not in free}
+
+    def take_in(self, names: Names, values: Sequence[bytes | None]) -> None:
         """Hold further records; what has no bytes (None) is an empty record. Raises Mismatch for one of another width."""
-        width = self.rows.dtype.itemsize
+        width, texts = self.rows.dtype.itemsize, [names.text(i) for i in range(len(names.keys))]
         empty = bytes(width)
         held = [empty if value is None else value for value in values]
-        for name, value in zip(names, held, strict=True):
+        for text, value in zip(texts, held, strict=True):
             if len(value) != width:
-                raise Mismatch(f"the record {name!r:.80} has {len(value)} bytes, this program's have {width}: another version wrote it")
-        places = self._places_for(len(names))
+                raise Mismatch(f"the record {text!r:.80} has {len(value)} bytes, this program's have {width}: another version wrote it")
+        places = self._places_for(len(texts))
         raw = self._raw()
         raw[places] = np.frombuffer(b"".join(held), raw.dtype)
         self._used[places] = self._turn
-        for name, place in zip(names, places, strict=True):
-            self.places[name] = place
-            self._names[place] = name
+        for text, place in zip(texts, places, strict=True):
+            self._names[place] = text
+        self._keys[places] = names.keys
+        _enter(self._table, self._keys, np.array(places, np.int64))
 
     def change(self, places: NDArray[np.int64]) -> None:
         """Note that the records at these places are about to be changed."""
@@ -95,15 +111,25 @@ class Residents:
         used[self._free] = self._turn
         used[_once(self._leaving + self._changed)] = self._turn
         oldest = np.argpartition(used, n - 1)[:n] if n < len(used) else np.arange(len(used))
-        gone = oldest[used[oldest] < self._turn].tolist()
-        for place in gone:
-            del self.places[self._names[place]]
-        self._free += gone
+        if gone := oldest[used[oldest] < self._turn].tolist():
+            self._free += gone
+            self._enter_all()
 
     def _grow(self, size: int) -> None:
         rows, used = np.zeros(size, self.rows.dtype), np.zeros(size, np.int64)
-        rows[: len(self.rows)], used[: len(self._used)] = self.rows, self._used
-        self.rows, self._used = rows, used
+        keys = np.zeros((size, 2), np.uint64)
+        rows[: len(self.rows)], used[: len(self._used)], keys[: len(self._keys)] = self.rows, self._used, self._keys
+        self.rows, self._used, self._keys = rows, used, keys
+        if len(self._table) < len(_empty_table(size)):
+            self._table = _empty_table(size)
+            self._enter_all()
+
+    def _enter_all(self) -> None:
+        """Fill the table anew with all that is held."""
+        held = np.ones(len(self._names), np.bool_)
+        held[self._free] = False
+        self._table[:] = NOBODY
+        _enter(self._table, self._keys, np.flatnonzero(held))
 
 
 def _once(several: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
@@ -111,3 +137,32 @@ def _once(several: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
     places = np.sort(np.concatenate([np.full(1, -1), *several]))
     once: NDArray[np.int64] = places[1:][places[1:] != places[:-1]]
     return once
+
+
+def _empty_table(places: int) -> NDArray[np.int32]:
+    """Return a table at least twice as long as there are places, a power of two."""
+    return np.full(1 << (2 * places - 1).bit_length(), NOBODY, np.int32)
+
+
+@kernel
+def _look(table: NDArray[np.int32], held: NDArray[np.uint64], keys: NDArray[np.uint64], places: NDArray[np.int64]) -> None:
+    """Find keys (N, 2) by linear probing, of which the low bits of the first half say where to begin."""
+    mask = np.uint64(table.shape[0] - 1)
+    for i in range(keys.shape[0]):
+        at = keys[i, 0] & mask
+        place = np.int64(table[at])
+        while place >= 0 and (held[place, 0] != keys[i, 0] or held[place, 1] != keys[i, 1]):
+            at = (at + np.uint64(1)) & mask
+            place = np.int64(table[at])
+        places[i] = place
+
+
+@kernel
+def _enter(table: NDArray[np.int32], held: NDArray[np.uint64], places: NDArray[np.int64]) -> None:
+    """Enter places, whose keys are not in the table."""
+    mask = np.uint64(table.shape[0] - 1)
+    for i in range(places.shape[0]):
+        at = held[places[i], 0] & mask
+        while table[at] >= 0:
+            at = (at + np.uint64(1)) & mask
+        table[at] = places[i]

@@ -25,7 +25,7 @@ from features.store import Store, decoded
 from models.model import Model
 from streams import namespace, trunks
 from streams.knowledge import Knowledge
-from streams.line_records import domain_of, line_key
+from streams.line_records import domain_of
 from streams.partition import Cursor, Partition, Rules
 from streams.records import Launch
 from streams.settings import Settings
@@ -129,8 +129,7 @@ async def shoppers(partition: Partition, knowledge: Knowledge, launch: Launch, u
 
 
 async def _line_records(partition: Partition, users: Sequence[str], domain: str) -> NDArray[np.void]:
-    places = await partition.place_lines([line_key(user, domain) for user in users])
-    return partition.lines.rows[places]
+    return partition.lines.rows[await partition.place_lines(users, domain)]
 
 
 class CurrentScores:

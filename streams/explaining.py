@@ -27,7 +27,6 @@ from streams import launches, namespace
 from streams.current import partition_of
 from streams.feature_words import by_group, reasons
 from streams.knowledge import Knowledge
-from streams.line_records import line_key
 from streams.partition import Partition, Rules
 from streams.records import Launch
 from streams.settings import Settings
@@ -196,7 +195,7 @@ def _event(knowledge: Knowledge, asked: Asked, ts_ms: int, at_ms: int) -> tuple[
 async def _vector(partition: Partition, knowledge: Knowledge, arrived: Arrived) -> NDArray[np.float32]:
     """(F,): the vector right after the event, as `streams.pipeline` makes it; what the event changes is forgotten."""
     event, rules = arrived.event, partition.rules
-    user, line = await partition.place_users([event.user_id]), await partition.place_lines([line_key(event.user_id, event.line)])
+    user, line = await partition.place_users([event.user_id]), await partition.place_lines([event.user_id], event.line)
     users, lines = partition.users.rows[user], partition.lines.rows[line]
     last_ms = int(users["ref_ms"][0])
     if arrived.ts_ms - last_ms > rules.ttl_ms:

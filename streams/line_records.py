@@ -8,14 +8,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from features.events import Event
+from features.names import Names, behind
 from streams.launched import Launched
 from streams.records import Launch
 
 
-def line_key(user: str, domain: str) -> str:
-    """Return the name of a user's record in a domain."""
-    return f"{user}\x1f{domain}"
+def line_names(users: Names, which: NDArray[np.int64], domains: Sequence[str], of: NDArray[np.int64]) -> Names:
+    """Return the names (N,) of the records of user number `which[i]` in domain number `of[i]`."""
+    return behind(users, which, [f"\x1f{domain}" for domain in domains], of)
 
 
 def domain_of(launch: Launch) -> str:
@@ -29,31 +29,27 @@ class LineRecords(NamedTuple):
     A launch of a whole line shares it, one of some products has a record of its own.
     """
 
-    names: list[str]
-    """(N,), those of lines first."""
-    order: NDArray[np.int64]
-    """(N,): which of the names comes when."""
+    names: Names
+    """(N,)"""
     starts: NDArray[np.int64]
     """(B + 1,): from when to when each event's come."""
     of_pair: NDArray[np.int64]
     """(M,): when that of each pair of an event and a launch comes."""
 
 
-def line_records(events: Sequence[Event], launched: Launched) -> LineRecords:
-    """Find them."""
-    names, starts = [line_key(event.user_id, event.line) for event in events], np.arange(len(events) + 1)
+def line_records(users: Names, lines: Sequence[str], launched: Launched) -> LineRecords:
+    """Find them for events of these users in these lines (B,)."""
+    numbers = {line: number for number, line in enumerate(dict.fromkeys(lines))}
+    of_line, starts = np.array([numbers[line] for line in lines], np.int64), np.arange(len(lines) + 1)
     of_products = np.array([bool(launch.products) for launch in launched.launches], np.bool_)[launched.launch]
     if not of_products.any():
-        return LineRecords(names, starts[:-1], starts, launched.event)
+        return LineRecords(line_names(users, starts[:-1], list(numbers), of_line), starts, launched.event)
     own = np.flatnonzero(of_products)
     i = launched.event[own]
-    starts[1:] += np.cumsum(np.bincount(i, minlength=len(events)))
+    starts[1:] += np.cumsum(np.bincount(i, minlength=len(lines)))
     come = i + 1 + np.arange(len(own))
-    domains = [domain_of(launch) for launch in launched.launches]
-    names += [line_key(events[i].user_id, domains[n]) for i, n in zip(i.tolist(), launched.launch[own].tolist(), strict=True)]
-    order = np.empty(len(names), np.int64)
-    order[starts[:-1]] = np.arange(len(events))
-    order[come] = np.arange(len(events), len(names))
+    which, of = np.repeat(np.arange(len(lines)), np.diff(starts)), np.empty(starts[-1], np.int64)
+    of[starts[:-1]], of[come] = of_line, len(numbers) + launched.launch[own]
     of_pair = starts[launched.event]
     of_pair[own] = come
-    return LineRecords(names, order, starts, of_pair)
+    return LineRecords(line_names(users, which, [*numbers, *map(domain_of, launched.launches)], of), starts, of_pair)

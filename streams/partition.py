@@ -17,9 +17,11 @@ from features.exposures import Closed, Pending
 from features.hashing import partition_for
 from features.intake import LocalTime
 from features.layout import USER, USER_LINE
+from features.names import Names, names_of
 from features.residents import Residents
 from features.store import Changes, Store, decoded, first_version
 from features.vector import SCHEMA_HASH
+from streams.line_records import line_names
 from streams.outbox import OUTBOX, Outbox, Past, Told, begin_life, first_epoch, key_of
 from streams.records import Counted, Outcome, Seen, encode_message
 from streams.seen import in_order
@@ -111,7 +113,7 @@ class Partition:
         self._heard: dict[int, _Heard] = {}  # by outcome partition, what is not yet taken for certain
         self._committing = False
         self.users = Residents(USER, rules.lru_users)  # by the user's id
-        self.lines = Residents(USER_LINE, rules.lru_users)  # by `line_key`
+        self.lines = Residents(USER_LINE, rules.lru_users)  # by `line_names`
         self.has_read = False  # records from the store, since the last commit
 
     @classmethod
@@ -137,25 +139,27 @@ class Partition:
             cursor.numbers = [0] * rules.outcome_partitions
         return cls(number, store, rules, version=slot.version, cursor=cursor, pending=Pending(rules.edges_ms, slot.hashes["pending"]), outbox=outbox)
 
-    async def place_users(self, names: Sequence[str]) -> NDArray[np.int64]:
+    async def place_users(self, users: Sequence[str]) -> NDArray[np.int64]:
         """Return where in `users.rows` the records of users (N,) are; who is unknown has an empty one."""
-        return (await self.place(names, ()))[0]
+        return (await self.place(names_of(users), names_of(())))[0]
 
-    async def place_lines(self, names: Sequence[str]) -> NDArray[np.int64]:
-        """Return where in `lines.rows` the records of `line_key`s (N,) are."""
-        return (await self.place((), names))[1]
+    async def place_lines(self, users: Sequence[str], domain: str) -> NDArray[np.int64]:
+        """Return where in `lines.rows` the records of users (N,) in a domain are."""
+        every = np.arange(len(users))
+        return (await self.place(names_of(()), line_names(names_of(users), every, [domain], np.zeros_like(every))))[1]
 
-    async def place(self, users: Sequence[str], lines: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    async def place(self, users: Names, lines: Names) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The same for both at once: what is not at hand of either comes in one answer. Two calls must not overlap."""
         wanted = ((self.users, "u:", users), (self.lines, "ul:", lines))
         found = [residents.find(names) for residents, _, names in wanted]
-        if keys := [prefix + name for (_, prefix, _), (_, missing) in zip(wanted, found, strict=True) for name in missing]:
+        if keys := [prefix + names.text(i) for (_, prefix, names), (_, missing) in zip(wanted, found, strict=True) for i in missing]:
             self.has_read = True
             values = iter(await self._store.read(str(self.number), keys))
             for (residents, _, names), (places, missing) in zip(wanted, found, strict=True):
                 if missing:
-                    residents.take_in(missing, list(islice(values, len(missing))))
-                    places[places < 0] = [residents.places[name] for name, place in zip(names, places.tolist(), strict=True) if place < 0]
+                    residents.take_in(names.some(missing), list(islice(values, len(missing))))
+                    came = places < 0
+                    places[came] = residents.look(names.keys[came])
         return found[0][0], found[1][0]
 
     def tell(self, key: str, closed: Closed) -> None:

@@ -22,8 +22,9 @@ from features.advance import APPLIED, advance
 from features.catalogue import CONVERTED, MATURED, count, count_many
 from features.events import CLICK, KINDS, MAX_TS_MS, MIN_TS_MS, Event, Refused
 from features.exposures import NONE, UNMARKED, Exposure, exposure_id, is_followed
-from features.hashing import partition_for
+from features.hashing import partition_for, partitions_for
 from features.intake import Arrived, rows
+from features.names import names_of
 from features.predictions import UNSAID, packed
 from features.store import Store
 from streams.aside import computed
@@ -126,13 +127,12 @@ async def publish_outbox(partition: Partition, outlet: Outlet, store: Store, *, 
 
 def take_in(partition: Partition, records: Sequence[Received], earliest_ms: int | None, latest_ms: int | None, worked: Worked) -> list[Arrived]:
     """Return the events that are valid; what is not goes to `rejected` as it came, with the reason."""
-    arrived, rules, known = [], partition.rules, partition.users.places
+    arrived, rules = [], partition.rules
     earliest_ms, latest_ms = earliest_ms or MIN_TS_MS, latest_ms or MAX_TS_MS
-    for record in records:
+    for record, here in zip(records, _belong_here(partition, records), strict=True):
         event, why = record.arrived, record.refused
         if event is not None:
-            # Who is at hand has been found to belong here.
-            if not (earliest_ms <= event.ts_ms <= latest_ms and (event.event.user_id in known or not rules.partitioner_check)):
+            if not (here and earliest_ms <= event.ts_ms <= latest_ms):
                 why = _refused(partition, event, earliest_ms, latest_ms)
             if why is None:
                 arrived.append(event)
@@ -145,6 +145,15 @@ def take_in(partition: Partition, records: Sequence[Received], earliest_ms: int 
     if rules.replay:
         arrived.sort(key=Arrived.order)
     return arrived
+
+
+def _belong_here(partition: Partition, records: Sequence[Received]) -> Sequence[bool]:
+    """Whether each record lies in the partition of its key, which is that of its user."""
+    rules = partition.rules
+    if not rules.partitioner_check:
+        return [True] * len(records)
+    found: list[bool] = (partitions_for([record.key or b"" for record in records], rules.partitions) == partition.number).tolist()
+    return found
 
 
 def _refused(partition: Partition, arrived: Arrived, earliest_ms: int, latest_ms: int) -> Refused | None:
@@ -181,9 +190,9 @@ async def _apply(partition: Partition, arrived: list[Arrived], knowledge: Knowle
     launched = launches.open_for_each(events, at_ms)
 
     # What we know: each event in turn changes its shopper's records, and the vector is read right after it.
-    records = line_records(events, launched)
-    users, lines = await partition.place([event.user_id for event in events], records.names)
-    lines = lines[records.order]
+    names = names_of([event.user_id for event in events])
+    records = line_records(names, [event.line for event in events], launched)
+    users, lines = await partition.place(names, records.names)
     facts = rows(arrived, partition.local)
     facts["user"] = users
     facts["line_stats"], facts["category_stats"] = line_rows, category_rows

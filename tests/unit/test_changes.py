@@ -7,6 +7,7 @@ import asyncio
 import numpy as np
 
 from features.layout import USER
+from features.names import names_of
 from features.residents import Residents
 from streams.outbox import Outbox
 from streams.partition import Partition
@@ -20,9 +21,10 @@ def test_records_that_change_during_a_commit_are_in_the_next() -> None:
     residents = Residents(USER, 1)
 
     def apply(name: str, count: int) -> None:
-        _, missing = residents.find([name])
-        residents.take_in(missing, [None] * len(missing))
-        places, _ = residents.find([name])
+        names = names_of([name])
+        _, missing = residents.find(names)
+        residents.take_in(names.some(missing), [None] * len(missing))
+        places, _ = residents.find(names)
         residents.change(places)
         residents.rows["applied"][places] = count
 
@@ -34,10 +36,10 @@ def test_records_that_change_during_a_commit_are_in_the_next() -> None:
     assert told() == {"ann": 1, "bob": 1, "cid": 1}
     apply("ann", 2)
     apply("dan", 1)
-    assert {"ann", "bob", "cid", "dan"} == residents.places.keys()  # some of their records are not in the store yet
+    assert {"ann", "bob", "cid", "dan"} == residents.held()  # some of their records are not in the store yet
     residents.committed()
     apply("eve", 1)
-    assert "bob" not in residents.places
+    assert "bob" not in residents.held()
     assert told() == {"ann": 2, "dan": 1, "eve": 1}
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from features.advance import APPLIED, DUPLICATE
 from features.events import KINDS, Event
+from features.names import names_of
 from streams.domains import KEPT, Launches
 from streams.line_records import line_records
 from streams.records import SHARED, Launch, Seen
@@ -76,8 +77,11 @@ def test_the_records_of_an_event_come_one_after_the_other(seed: int) -> None:
     rng = random.Random(seed)
     launches, events = some_launches(rng), some_events(rng)
     launched = Launches(launches).open_for_each(events, AT_MS)
-    found = line_records(events, launched)
-    names = [found.names[k] for k in found.order.tolist()]
+    found = line_records(names_of([event.user_id for event in events]), [event.line for event in events], launched)
+    names = [found.names.text(k) for k in range(len(found.names.keys))]
+    keys = {name: key.tobytes() for name, key in zip(names, found.names.keys, strict=True)}
+    assert [keys[name] for name in names] == [key.tobytes() for key in found.names.keys]
+    assert len(set(keys.values())) == len(keys)
     come, m = 0, 0
     for i, event in enumerate(events):
         there = plainly(launches, event, AT_MS)
@@ -88,8 +92,7 @@ def test_the_records_of_an_event_come_one_after_the_other(seed: int) -> None:
             assert found.starts[i] <= found.of_pair[m] < found.starts[i + 1]
             m += 1
         come += 1 + len(own)
-    assert found.starts[-1] == come == len(names) == len(found.names)
-    assert sorted(found.order.tolist()) == list(range(come))
+    assert found.starts[-1] == come == len(names)
     assert len(found.of_pair) == m
 
 

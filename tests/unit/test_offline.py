@@ -22,7 +22,6 @@ from models.model import Model
 from streams.cutting import cut
 from streams.knowledge import outcome_slot
 from streams.learner_cursor import LearnerCursor
-from streams.line_records import line_key
 from streams.offline import put_launches, run
 from streams.partition import Partition, Rules
 from streams.records import SHARED, Launch, Outcome, Outgoing, decode_score
@@ -70,7 +69,7 @@ async def state_of(store: Store, rules: Rules) -> dict[str, Any]:
         place = await partition.place_users([name])
         found[f"user {name}"] = partition.users.rows[place].tobytes()
         for domain in ("line0", "line1", "line2", "\x1einside"):
-            place = await partition.place_lines([line_key(name, domain)])
+            place = await partition.place_lines([name], domain)
             found[f"user {name} in {domain}"] = partition.lines.rows[place].tobytes()
     found["pending"] = sorted(msgspec.msgpack.encode(e) for p in partitions for e in p.pending.open.values())
     totals = [msgspec.to_builtins(p.cursor.totals) for p in partitions]

@@ -10,6 +10,7 @@ import pytest
 
 from features.layout import USER, USER_LINE
 from features.memory_store import MemoryStore
+from features.names import names_of
 from features.store import Changes
 from streams.partition import Partition
 from tests.builders import make_rules
@@ -42,12 +43,12 @@ def test_users_and_lines_come_in_one_answer() -> None:
         partition = Partition(0, store, make_rules(), version=1, cursor=empty.cursor, pending=empty.pending)
         await partition.place_users(["b"])
         assert store.reads == [["u:b"]]
-        users, lines = await partition.place(["a", "b", "a", "new", "c"], ["c", "a", "c", "other"])
+        users, lines = await partition.place(names_of(["a", "b", "a", "new", "c"]), names_of(["c", "a", "c", "other"]))
         assert store.reads[1:] == [["u:a", "u:new", "u:c", "ul:c", "ul:a", "ul:other"]]
         held = [partition.users.rows[place].tobytes()[:1] for place in users]
         assert held == [b"\1", b"\2", b"\1", b"\0", b"\3"]
         assert [partition.lines.rows[place].tobytes()[:1] for place in lines] == [b"\x09", b"\7", b"\x09", b"\0"]
-        await partition.place(["c", "new"], ["other"])
+        await partition.place(names_of(["c", "new"]), names_of(["other"]))
         assert len(store.reads) == 2
 
     asyncio.run(go())
@@ -66,9 +67,9 @@ def test_what_is_at_hand_stays_where_it_is_while_others_make_room(seed: int) -> 
         partition = Partition(0, store, rules, version=1, cursor=empty.cursor, pending=empty.pending)
         for _ in range(60):
             users, lines = ([rng.choice(names[: rng.choice([5, 60])]) for _ in range(rng.randrange(12))] for _ in range(2))
-            places = await partition.place(users, lines)
+            places = await partition.place(names_of(users), names_of(lines))
             for held, asked, at in zip((partition.users, partition.lines), (users, lines), places, strict=True):
                 assert [held.rows[place].tobytes()[0] for place in at.tolist()] == [names.index(name) for name in asked]
-        assert len(partition.users.places) < 40
+        assert len(partition.users.held()) < 40
 
     asyncio.run(go())

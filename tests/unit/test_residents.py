@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from features.layout import USER
+from features.names import Names, names_of
 from features.residents import Residents
 from features.store import Block
 
@@ -19,14 +22,20 @@ def record(applied: int) -> bytes:
     return one.tobytes()
 
 
+def find(residents: Residents, names: Sequence[str]) -> tuple[NDArray[np.int64], list[str]]:
+    """The places of names, and those that have none."""
+    places, missing = residents.find(names_of(names))
+    return places, [names[i] for i in missing]
+
+
 def test_what_is_taken_in_is_found() -> None:
     """By name, with its content; who is unknown has an empty record; a name that is asked for twice is missing once."""
     residents = Residents(USER, 100)
-    places, missing = residents.find(["ann", "bob", "ann"])
+    places, missing = find(residents, ["ann", "bob", "ann"])
     assert places.tolist() == [-1, -1, -1]
     assert missing == ["ann", "bob"]
-    residents.take_in(missing, [record(7), None])
-    places, missing = residents.find(["bob", "ann", "bob"])
+    residents.take_in(names_of(missing), [record(7), None])
+    places, missing = find(residents, ["bob", "ann", "bob"])
     assert missing == []
     assert residents.rows["applied"][places].tolist() == [0, 7, 0]
 
@@ -34,8 +43,8 @@ def test_what_is_taken_in_is_found() -> None:
 def test_what_was_changed_is_told_once() -> None:
     """Each record once, with its latest content, until it is committed."""
     residents = Residents(USER, 100)
-    residents.take_in(["ann", "bob"], [None, None])
-    places, _ = residents.find(["bob", "ann", "bob"])
+    residents.take_in(names_of(["ann", "bob"]), [None, None])
+    places, _ = find(residents, ["bob", "ann", "bob"])
     residents.change(places)
     residents.rows["applied"][places] = [1, 2, 3]
     block = residents.changes("u:")
@@ -53,10 +62,10 @@ def test_nothing_changed_is_lost_however_few_are_held(seed: int, most: int) -> N
     wanted: dict[str, int] = {}
     for _ in range(300):
         names = [f"user{rng.randrange(40)}" for _ in range(rng.randrange(1, 8))]
-        places, missing = residents.find(names)
+        places, missing = find(residents, names)
         if missing:
-            residents.take_in(missing, [store.get(f"u:{name}") for name in missing])
-            places, missing = residents.find(names)
+            residents.take_in(names_of(missing), [store.get(f"u:{name}") for name in missing])
+            places, missing = find(residents, names)
         assert missing == []
         residents.change(places)
         np.add.at(residents.rows["applied"], places, 1)
@@ -73,10 +82,24 @@ def test_nothing_changed_is_lost_however_few_are_held(seed: int, most: int) -> N
 def test_the_longest_unused_makes_room() -> None:
     """Who was asked for lately stays."""
     residents = Residents(USER, 64)
-    residents.take_in([f"user{i}" for i in range(64)], [None] * 64)
-    residents.find([f"user{i}" for i in range(60)])
-    residents.take_in(["new1", "new2"], [None, None])
+    residents.take_in(names_of([f"user{i}" for i in range(64)]), [None] * 64)
+    find(residents, [f"user{i}" for i in range(60)])
+    residents.take_in(names_of(["new1", "new2"]), [None, None])
     assert len(residents.rows) == 64
-    _, missing = residents.find([f"user{i}" for i in range(60)])
+    _, missing = find(residents, [f"user{i}" for i in range(60)])
     assert missing == []
-    assert residents.find(["user60"])[1] == ["user60"]
+    assert find(residents, ["user60"])[1] == ["user60"]
+    assert residents.held() >= {f"user{i}" for i in range(60)} | {"new1", "new2"}
+
+
+@pytest.mark.parametrize("half", [0, 1])
+def test_names_that_share_half_of_a_key_are_told_apart(half: int) -> None:
+    """And those that share the bits by which a place in the table is found, however many, also across its end."""
+    keys = np.full((40, 2), np.iinfo(np.uint64).max, np.uint64)
+    keys[:, half] -= np.arange(40, dtype=np.uint64) << np.uint64(32)
+    names = Names(keys, [f"user{i}" for i in range(40)].__getitem__)
+    residents = Residents(USER, 100)
+    residents.take_in(names.some(range(0, 40, 2)), [record(i) for i in range(0, 40, 2)])
+    places, missing = residents.find(names)
+    assert missing == list(range(1, 40, 2))
+    assert residents.rows["applied"][places[::2]].tolist() == list(range(0, 40, 2))
