@@ -24,6 +24,10 @@ class Names(NamedTuple):
         """Return those at some places."""
         return Names(self.keys[list(which)], lambda i: self.text(which[i]))
 
+    def after(self, prefix: str) -> Names:
+        """Return them with a prefix that all have, and that no key tells."""
+        return Names(self.keys, lambda i: prefix + self.text(i))
+
 
 def names_of(texts: Sequence[str]) -> Names:
     """Return texts (N,) as names."""

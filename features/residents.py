@@ -77,12 +77,12 @@ class Residents:
         """Note that the records at these places are about to be changed."""
         self._changed.append(places)
 
-    def changes(self, prefix: str) -> Block:
-        """Return the records that were changed since the last call, as they are now, each name behind `prefix`. They stay until `committed`."""
-        places, names = _once(self._changed), self._names
+    def changes(self) -> Block:
+        """Return the records that were changed since the last call, as they are now. They stay until `committed`."""
+        places = _once(self._changed)
         self._leaving += self._changed
         self._changed = []
-        return Block([prefix + names[place] for place in places.tolist()], self.rows.dtype.itemsize, self._raw()[places].tobytes())
+        return Block(list(map(self._names.__getitem__, places.tolist())), self.rows.dtype.itemsize, self._raw()[places].tobytes())
 
     def committed(self) -> None:
         """Note that what `changes` returned is in the store."""

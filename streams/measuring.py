@@ -97,10 +97,11 @@ class MeteredOutlet:
         meters.delivery.observe(time.monotonic() - began_s)
         for topic, number in Counter([record.topic for record in records]).items():
             meters.sent.labels(topic).inc(number)
-        refused = Counter(value.decode() for record in records if record.topic == "rejected" for name, value in record.headers if name == REASON_HEADER)
+        others = [record for record in records if record.topic != "scores"]
+        refused = Counter(value.decode() for record in others if record.topic == "rejected" for name, value in record.headers if name == REASON_HEADER)
         for reason, number in refused.items():
             meters.rejected.labels(reason).inc(number)
-        found = Counter((alert.kind, alert.severity) for alert in _alerts_in(records) if alert.launch_id != JOB)
+        found = Counter((alert.kind, alert.severity) for alert in _alerts_in(others) if alert.launch_id != JOB)
         for (kind, severity), number in found.items():
             meters.alerts.labels(kind, severity).inc(number)
 

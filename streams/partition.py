@@ -150,12 +150,12 @@ class Partition:
 
     async def place(self, users: Names, lines: Names) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The same for both at once: what is not at hand of either comes in one answer. Two calls must not overlap."""
-        wanted = ((self.users, "u:", users), (self.lines, "ul:", lines))
-        found = [residents.find(names) for residents, _, names in wanted]
-        if keys := [prefix + names.text(i) for (_, prefix, names), (_, missing) in zip(wanted, found, strict=True) for i in missing]:
+        wanted = ((self.users, users.after("u:")), (self.lines, lines.after("ul:")))
+        found = [residents.find(names) for residents, names in wanted]
+        if keys := [names.text(i) for (_, names), (_, missing) in zip(wanted, found, strict=True) for i in missing]:
             self.has_read = True
             values = iter(await self._store.read(str(self.number), keys))
-            for (residents, _, names), (places, missing) in zip(wanted, found, strict=True):
+            for (residents, names), (places, missing) in zip(wanted, found, strict=True):
                 if missing:
                     residents.take_in(names.some(missing), list(islice(values, len(missing))))
                     came = places < 0
@@ -232,7 +232,7 @@ class Partition:
         posted, learned = self.outbox.changes()
         return Changes(
             cursor=msgspec.msgpack.encode(self.cursor),
-            blocks=[self.users.changes("u:"), self.lines.changes("ul:")],
+            blocks=[self.users.changes(), self.lines.changes()],
             put={"pending": open_now, OUTBOX: posted},
             drop={"pending": closed, OUTBOX: learned},
             version=self._next_version,

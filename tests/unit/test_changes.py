@@ -29,7 +29,7 @@ def test_records_that_change_during_a_commit_are_in_the_next() -> None:
         residents.rows["applied"][places] = count
 
     def told() -> dict[str, int]:
-        return {name: int(np.frombuffer(value, USER)["applied"][0]) for name, value in residents.changes("").split().items()}
+        return {name: int(np.frombuffer(value, USER)["applied"][0]) for name, value in residents.changes().split().items()}
 
     for name in ("ann", "bob", "cid"):
         apply(name, 1)

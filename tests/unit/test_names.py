@@ -21,6 +21,8 @@ def test_some_of_them_keep_their_keys_and_texts() -> None:
     some = names_of(["a", "b", "c"]).some([2, 0])
     assert (some.keys == names_of(["c", "a"]).keys).all()
     assert [some.text(i) for i in range(2)] == ["c", "a"]
+    assert [some.after("u:").text(i) for i in range(2)] == ["u:c", "u:a"]
+    assert (some.after("u:").keys == some.keys).all()
 
 
 def test_what_stands_behind_a_name_makes_it_another() -> None:

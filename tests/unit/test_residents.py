@@ -47,10 +47,10 @@ def test_what_was_changed_is_told_once() -> None:
     places, _ = find(residents, ["bob", "ann", "bob"])
     residents.change(places)
     residents.rows["applied"][places] = [1, 2, 3]
-    block = residents.changes("u:")
-    assert block.split() == {"u:ann": record(2), "u:bob": record(3)}
+    block = residents.changes()
+    assert block.split() == {"ann": record(2), "bob": record(3)}
     residents.committed()
-    assert residents.changes("u:") == Block([], USER.itemsize, b"")
+    assert residents.changes() == Block([], USER.itemsize, b"")
 
 
 @pytest.mark.parametrize("most", [1, 3, 50])
@@ -64,7 +64,7 @@ def test_nothing_changed_is_lost_however_few_are_held(seed: int, most: int) -> N
         names = [f"user{rng.randrange(40)}" for _ in range(rng.randrange(1, 8))]
         places, missing = find(residents, names)
         if missing:
-            residents.take_in(names_of(missing), [store.get(f"u:{name}") for name in missing])
+            residents.take_in(names_of(missing), [store.get(name) for name in missing])
             places, missing = find(residents, names)
         assert missing == []
         residents.change(places)
@@ -72,11 +72,11 @@ def test_nothing_changed_is_lost_however_few_are_held(seed: int, most: int) -> N
         for name in names:
             wanted[name] = wanted.get(name, 0) + 1
         if rng.random() < 0.3:
-            store |= residents.changes("u:").split()
+            store |= residents.changes().split()
             residents.committed()
             assert len(residents.rows) <= max(most, 40)
-    store |= residents.changes("u:").split()
-    assert {name: int(np.frombuffer(store[f"u:{name}"], USER)["applied"][0]) for name in wanted} == wanted
+    store |= residents.changes().split()
+    assert {name: int(np.frombuffer(store[name], USER)["applied"][0]) for name in wanted} == wanted
 
 
 def test_the_longest_unused_makes_room() -> None:
