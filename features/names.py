@@ -20,10 +20,6 @@ class Names(NamedTuple):
     keys: NDArray[np.uint64]
     text: Callable[[int], str]
 
-    def some(self, which: Sequence[int]) -> Names:
-        """Return those at some places."""
-        return Names(self.keys[list(which)], lambda i: self.text(which[i]))
-
     def after(self, prefix: str) -> Names:
         """Return them with a prefix that all have, and that no key tells."""
         return Names(self.keys, lambda i: prefix + self.text(i))

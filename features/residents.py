@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,13 @@ from features.store import Block
 
 FIRST_ROWS = 64
 NOBODY = -1
+
+
+class Missing(NamedTuple):
+    """The names of records that are not at hand: the text of each, and their keys (N, 2)."""
+
+    texts: list[str]
+    keys: NDArray[np.uint64]
 
 
 class Residents:
@@ -35,15 +43,15 @@ class Residents:
         self._leaving: list[NDArray[np.int64]] = []  # what that told, until it is committed
         self._turn = 0
 
-    def find(self, names: Names) -> tuple[NDArray[np.int64], list[int]]:
-        """Return the places (N,) of records, -1 where there is none, and which names have none: where each of these comes first."""
+    def find(self, names: Names) -> tuple[NDArray[np.int64], Missing]:
+        """Return the places (N,) of records, -1 where there is none, and the names of those, each once."""
         places = self.look(names.keys)
         self._turn += 1
         self._used[places] = self._turn  # of a missing one that of the last place, which does no harm
         missing: dict[str, int] = {}
         for i in np.flatnonzero(places == NOBODY).tolist():
             missing.setdefault(names.text(i), i)
-        return places, list(missing.values())
+        return places, Missing(list(missing), names.keys[list(missing.values())])
 
     def look(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
         """Return the places (N,) of the records with these keys (N, 2), -1 where there is none."""
@@ -56,21 +64,21 @@ class Residents:
         free = set(self._free)
         return {name for place, name in enumerate(self._names) if place not in free}
 
-    def take_in(self, names: Names, values: Sequence[bytes | None]) -> None:
+    def take_in(self, missing: Missing, values: Sequence[bytes | None]) -> None:
         """Hold further records; what has no bytes (None) is an empty record. Raises Mismatch for one of another width."""
-        width, texts = self.rows.dtype.itemsize, [names.text(i) for i in range(len(names.keys))]
+        width = self.rows.dtype.itemsize
         empty = bytes(width)
         held = [empty if value is None else value for value in values]
-        for text, value in zip(texts, held, strict=True):
+        for text, value in zip(missing.texts, held, strict=True):
             if len(value) != width:
                 raise Mismatch(f"the record {text!r:.80} has {len(value)} bytes, this program's have {width}: another version wrote it")
-        places = self._places_for(len(texts))
+        places = self._places_for(len(held))
         raw = self._raw()
         raw[places] = np.frombuffer(b"".join(held), raw.dtype)
         self._used[places] = self._turn
-        for text, place in zip(texts, places, strict=True):
+        for text, place in zip(missing.texts, places, strict=True):
             self._names[place] = text
-        self._keys[places] = names.keys
+        self._keys[places] = missing.keys
         _enter(self._table, self._keys, np.array(places, np.int64))
 
     def change(self, places: NDArray[np.int64]) -> None:

@@ -152,12 +152,12 @@ class Partition:
         """The same for both at once: what is not at hand of either comes in one answer. Two calls must not overlap."""
         wanted = ((self.users, users.after("u:")), (self.lines, lines.after("ul:")))
         found = [residents.find(names) for residents, names in wanted]
-        if keys := [names.text(i) for (_, names), (_, missing) in zip(wanted, found, strict=True) for i in missing]:
+        if unread := [text for _, missing in found for text in missing.texts]:
             self.has_read = True
-            values = iter(await self._store.read(str(self.number), keys))
+            values = iter(await self._store.read(str(self.number), unread))
             for (residents, names), (places, missing) in zip(wanted, found, strict=True):
-                if missing:
-                    residents.take_in(names.some(missing), list(islice(values, len(missing))))
+                if missing.texts:
+                    residents.take_in(missing, list(islice(values, len(missing.texts))))
                     came = places < 0
                     places[came] = residents.look(names.keys[came])
         return found[0][0], found[1][0]

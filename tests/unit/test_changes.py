@@ -23,7 +23,7 @@ def test_records_that_change_during_a_commit_are_in_the_next() -> None:
     def apply(name: str, count: int) -> None:
         names = names_of([name])
         _, missing = residents.find(names)
-        residents.take_in(names.some(missing), [None] * len(missing))
+        residents.take_in(missing, [None] * len(missing.texts))
         places, _ = residents.find(names)
         residents.change(places)
         residents.rows["applied"][places] = count

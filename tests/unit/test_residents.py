@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from features.layout import USER
 from features.names import Names, names_of
-from features.residents import Residents
+from features.residents import Missing, Residents
 from features.store import Block
 
 
@@ -25,7 +25,13 @@ def record(applied: int) -> bytes:
 def find(residents: Residents, names: Sequence[str]) -> tuple[NDArray[np.int64], list[str]]:
     """The places of names, and those that have none."""
     places, missing = residents.find(names_of(names))
-    return places, [names[i] for i in missing]
+    assert (missing.keys == names_of(missing.texts).keys).all()
+    return places, missing.texts
+
+
+def take_in(residents: Residents, names: list[str], values: Sequence[bytes | None]) -> None:
+    """Hold records by their names."""
+    residents.take_in(Missing(names, names_of(names).keys), values)
 
 
 def test_what_is_taken_in_is_found() -> None:
@@ -34,7 +40,7 @@ def test_what_is_taken_in_is_found() -> None:
     places, missing = find(residents, ["ann", "bob", "ann"])
     assert places.tolist() == [-1, -1, -1]
     assert missing == ["ann", "bob"]
-    residents.take_in(names_of(missing), [record(7), None])
+    take_in(residents, missing, [record(7), None])
     places, missing = find(residents, ["bob", "ann", "bob"])
     assert missing == []
     assert residents.rows["applied"][places].tolist() == [0, 7, 0]
@@ -43,7 +49,7 @@ def test_what_is_taken_in_is_found() -> None:
 def test_what_was_changed_is_told_once() -> None:
     """Each record once, with its latest content, until it is committed."""
     residents = Residents(USER, 100)
-    residents.take_in(names_of(["ann", "bob"]), [None, None])
+    take_in(residents, ["ann", "bob"], [None, None])
     places, _ = find(residents, ["bob", "ann", "bob"])
     residents.change(places)
     residents.rows["applied"][places] = [1, 2, 3]
@@ -64,7 +70,7 @@ def test_nothing_changed_is_lost_however_few_are_held(seed: int, most: int) -> N
         names = [f"user{rng.randrange(40)}" for _ in range(rng.randrange(1, 8))]
         places, missing = find(residents, names)
         if missing:
-            residents.take_in(names_of(missing), [store.get(name) for name in missing])
+            take_in(residents, missing, [store.get(name) for name in missing])
             places, missing = find(residents, names)
         assert missing == []
         residents.change(places)
@@ -82,9 +88,9 @@ def test_nothing_changed_is_lost_however_few_are_held(seed: int, most: int) -> N
 def test_the_longest_unused_makes_room() -> None:
     """Who was asked for lately stays."""
     residents = Residents(USER, 64)
-    residents.take_in(names_of([f"user{i}" for i in range(64)]), [None] * 64)
+    take_in(residents, [f"user{i}" for i in range(64)], [None] * 64)
     find(residents, [f"user{i}" for i in range(60)])
-    residents.take_in(names_of(["new1", "new2"]), [None, None])
+    take_in(residents, ["new1", "new2"], [None, None])
     assert len(residents.rows) == 64
     _, missing = find(residents, [f"user{i}" for i in range(60)])
     assert missing == []
@@ -99,7 +105,7 @@ def test_names_that_share_half_of_a_key_are_told_apart(half: int) -> None:
     keys[:, half] -= np.arange(40, dtype=np.uint64) << np.uint64(32)
     names = Names(keys, [f"user{i}" for i in range(40)].__getitem__)
     residents = Residents(USER, 100)
-    residents.take_in(names.some(range(0, 40, 2)), [record(i) for i in range(0, 40, 2)])
+    residents.take_in(Missing([names.text(i) for i in range(0, 40, 2)], keys[::2]), [record(i) for i in range(0, 40, 2)])
     places, missing = residents.find(names)
-    assert missing == list(range(1, 40, 2))
+    assert missing.texts == [names.text(i) for i in range(1, 40, 2)]
     assert residents.rows["applied"][places[::2]].tolist() == list(range(0, 40, 2))
