@@ -36,7 +36,7 @@ STAGES: Final = (
     ("exposures: bins that close", ("close_bins (streams/pipeline.py",)),
     ("score records as JSON", ("_score (streams/pipeline.py",)),
     ("events as rows", ("rows (features/intake.py",)),
-    ("records at hand, and read from Redis", ("place (streams/partition.py",)),
+    ("records at hand, and read from Redis", ("place (streams/partition.py", "(streams/line_records.py", "(features/names.py")),
     ("commit: what has changed, packed, sent", ("changes (streams/partition.py", "commit (streams/partition.py")),
     ("outbox", ("publish_outbox (streams/pipeline.py", "(streams/outbox.py")),
     ("delivery of scores", ("deliver (streams/", "(aiokafka/producer")),

@@ -8,27 +8,32 @@ from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from xxhash import xxh3_128_digest
+from xxhash import xxh3_64_digest
 
 _SEED: Final = secrets.randbits(64)
-"""Of this process: nobody outside can choose two names whose keys are one. Keys are never stored."""
 
 
 class Names(NamedTuple):
-    """N names: their keys, 128 bits each, (N, 2) uint64, and the text of each."""
+    """N names: their keys, 128 bits each, (N, 2) uint64, and the text of each.
+
+    Half of a key is Python's own hash of the text, SipHash under a secret of this process, so that nobody outside can choose two names whose keys are one;
+    the other half, XXH3, makes it as good as impossible by chance. Keys are never stored.
+    """
 
     keys: NDArray[np.uint64]
     text: Callable[[int], str]
 
     def after(self, prefix: str) -> Names:
-        """Return them with a prefix that all have, and that no key tells."""
+        """Return them with a prefix in their texts; it does not enter the keys, so what has another prefix must be kept elsewhere."""
         return Names(self.keys, lambda i: prefix + self.text(i))
 
 
 def names_of(texts: Sequence[str]) -> Names:
     """Return texts (N,) as names."""
-    digests = b"".join([xxh3_128_digest(text.encode(), _SEED) for text in texts])
-    return Names(np.frombuffer(digests, np.uint64).reshape(-1, 2).copy(), texts.__getitem__)
+    keys = np.empty((len(texts), 2), np.uint64)
+    keys[:, 0] = np.array(list(map(hash, texts)), np.int64).view(np.uint64)
+    keys[:, 1] = np.frombuffer(b"".join([xxh3_64_digest(text.encode(), _SEED) for text in texts]), np.uint64)
+    return Names(keys, texts.__getitem__)
 
 
 def behind(names: Names, which: NDArray[np.int64], suffixes: Sequence[str], of: NDArray[np.int64]) -> Names:

@@ -59,11 +59,6 @@ class Residents:
         _look(self._table, self._keys, keys, places)
         return places
 
-    def held(self) -> set[str]:
-        """Return the names of all records at hand."""
-        free = set(self._free)
-        return {name for place, name in enumerate(self._names) if place not in free}
-
     def take_in(self, missing: Missing, values: Sequence[bytes | None]) -> None:
         """Hold further records; what has no bytes (None) is an empty record. Raises Mismatch for one of another width."""
         width = self.rows.dtype.itemsize
@@ -128,7 +123,7 @@ class Residents:
         keys = np.zeros((size, 2), np.uint64)
         rows[: len(self.rows)], used[: len(self._used)], keys[: len(self._keys)] = self.rows, self._used, self._keys
         self.rows, self._used, self._keys = rows, used, keys
-        if len(self._table) < len(_empty_table(size)):
+        if len(self._table) < 2 * size:
             self._table = _empty_table(size)
             self._enter_all()
 

@@ -129,7 +129,8 @@ async def shoppers(partition: Partition, knowledge: Knowledge, launch: Launch, u
 
 
 async def _line_records(partition: Partition, users: Sequence[str], domain: str) -> NDArray[np.void]:
-    return partition.lines.rows[await partition.place_lines(users, domain)]
+    places = await partition.place_lines(users, domain)  # first: it may put `rows` elsewhere
+    return partition.lines.rows[places]
 
 
 class CurrentScores:

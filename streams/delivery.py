@@ -92,6 +92,7 @@ def _batches(producer: AIOKafkaProducer, topic: str, records: list[Outgoing]) ->
         while record is not None and append(n, now_ms, record.key, record.value, no_headers) is not None:
             record, n = next(left, None), n + 1
         batch._relative_offset = n
+        batch.close()
         yield batch
 
 

@@ -112,8 +112,8 @@ class Partition:
         self._learned: dict[int, tuple[int, int]] = {}  # by outcome partition: the epoch and number below which all may be let go
         self._heard: dict[int, _Heard] = {}  # by outcome partition, what is not yet taken for certain
         self._committing = False
-        self.users = Residents(USER, rules.lru_users)  # by the user's id
-        self.lines = Residents(USER_LINE, rules.lru_users)  # by `line_names`
+        self.users = Residents(USER, rules.lru_users)  # by the user's id, held as "u:…"
+        self.lines = Residents(USER_LINE, rules.lru_users)  # by `line_names`, held as "ul:…"
         self.has_read = False  # records from the store, since the last commit
 
     @classmethod
@@ -160,6 +160,7 @@ class Partition:
                     residents.take_in(missing, list(islice(values, len(missing.texts))))
                     came = places < 0
                     places[came] = residents.look(names.keys[came])
+                    assert (places >= 0).all(), "one text has two keys"
         return found[0][0], found[1][0]
 
     def tell(self, key: str, closed: Closed) -> None:

@@ -148,7 +148,7 @@ def take_in(partition: Partition, records: Sequence[Received], earliest_ms: int 
 
 
 def _belong_here(partition: Partition, records: Sequence[Received]) -> Sequence[bool]:
-    """Whether each record lies in the partition of its key, which is that of its user."""
+    """Whether each record lies in the partition of its key, which in a record with an event is its user."""
     rules = partition.rules
     if not rules.partitioner_check:
         return [True] * len(records)

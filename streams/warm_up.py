@@ -37,7 +37,7 @@ def warm_up(model: Model, rules: Rules) -> None:
     async def work() -> None:
         store = MemoryStore()
         await put_launches(store, [Launch(id=LAUNCH, line=LINE, window_s=rules.edges_ms[-1] / 1000)])
-        await run(ticks, store, replace(rules, replay=True, partitions=1, outcome_partitions=1, partitioner_check=False, learn_share=1.0), model)
+        await run(ticks, store, replace(rules, replay=True, partitions=1, outcome_partitions=1, partitioner_check=True, learn_share=1.0), model)
 
     asyncio.run(work())
 

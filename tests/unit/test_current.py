@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from features.memory_store import MemoryStore
+from features.residents import FIRST_ROWS
 from models.model import Model
 from streams.current import shoppers
 from streams.knowledge import Knowledge
@@ -59,6 +60,28 @@ def test_the_current_score_is_what_a_worker_would_say(launch: Launch) -> None:
         for user, score, probability in zip(found.users, found.score.tolist(), found.probability.tolist(), strict=True):
             entry = next(e for e in (await scored(partition, knowledge, launch, user)).entries if e.launch_id == launch.id)
             assert (entry.score, entry.probability) == (score, probability), user
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("launch", LAUNCHES, ids=["a line", "some products"])
+def test_many_shoppers_are_asked_about_at_once(launch: Launch) -> None:
+    """More than were ever at hand: each is told as when asked about alone."""
+
+    async def go() -> None:
+        users, store = [f"user{i}" for i in range(3 * FIRST_ROWS)], MemoryStore()
+        await put_launches(store, LAUNCHES)
+        partition, knowledge = await Partition.load(0, store, make_rules()), Knowledge(store, make_model("line0", "line2"), 1)
+        await knowledge.refresh()
+        browses = [make_event(START_MS + i, id=f"e{i}", who=user, line=f"line{i % 3}", product=f"line0-p{i % 5}") for i, user in enumerate(users)]
+        await work_off(partition, [receive(event) for event in browses], knowledge, offsets=[0] * 4, tick_end_ms=START_MS + DAY_MS)
+        await partition.commit()
+        anew = await Partition.load(0, store, make_rules())
+        found = await shoppers(anew, knowledge, launch, users, NOW_MS)
+        assert found.users == users
+        for i in (0, FIRST_ROWS, len(users) - 1):
+            alone = await shoppers(anew, knowledge, launch, users[i : i + 1], NOW_MS)
+            assert (alone.score[0], alone.last_ms[0]) == (found.score[i], found.last_ms[i])
 
     asyncio.run(go())
 

@@ -15,6 +15,9 @@ from models.experts import View
 from models.launch_scoring import LaunchScorer, score
 from models.offset import GRID, Offset, log_prior, DEFAULT_PI
 from models.trees import TreeArrays, Trees
+from features.layout import USER
+from features.names import names_of
+from features.residents import Residents
 
 rng = np.random.default_rng(0)
 
@@ -58,6 +61,14 @@ stump = TreeArrays(np.array([0, 0]), np.array([1, 0, 0], np.int32), np.array([0.
 for n in (0, 1, 4, 6):
     assert Trees(stump).logit(rng.normal(size=(n, 3))).shape == (n,)
 assert ((p := Offset.unlearned().probability(rng.normal(size=5), log_prior(DEFAULT_PI))) > 0).all() and (p < 1).all()
+for most in (1, 3, 200):
+    residents = Residents(USER, most)
+    for first in (0, 1, 50, 0, 120):
+        names = names_of([f"user{i}" for i in range(first, first + 60)])
+        for some in (names._replace(keys=names.keys[:0]), names):
+            _, missing = residents.find(some)
+            residents.take_in(missing, [None] * len(missing.texts))
+            assert (residents.look(some.keys) >= 0).all()
 print("done")
 """
 

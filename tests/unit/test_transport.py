@@ -11,10 +11,9 @@ from typing import Any
 import faust
 import pytest
 from aiokafka import TopicPartition
-from aiokafka.consumer.fetcher import Fetcher, FetchResult, PartitionRecords
+from aiokafka.consumer.fetcher import Fetcher
 from aiokafka.errors import TopicAuthorizationFailedError
-from aiokafka.record.default_records import DefaultRecord, DefaultRecordBatchBuilder
-from aiokafka.record.memory_records import MemoryRecords
+from aiokafka.record.default_records import DefaultRecord
 from faust.types import TP
 
 from features.errors import DependencyDown
@@ -381,24 +380,3 @@ def test_deliver_without_a_producer_names_the_dependency(app: faust.App, loop: a
     """Before the producer runs, delivery is refused in words."""
     with pytest.raises(DependencyDown, match="not connected"):
         loop.run_until_complete(deliver(app, [Outgoing("scores", b"u", b"{}")], names={"scores": "scores"}))
-
-
-def test_what_aiokafka_reads_off_a_batch_is_not_copied() -> None:
-    """Records come from its fetcher as they were read, with all that is asked of them; so this copy of a private part still fits the version installed."""
-    built = DefaultRecordBatchBuilder(
-        magic=2, compression_type=0, is_transactional=0, producer_id=-1, producer_epoch=-1, base_sequence=-1, batch_size=10_000
-    )  # fmt: skip
-    for offset, value in ((0, b"{}"), (1, None)):
-        built.append(offset, 1_700_000_000_123, b"user", value, [("h", b"1"), ("empty", None)])
-    tp = TopicPartition("browse", 0)
-    read = PartitionRecords(tp, MemoryRecords(bytes(built.build())), [], 0, None, None, True, 0)
-    fetched = consumer_thread.Fetched()
-    fetched[tp] = FetchResult(tp, assignment=None, partition_records=read, backoff=0.1)
-    first, second = fetched[tp]._partition_records
-    assert type(first) is DefaultRecord
-    assert [(r.offset, r.timestamp, r.key, r.value, list(r.headers)) for r in (first, second)] == [
-        (offset, 1_700_000_000_123, b"user", value, [("h", b"1"), ("empty", None)]) for offset, value in ((0, b"{}"), (1, None))
-    ]
-    inflow = Inflow(P0, 0)
-    inflow.put([first, second])
-    assert inflow.waits().bytes == 2 + 2 * RECORD_BYTES
