@@ -16,7 +16,7 @@ _SEED: Final = secrets.randbits(64)
 class Names(NamedTuple):
     """N names: their keys, 128 bits each, (N, 2) uint64, and the text of each.
 
-    Half of a key is Python's own hash of the text, SipHash under a secret of this process, so that nobody outside can choose two names whose keys are one;
+    Half of a key is Python's own hash of the text, SipHash under a secret of this process (but with PYTHONHASHSEED), so that nobody can choose two names of one key;
     the other half, XXH3, makes it as good as impossible by chance. Keys are never stored.
     """
 

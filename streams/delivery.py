@@ -88,7 +88,7 @@ def _batches(producer: AIOKafkaProducer, topic: str, records: list[Outgoing]) ->
     record = next(left, None)
     while record is not None:
         batch = producer.create_batch()
-        append, no_headers, n = batch._builder.append, list[Any](), 0  # what `batch.append` calls, in a third of the time
+        append, no_headers, n = batch._builder.append, list[Any](), 0  # what `batch.append` calls, in two thirds of the time
         while record is not None and append(n, now_ms, record.key, record.value, no_headers) is not None:
             record, n = next(left, None), n + 1
         batch._relative_offset = n
