@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -41,4 +42,15 @@ def behind(names: Names, which: NDArray[np.int64], suffixes: Sequence[str], of: 
 
     A key is the sum of both parts' keys, so a name that occurs in many is hashed once.
     """
-    return Names(names.keys[which] + names_of(suffixes).keys[of], lambda i: names.text(which[i]) + suffixes[of[i]])
+    return Names(names.keys[which] + suffix_keys(suffixes)[of], lambda i: names.text(which[i]) + suffixes[of[i]])
+
+
+def suffix_keys(suffixes: Iterable[str]) -> NDArray[np.uint64]:
+    """Return the keys (N, 2) of what stands behind names."""
+    return np.frombuffer(b"".join(map(_key, suffixes)), np.uint64).reshape(-1, 2)
+
+
+@lru_cache(1 << 14)
+def _key(suffix: str) -> bytes:
+    """Return the key of a text as its bytes: few come, again and again."""
+    return names_of([suffix]).keys.tobytes()

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from features.advance import advance
 from features.errors import InputError
 from features.events import Event
-from features.exposures import Pending
 from features.hashing import partition_for
 from features.intake import Arrived, LocalTime, rows
+from features.pending import Pending
 from features.redis_store import RedisStore
 from features.store import Store, decoded
 from models.model import Model

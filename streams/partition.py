@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from features.catalogue import Counts, in_parts
 from features.errors import Mismatch
-from features.exposures import Closed, Pending
+from features.exposures import Closed
 from features.hashing import partition_for
 from features.intake import LocalTime
 from features.layout import USER, USER_LINE
 from features.names import Names, names_of
+from features.pending import Pending
 from features.residents import Residents
 from features.store import Changes, Store, decoded, first_version
 from features.vector import SCHEMA_HASH

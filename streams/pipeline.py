@@ -12,28 +12,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
-from msgspec import Raw
 from numpy.typing import NDArray
 
 from features.advance import APPLIED, advance
 from features.catalogue import CONVERTED, MATURED, count, count_many
 from features.events import CLICK, KINDS, MAX_TS_MS, MIN_TS_MS, Event, Refused
-from features.exposures import NONE, UNMARKED, Exposure, exposure_id, is_followed
+from features.exposures import NONE
 from features.hashing import partition_for, partitions_for
 from features.intake import Arrived, rows
 from features.names import names_of
-from features.predictions import UNSAID, packed
 from features.store import Store
 from streams.aside import computed
-from streams.domains import Launches
+from streams.beliefs import Beliefs
+from streams.following import follow
 from streams.knowledge import Knowledge
 from streams.launched import Launched
 from streams.ledger_record import explanation
 from streams.line_records import line_records
-from streams.pair import Pair, Said, is_source
+from streams.pair import Pair, Said
 from streams.partition import Partition
 from streams.records import REASON_HEADER, SHARED, Entry, Explanation, Outgoing, Received, Score, TickDone, encode_each, encode_message
 from streams.seen import see_events, see_refused
@@ -221,86 +220,11 @@ async def _apply(partition: Partition, arrived: list[Arrived], knowledge: Knowle
     touched[launched.event[of_pair]] = True
     touching = fresh[touched[fresh]]
     beliefs = Beliefs.of(said)
-    opened = _follow(partition, arrived, pair, launches, launched, beliefs, x.tobytes(), of_event.tolist(), of_pair.tolist(), touching.tolist())
+    opened = follow(partition, arrived, names, facts["ts_ms"], pair, launches, launched, beliefs, x, of_event, of_pair, touching)
     if scoring and pair is not None:
         explained, trunk = _explained(partition, pair, events, launched, x), pair.trunk
         told = [_score(arrived[i], i, launched, beliefs, opened.get(i, _NONE), explained.get(i, _NONE), trunk) for i in fresh.tolist()]
         worked.scores += [Outgoing("scores", score.user_id.encode(), value) for score, value in zip(told, encode_each(told), strict=True)]
-
-
-class Beliefs(NamedTuple):
-    """What is believed of a batch (`streams.pair.Said`): numbers, as a score tells them, and packed, as an exposure keeps them; without a trunk nothing is."""
-
-    in_line: Sequence[float] = _NONE
-    in_launch: Sequence[tuple[float, float]] = _NONE
-    packed_in_line: tuple[bytes, int] = (b"", 0)
-    packed_in_launch: tuple[bytes, int] = (b"", 0)
-
-    @classmethod
-    def of(cls, said: Said | None) -> Beliefs:
-        """The same in these forms."""
-        if said is None:
-            return cls()
-        twice = np.repeat(said.in_line, 2).reshape(-1, 2)  # in a line score and probability are one
-        return cls(said.in_line.tolist(), said.in_launch[:, :2].tolist(), packed(twice), packed(said.in_launch))
-
-    def kept_in_line(self, i: int) -> Raw:
-        """What an exposure keeps of what is believed of event i in its line."""
-        every, width = self.packed_in_line
-        return Raw(every[width * i : width * (i + 1)]) if every else UNSAID
-
-    def kept_in_launch(self, m: int) -> Raw:
-        """What one keeps of pair m of an event and a launch."""
-        every, width = self.packed_in_launch
-        return Raw(every[width * m : width * (m + 1)]) if every else UNSAID
-
-
-def _follow(
-    partition: Partition, arrived: Sequence[Arrived], pair: Pair | None, launches: Launches, launched: Launched, beliefs: Beliefs,
-    x: bytes, opens: Sequence[bool], opens_in_launch: Sequence[bool], touching: Sequence[int],
-) -> dict[int, list[str | None]]:  # fmt: skip
-    """Mark clicks, carts and orders on open exposures, and open new ones, event by event; returns the new ones' ids by event, for each
-    of its launches, or for its line.
-
-    `x` holds the vectors (B, F); `opens` (B,): whether an event opens an exposure in its line, `opens_in_launch` (M,) in each of its launches.
-    """
-    at_ms, pending, by_event, learn_share = partition.cursor.tick_ms, partition.pending, launched.by_event, partition.rules.learn_share
-    sources = {line: f"line:{line}" for line in {arrived[i].event.line for i in touching} if is_source(line, pair, launches, at_ms)}
-    opened: dict[int, list[str | None]] = {}
-    width = len(x) // len(arrived)
-    for i in touching:
-        a, event = arrived[i], arrived[i].event
-        if a.kind >= CLICK and event.user_id in pending.users:
-            pending.mark(event.user_id, launches.followed(event, at_ms), a.kind, a.ts_ms)
-        if (there := by_event.get(i)) is None:
-            if opens[i] and (domain := sources.get(event.line)) is not None:
-                opened[i] = [_expose(partition, a, domain, x[i * width : (i + 1) * width], beliefs.kept_in_line(i), True, learn_share)]
-            continue
-        # What is being launched teaches its launch alone, until it has become a source.
-        names: list[str | None] = []
-        for m, launch in enumerate(there, launched.first[i]):
-            name = None
-            if opens_in_launch[m]:
-                share = learn_share if launch.learn_share is None else launch.learn_share
-                name = _expose(partition, a, launch.id, x[i * width : (i + 1) * width], beliefs.kept_in_launch(m), not any(names), share)
-            names.append(name)
-        opened[i] = names
-    return opened
-
-
-def _expose(partition: Partition, a: Arrived, domain: str, x: bytes, predictions: Raw, counts: bool, share: float) -> str | None:
-    """Open an exposure and follow it, if it is among the share of those that are followed; returns its id then."""
-    event, pending, totals = a.event, partition.pending, partition.cursor.totals
-    name = exposure_id(domain, event.user_id, event.event_id)
-    if name in pending.open:  # the event came again after the ring of ids had forgotten it
-        return name
-    if not is_followed(name, share) or len(pending.open) >= partition.rules.max_pending:
-        totals.untracked += 1
-        return None
-    totals.exposures += 1
-    # By place, as are those of a score: their order in `Exposure` counts.
-    pending.add(Exposure(name, domain, event.user_id, event.line, event.category or event.line, counts, a.ts_ms, x, predictions, UNMARKED, 1))
-    return name
 
 
 def _explained(

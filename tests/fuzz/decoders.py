@@ -14,9 +14,10 @@ import numpy as np
 
 from features.errors import InputError, Mismatch
 from features.events import Refused, Shopper, decode, encode
-from features.exposures import NONE, UNMARKED, Closed, Exposure, Pending
+from features.exposures import NONE, UNMARKED, Closed, Exposure
 from features.layout import USER
 from features.memory_store import MemoryStore
+from features.pending import Pending
 from features.store import decoded
 from models.checkpoint import MANIFEST, TENSORS, Artifact, load, save
 from models.launch_head import LaunchHead
@@ -110,7 +111,7 @@ def _record_of_user(value: bytes) -> None:
 def _seeds() -> dict[str, list[bytes]]:
     event = make_event(user=Shopper(age_band="25-34", level=3, registered_ts=START_MS), price=9.5, category="boots", channel="app", kind="browse")
     exposure = Exposure(
-        id="00ff00ff", domain="line:shoes", counts=True, user="ann", line="shoes", category="boots", ts_ms=START_MS, x=bytes(4 * 64),
+        id="00ff00ff00ff00ff", domain="line:shoes", counts=True, user="ann", line="shoes", category="boots", ts_ms=START_MS, x=bytes(4 * 64),
         predictions=msgspec.Raw(msgspec.msgpack.encode([0.1] * 18)), delay_ms=UNMARKED, bin=1,
     )  # fmt: skip
     outcome = Outcome(epoch=1, partition=0, number=3, key="spring", closed=Closed(exposure=exposure, close_ms=START_MS, bin=1, y=0, label=NONE))

@@ -6,29 +6,60 @@ import random
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
+from features import pending as pending_module
 from features.errors import Mismatch
 from features.events import BROWSE, CART, CLICK, ORDER
-from features.exposures import NONE, UNMARKED, Closed, Exposure, Pending, exposure_id, is_followed
+from features.exposures import NONE, UNMARKED, Closed, Exposure, exposure_id, is_followed
+from features.names import names_of, suffix_keys
+from features.open_rows import NOT_OPENED, OPEN_BEFORE
+from features.pending import Pending, Steps
 from features.predictions import UNSAID
 
 EDGES = (100, 400, 1000)
 T = 10_000
 
 
-def exposed(id: str = "x", ts_ms: int = T, *, user: str = "ann", domain: str = "line:shoes") -> Exposure:
+def id_of(name: str) -> str:
+    """An id, in the order of the names."""
+    return name.encode()[:8].ljust(8, b"\0").hex()
+
+
+def name_of(id: str) -> str:
+    """The name that the id was made of."""
+    return bytes.fromhex(id).rstrip(b"\0").decode()
+
+
+def exposed(name: str = "x", ts_ms: int = T, *, user: str = "ann", domain: str = "line:shoes") -> Exposure:
     """An exposure that has just opened."""
     return Exposure(
-        id=id, domain=domain, user=user, line="shoes", category="boots", counts=True, ts_ms=ts_ms, x=b"", predictions=UNSAID, delay_ms=UNMARKED, bin=1
+        id=id_of(name), domain=domain, user=user, line="shoes", category="boots", counts=True, ts_ms=ts_ms, x=b"", predictions=UNSAID, delay_ms=UNMARKED, bin=1
     )
+
+
+def add(held: Pending, exposure: Exposure) -> None:
+    """Follow an exposure from now on."""
+    steps = Steps()
+    steps.open(0, exposure.domain, exposure.id, True)
+    (place,) = held.follow(steps, names_of([exposure.user]), np.array([exposure.ts_ms]), len(held) + 1).tolist()
+    held.keep(place, exposure)
+
+
+def mark(held: Pending, user: str, domains: list[str], kind: int, ts_ms: int) -> None:
+    """A click, cart or order comes, or a browse, which marks nothing."""
+    steps = Steps()
+    for domain in domains if kind != BROWSE else ():
+        steps.mark(0, domain, kind)
+    held.follow(steps, names_of([user]), np.array([ts_ms]), 0)
 
 
 def pending(*exposures: Exposure) -> Pending:
     """Nothing else is open."""
     held = Pending(EDGES)
     for exposure in exposures:
-        held.add(exposure)
+        add(held, exposure)
     return held
 
 
@@ -65,7 +96,7 @@ def test_without_an_order_every_bin_says_no() -> None:
 def test_an_order_falls_into_the_bin_of_its_delay(delay: int, expected: list[tuple[int, int, int, int]]) -> None:
     """Strictly later than the exposure and up to the window's end inclusive; the label waits for the window's end."""
     held = pending(exposed())
-    held.mark("ann", ["line:shoes"], ORDER, T + delay)
+    mark(held, "ann", ["line:shoes"], ORDER, T + delay)
     assert told(all_of(held)) == expected
 
 
@@ -79,9 +110,9 @@ def test_positives_and_negatives_of_a_bin_close_together() -> None:
         held = pending(*exposures)
         for i in rng.sample(range(20), 20):
             if i % 3 == 0:
-                held.mark(f"u{i}", ["line:shoes"], ORDER, T + 50 * (i % 5) + 7 * (i + 1))
+                mark(held, f"u{i}", ["line:shoes"], ORDER, T + 50 * (i % 5) + 7 * (i + 1))
         cuts = [*sorted(rng.sample(range(T, T + 1500), seed)), T + 2000]
-        seen.add(tuple((c.close_ms, c.exposure.id, c.bin, c.y, c.label) for cut in cuts for c in held.close(cut)))
+        seen.add(tuple((c.close_ms, name_of(c.exposure.id), c.bin, c.y, c.label) for cut in cuts for c in held.close(cut)))
     assert len(seen) == 1
     (facts,) = seen
     assert [f[:2] for f in facts] == sorted(f[:2] for f in facts)
@@ -93,7 +124,7 @@ def test_only_what_is_due_closes() -> None:
     held = pending(exposed("a"), exposed("b", T + 1))
     assert not held.has_due(T + 99)
     assert held.has_due(T + 100)
-    assert [c.exposure.id for c in held.close(T + 100)] == ["a"]
+    assert [name_of(c.exposure.id) for c in held.close(T + 100)] == ["a"]
     assert list(held.close(T + 100)) == []
 
 
@@ -101,31 +132,31 @@ def test_an_order_counts_for_every_open_exposure_of_its_user_and_domain() -> Non
     """Not for another user's, nor another domain's; further orders and cheaper events add nothing."""
     held = pending(exposed("a"), exposed("b", T + 10), exposed("other user", user="bob"), exposed("other domain", domain="line:bags"))
     for kind in (BROWSE, CLICK, CART):
-        held.mark("ann", ["line:shoes", "launch"], kind, T + 15)
-    held.mark("ann", ["line:shoes", "launch"], ORDER, T + 20)
-    held.mark("ann", ["line:shoes", "launch"], ORDER, T + 30)
-    assert held.open["a"].delay_ms == (15, 15, 20)
+        mark(held, "ann", ["line:shoes", "launch"], kind, T + 15)
+    mark(held, "ann", ["line:shoes", "launch"], ORDER, T + 20)
+    mark(held, "ann", ["line:shoes", "launch"], ORDER, T + 30)
+    assert held.open[id_of("a")].delay_ms == (15, 15, 20)
     closed = [c for c in all_of(held) if c.y]
-    assert [(c.exposure.id, c.bin) for c in closed] == [("a", 1), ("b", 1)]
+    assert [(name_of(c.exposure.id), c.bin) for c in closed] == [("a", 1), ("b", 1)]
 
 
 def test_a_late_order_is_counted_and_falls_into_the_next_open_bin() -> None:
     """What was told is not changed; an order on time, or a second one, is not late."""
     held = pending(exposed("late"), exposed("on time", user="bob"))
     assert told(list(held.close(T + 100))) == [(100, 1, 0, NONE)] * 2
-    held.mark("ann", ["line:shoes"], ORDER, T + 50)
-    held.mark("ann", ["line:shoes"], ORDER, T + 40)
-    held.mark("bob", ["line:shoes"], ORDER, T + 150)
+    mark(held, "ann", ["line:shoes"], ORDER, T + 50)
+    mark(held, "ann", ["line:shoes"], ORDER, T + 40)
+    mark(held, "bob", ["line:shoes"], ORDER, T + 150)
     facts = all_of(held)
-    assert [(c.exposure.id, c.bin, c.y) for c in facts[:2]] == [("late", 2, 1), ("on time", 2, 1)]
-    assert {c.exposure.id: (c.label, c.exposure.late_orders) for c in facts[2:]} == {"late": (1, 1), "on time": (1, 0)}
+    assert [(name_of(c.exposure.id), c.bin, c.y) for c in facts[:2]] == [("late", 2, 1), ("on time", 2, 1)]
+    assert {name_of(c.exposure.id): (c.label, c.exposure.late_orders) for c in facts[2:]} == {"late": (1, 1), "on time": (1, 0)}
 
 
 def test_an_order_after_the_label_is_too_late() -> None:
     """Nothing is open, and nothing happens."""
     held = pending(exposed())
     all_of(held)
-    held.mark("ann", ["line:shoes"], ORDER, T + 50)
+    mark(held, "ann", ["line:shoes"], ORDER, T + 50)
     assert len(held) == 0
     assert all_of(held) == []
 
@@ -137,8 +168,8 @@ def test_orders_that_shuffle_give_the_same_facts() -> None:
     for seed in range(10):
         held = pending(exposed())
         for kind, delay in random.Random(seed).sample(marks, len(marks)):
-            held.mark("ann", ["line:shoes"], kind, T + delay)
-        seen.add(repr((held.open["x"].delay_ms, told(all_of(held)))))
+            mark(held, "ann", ["line:shoes"], kind, T + delay)
+        seen.add(repr((held.open[id_of("x")].delay_ms, told(all_of(held)))))
     assert len(seen) == 1
 
 
@@ -153,8 +184,8 @@ def test_what_is_stored_goes_on_as_if_nothing_had_happened(seed: int) -> None:
         user, name, kind, delay = f"u{rng.randrange(4)}", f"{step:03d}", rng.randrange(4), rng.randrange(300)
         for held, heard in ((lives, facts[0]), (reborn, facts[1])):
             if step < 40:
-                held.add(exposed(name, now, user=user))
-            held.mark(user, ["line:shoes"], kind, now - delay)
+                add(held, exposed(name, now, user=user))
+            mark(held, user, ["line:shoes"], kind, now - delay)
             heard += told(list(held.close(now - 60)))
         written, removed = reborn.changes()
         for gone in removed:
@@ -174,22 +205,22 @@ def test_what_is_stored_is_what_it_is_at_the_commit() -> None:
         exposed("marked"),
         exposed("told", user="bob"),
         exposed("over", T - 2000, user="eve"),
-        exposed("untouched", user="dan"),
+        exposed("pristine", user="dan"),
         exposed("young", T + 60, user="kim"),
     )
-    held.mark("kim", ["line:shoes"], CART, T + 70)
-    held.mark("ann", ["line:shoes"], CART, T + 30)
-    held.mark("bob", ["line:shoes"], ORDER, T + 40)
-    assert {c.exposure.id for c in held.close(T + 100)} == {"marked", "told", "over", "untouched"}
-    held.mark("dan", ["line:shoes"], CLICK, T + 150)
+    mark(held, "kim", ["line:shoes"], CART, T + 70)
+    mark(held, "ann", ["line:shoes"], CART, T + 30)
+    mark(held, "bob", ["line:shoes"], ORDER, T + 40)
+    assert {name_of(c.exposure.id) for c in held.close(T + 100)} == {"marked", "told", "over", "pristine"}
+    mark(held, "dan", ["line:shoes"], CLICK, T + 150)
     written, removed = held.changes()
     again = Pending(EDGES, written)
     assert again.open == held.open
-    assert again.open["marked"].delay_ms == (NONE, 30, NONE)
-    assert again.open["young"].delay_ms == (NONE, 10, NONE)
-    assert again.open["untouched"].delay_ms == (150, NONE, NONE)
-    assert (again.open["told"].ordered, again.open["told"].bin) == (True, 3)
-    assert removed == ["over"]
+    assert again.open[id_of("marked")].delay_ms == (NONE, 30, NONE)
+    assert again.open[id_of("young")].delay_ms == (NONE, 10, NONE)
+    assert again.open[id_of("pristine")].delay_ms == (150, NONE, NONE)
+    assert (again.open[id_of("told")].ordered, again.open[id_of("told")].bin) == (True, 3)
+    assert removed == [id_of("over")]
 
 
 def test_what_closes_far_apart_and_close_together_comes_in_order() -> None:
@@ -201,12 +232,12 @@ def test_what_closes_far_apart_and_close_together_comes_in_order() -> None:
         expected = sorted((at + edge, name) for name, at in opened.items() for edge in edges)
         held, found = Pending(edges), []
         for i, (name, at) in enumerate(opened.items()):
-            held.add(exposed(name, at, user=name))
+            add(held, exposed(name, at, user=name))
             if i % 40 == 39:
                 held = Pending(edges, dict(zip(held.open, map(msgspec.msgpack.encode, held.open.values()), strict=True)))
         for cut in (*sorted(rng.sample(range(start, start + 8_000_000), 300)), start + 9_000_000):
             due = held.has_due(cut)
-            closed = [(c.close_ms, c.exposure.id) for c in held.close(cut)]
+            closed = [(c.close_ms, name_of(c.exposure.id)) for c in held.close(cut)]
             assert due == bool(closed)
             found += closed
         assert found == expected
@@ -218,7 +249,7 @@ def test_some_at_a_time_is_the_same_as_all_at_once(most: int) -> None:
 
     def opened() -> Pending:
         held = pending(*(exposed(f"x{i}", T + 13 * i, user=f"u{i % 3}") for i in range(12)))
-        held.mark("u1", ["line:shoes"], ORDER, T + 150)
+        mark(held, "u1", ["line:shoes"], ORDER, T + 150)
         held.changes()
         return held
 
@@ -246,7 +277,7 @@ def test_whether_many_are_due_is_known_without_closing_them() -> None:
     def held() -> Pending:
         new = Pending(edges)
         for name, at in opened.items():
-            new.add(exposed(name, at, user=name))
+            add(new, exposed(name, at, user=name))
         return new
 
     for _ in range(200):
@@ -254,7 +285,7 @@ def test_whether_many_are_due_is_known_without_closing_them() -> None:
         first = list(asked.close(T + rng.randrange(3_000)))
         assert told(list(parted.close(10**9, len(first)))) == told(first)
         # Of each exposure, its next bin: the one after it is due only once that has closed.
-        due = [c for c in sorted(e.ts_ms + edges[e.bin - 1] for e in asked.open.values()) if c <= until_ms]
+        due = [c for e in asked.open.values() if (c := e.ts_ms + edges[e.bin - 1]) <= until_ms]
         assert asked.has_many_due(until_ms, many) == (len(due) >= many)
         assert told(all_of(asked)) == told(all_of(parted))
 
@@ -262,16 +293,14 @@ def test_whether_many_are_due_is_known_without_closing_them() -> None:
 @pytest.mark.parametrize("bin", [0, 4, -1])
 def test_a_bin_that_there_is_not_is_damage(bin: int) -> None:
     """It is said when it is loaded, not when it would close."""
-    broken = exposed()
-    broken.bin = bin
+    broken = msgspec.structs.replace(exposed(), bin=bin)
     with pytest.raises(Mismatch, match="damaged, or of another version"):
         Pending(EDGES, {"x": msgspec.msgpack.encode(broken)})
 
 
 def test_damaged_predictions_are_said_when_they_are_loaded() -> None:
     """They are kept as bytes, and would travel on unread."""
-    broken = exposed()
-    broken.predictions = msgspec.Raw(msgspec.msgpack.encode(["a"]))
+    broken = msgspec.structs.replace(exposed(), predictions=msgspec.Raw(msgspec.msgpack.encode(["a"])))
     with pytest.raises(Mismatch, match="damaged"):
         Pending(EDGES, {"x": msgspec.msgpack.encode(broken)})
 
@@ -287,3 +316,122 @@ def test_ids_do_not_depend_on_anything_else() -> None:
     assert set(followed) <= {name for name in many if is_followed(name, 0.5)}
     assert all(is_followed(name, 1.0) for name in many)
     assert not any(is_followed(name, 0.0) for name in many)
+
+
+class Simple:
+    """The same, said simply: a list that is looked through."""
+
+    def __init__(self) -> None:
+        self.open: list[dict[str, Any]] = []
+
+    def add(self, id: str, user: str, domain: str, ts_ms: int) -> None:
+        """Open one."""
+        self.open.append({"id": id, "list": (user, domain), "ts_ms": ts_ms, "bin": 1, "ordered": False, "marks": {}})
+
+    def mark(self, user: str, domain: str, kind: int, ts_ms: int) -> None:
+        """Keep the least delay of each kind."""
+        for e in self.open:
+            if e["list"] == (user, domain) and 0 < ts_ms - e["ts_ms"] <= EDGES[-1]:
+                e["marks"][kind] = min(ts_ms - e["ts_ms"], e["marks"].get(kind, EDGES[-1]))
+
+    def close(self, until_ms: int) -> list[tuple[int, str, int, int]]:
+        """(close time, id, y, label) of each bin that closes."""
+        facts = []
+        while due := sorted((e["ts_ms"] + EDGES[e["bin"] - 1], e["id"], k) for k, e in enumerate(self.open) if e["ts_ms"] + EDGES[e["bin"] - 1] <= until_ms):
+            close_ms, id, k = due[0]
+            e = self.open[k]
+            hit = e["marks"].get(ORDER, EDGES[-1] + 1) <= EDGES[e["bin"] - 1]
+            ends = e["bin"] == len(EDGES)
+            facts.append((close_ms, id, int(hit and not e["ordered"]), int(hit) if ends else NONE))
+            e["ordered"] |= hit
+            e["bin"] = len(EDGES) if e["ordered"] else e["bin"] + 1
+            if ends:
+                del self.open[k]
+        return facts
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("alike", [False, True])
+def test_many_shoppers_are_kept_apart(seed: int, alike: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lists that come and go, places that are used again, a table that grows and loses entries in its middle: as a list that is looked through has it.
+
+    `alike`: keys whose lower bits are few, so that nearly all lists stand in each other's way.
+    """
+    if alike:
+        monkeypatch.setattr(pending_module, "suffix_keys", lambda texts: suffix_keys(texts) & np.uint64(0xFFFFFFFFFFFFFF03))
+    rng, held, simple, n = random.Random(seed), Pending(EDGES), Simple(), 0
+    for step in range(120):
+        now = T + 30 * step
+        batch, users, times = Steps(), [f"u{rng.randrange(60)}" for _ in range(rng.randrange(12))], list[int]()
+        opening = list[Exposure]()
+        for i, user in enumerate(users):
+            at, domain, kind = now - rng.randrange(60), rng.choice(["a", "b", "c"]), rng.randrange(4)
+            times.append(at)
+            if kind:
+                batch.mark(i, domain, kind)
+                simple.mark(user, domain, kind, at)
+            if rng.random() < 0.6:
+                n += 1
+                opening.append(exposed(f"{n:05d}", at, user=user, domain=domain))
+                batch.open(i, domain, opening[-1].id, True)
+                simple.add(opening[-1].id, user, domain, at)
+        names = names_of(users)
+        if alike:
+            names.keys[:] &= np.uint64(0xFFFFFFFFFFFFFF03)
+        found = held.follow(batch, names, np.array(times, np.int64), 10**6).tolist()
+        for place, exposure in zip([p for p in found if p >= 0], opening, strict=True):
+            held.keep(place, exposure)
+        facts = [(c.close_ms, c.exposure.id, c.y, c.label) for c in held.close(now - 100)]
+        assert facts == simple.close(now - 100)
+        assert set(held.open) == {e["id"] for e in simple.open}
+        if step % 7 == 0:
+            held.changes()
+    assert [(c.close_ms, c.exposure.id, c.y, c.label) for c in held.close(10**9)] == simple.close(10**9)
+    assert n > 300
+    assert len(held) == 0
+    assert sorted(held.changes()[0]) == []
+
+
+def test_what_is_full_or_open_or_not_followed_opens_nothing() -> None:
+    """And says which; a step of the same batch may have opened it."""
+    held, steps = Pending(EDGES), Steps()
+    ids = [id_of(name) for name in ("a", "a", "b", "c", "b", "d")]
+    for id, followed in zip(ids, (True, False, True, False, True, True), strict=True):
+        steps.open(0, "line:shoes", id, followed)
+    found = held.follow(steps, names_of(["ann"]), np.array([T]), 2).tolist()
+    assert [min(place, 0) for place in found] == [0, OPEN_BEFORE, 0, NOT_OPENED, OPEN_BEFORE, NOT_OPENED]
+    assert len(held) == 2
+    for place, id in zip(found, ids, strict=True):
+        if place >= 0:
+            held.keep(place, msgspec.structs.replace(exposed(), id=id))
+    assert sorted(held.open) == [id_of("a"), id_of("b")]
+
+
+def test_who_opens_in_the_same_batch_is_marked_by_what_comes_after_it_alone() -> None:
+    """An event that was handled before it, though it is later in time, marks it no more than it would have in a batch of its own."""
+    held, steps = Pending(EDGES), Steps()
+    steps.mark(1, "line:shoes", ORDER)
+    steps.open(0, "line:shoes", id_of("x"), True)
+    steps.mark(2, "line:shoes", CLICK)
+    _, place, _ = held.follow(steps, names_of(["ann"] * 3), np.array([T, T + 5, T + 9]), 2).tolist()
+    held.keep(place, exposed())
+    assert held.open[id_of("x")].delay_ms == (9, NONE, NONE)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"id": "X" * 16},
+        {"id": "0X" + "1" * 14},
+        {"id": "AB" * 8},
+        {"id": "1" * 17},
+        {"ts_ms": 2**63},
+        {"ts_ms": 2**63 - 1},
+        {"bin": 2**40},
+        {"delay_ms": (2**64 - 1, -1, -1)},
+    ],
+)
+def test_what_no_row_holds_is_damage(change: dict[str, Any]) -> None:
+    """An id that is none, a number that is too large."""
+    with pytest.raises(Mismatch, match="damaged, or of another version"):
+        Pending(EDGES, {"x": msgspec.msgpack.encode(msgspec.structs.replace(exposed(), **change))})

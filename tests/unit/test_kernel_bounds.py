@@ -16,7 +16,10 @@ from models.launch_scoring import LaunchScorer, score
 from models.offset import GRID, Offset, log_prior, DEFAULT_PI
 from models.trees import TreeArrays, Trees
 from features.layout import USER
+from features.exposures import Exposure
 from features.names import names_of
+from features.pending import Pending, Steps
+from features.predictions import UNSAID
 from features.residents import Residents
 
 rng = np.random.default_rng(0)
@@ -69,6 +72,21 @@ for most in (1, 3, 200):
             _, missing = residents.find(some)
             residents.take_in(missing, [None] * len(missing.texts))
             assert (residents.look(some.keys) >= 0).all()
+for most in (1, 60, 64, 65, 200):
+    pending = Pending([100, 400, 1000])
+    for turn in range(3):
+        steps = Steps()
+        ids = [f"{1000 * turn + i:016x}" for i in range(most)]
+        for i, id in enumerate(ids):
+            steps.open(i % 7, "line", id, True)
+            steps.mark(i % 7, "line", 1 + i % 3)
+        found = pending.follow(steps, names_of(list("abcdefg")), np.arange(7) + 50 * turn, 10_000)
+        for place, id in zip(found[found >= 0].tolist(), ids, strict=True):
+            pending.keep(place, Exposure(id, "line", "a", "line", "line", True, 0, b"", UNSAID, (-1, -1, -1), 1))
+        assert pending.has_many_due(2_000, most)
+        assert len(list(pending.close(350, 1))) == 1
+        pending = Pending([100, 400, 1000], pending.changes()[0]) if turn == 1 else pending
+    assert len(list(pending.close(5_000))) > most
 print("done")
 """
 

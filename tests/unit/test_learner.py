@@ -435,8 +435,8 @@ def test_a_head_hears_what_its_experts_had_said() -> None:
     """Of each exposure each expert's probability, not its score, nor headstart's own; of one that other experts scored nothing is known."""
     said = np.random.default_rng(0).random((2, 2 * len(MODELS)))
     rows = [outcome(i, key="new").closed for i in range(3)]
-    rows[0].exposure.predictions, rows[2].exposure.predictions = (msgspec.Raw(msgspec.msgpack.encode(row)) for row in said.tolist())
-    rows[1].exposure.predictions = msgspec.Raw(msgspec.msgpack.encode(said[0, :-2].tolist()))
+    for closed, row in zip(rows, (said[0], said[0, :-2], said[1]), strict=True):
+        closed.exposure = msgspec.structs.replace(closed.exposure, predictions=msgspec.Raw(msgspec.msgpack.encode(row.tolist())))
     found = experts_said(rows)
     assert found.flags.c_contiguous
     assert found[[0, 2]].tolist() == [[row[2 * k + 1] for k in range(1, len(MODELS))] for row in said.tolist()]

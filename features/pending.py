@@ -1,0 +1,195 @@
+"""The open exposures of one partition: what changes of them as rows, which kernels open, mark and close, and what does not as the bytes that are stored."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from features import open_rows
+from features.errors import Mismatch
+from features.exposures import NONE, UNMARKED, Closed, Exposure
+from features.names import Names, names_of, suffix_keys
+from features.open_rows import OPEN, OPENS, UNFOLLOWED, empty_table
+
+FIRST_ROWS: Final = 64
+_LATEST_MS: Final = 2**53
+TOGETHER: Final = 2_000  # what is read, and what closes, in one step
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Exposure).decode
+
+
+def _tail(delay_ms: Sequence[int], bin: int, ordered: bool, late_orders: int) -> bytes:
+    """Return the end of an encoded exposure: all that ever changes of it."""
+    return _encode((delay_ms, bin, ordered, late_orders))[1:]  # without the head of the array
+
+
+_OPENED: Final = _tail(UNMARKED, 1, False, 0)
+
+
+class Steps:
+    """What the events of a batch do to open exposures, one step after the other. An event is meant by its place in the batch."""
+
+    def __init__(self) -> None:
+        self.domains: dict[str, int] = {}  # those that occur, numbered
+        self.told: list[int] = []  # of each step the event, the number of the domain, and what it does
+        self.ids: list[str] = []  # of the exposures that open, in the order of their steps
+
+    def __len__(self) -> int:
+        return len(self.told) // 3
+
+    def mark(self, event: int, domain: str, kind: int) -> None:
+        """Note a click, cart or order on the exposures of its shopper in a domain that are strictly earlier and whose window holds it."""
+        self.told += (event, self.domains.setdefault(domain, len(self.domains)), kind)
+
+    def open(self, event: int, domain: str, id: str, followed: bool) -> None:
+        """Open an exposure, unless it is open already, or is none of those that are followed."""
+        self.told += (event, self.domains.setdefault(domain, len(self.domains)), OPENS if followed else UNFOLLOWED)
+        self.ids.append(id)
+
+
+class Pending:
+    """The open exposures of one partition, by shopper and domain and by when the next bin closes."""
+
+    def __init__(self, edges_ms: Sequence[int], held: Mapping[str, bytes] | None = None) -> None:
+        self._edges_ms = np.array(edges_ms, np.int64)  # (K,) from the exposure to the end of each bin; the last is the window
+        self._kept: list[bytes] = []  # each exposure, encoded, but for its tail
+        stored = list((held or {}).values())
+        rows = np.concatenate([self._read(stored[first : first + TOGETHER]) for first in range(0, max(1, len(stored)), TOGETHER)])
+        closes_ms = rows["ts_ms"] + self._edges_ms[rows["bin"] - 1]
+        order = np.lexsort((rows["id"], closes_ms))  # which is that of a heap, too
+        self._rows, self._queue, self._touched = rows, np.stack((closes_ms[order], order), 1), np.zeros(len(rows), np.int64)
+        self._n = np.array([len(rows), 0])  # of the queue, and of the touched
+        self._free: list[int] = []
+        self._gone: list[int] = []  # ids, in the order in which they ended
+        self._grow(max(FIRST_ROWS, len(rows)))
+
+    def __len__(self) -> int:
+        return int(self._n[0])
+
+    @property
+    def open(self) -> dict[str, Exposure]:
+        """All of them, by id, decoded: for those who have time."""
+        return {exposure.id: exposure for exposure in self._as_exposures(self._queue[: len(self), 1], self._rows[self._queue[: len(self), 1]])}
+
+    def _read(self, stored: Sequence[bytes]) -> NDArray[np.void]:
+        """Keep some of what is stored, and return its rows, which are in no list yet. Raises Mismatch."""
+        rows = np.zeros(len(stored), OPEN)
+        try:
+            exposures = [_decode(value) for value in stored]
+            for exposure in exposures:
+                exposure.said()  # or it is damaged
+            ids = [int(exposure.id, 16) for exposure in exposures]
+            if [f"{id:016x}" for id in ids] != [exposure.id for exposure in exposures]:
+                raise ValueError("an id that is not 16 hex digits")
+            rows["id"] = np.array(ids, np.uint64)
+            keys = names_of([e.user for e in exposures]).keys + suffix_keys([_behind(e.domain) for e in exposures])
+            rows["key_a"], rows["key_b"] = keys.T
+            rows["click_ms"], rows["cart_ms"], rows["order_ms"] = np.array([e.delay_ms for e in exposures], np.int64).reshape(-1, 3).T
+            for name in ("ts_ms", "bin", "ordered", "late_orders"):
+                rows[name] = np.array([getattr(exposure, name) for exposure in exposures], np.int64)
+            if (rows["bin"] > len(self._edges_ms)).any() or (abs(rows["ts_ms"]) > _LATEST_MS).any():
+                raise ValueError("a bin or a time that there is not")
+        except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, OverflowError) as error:
+            raise Mismatch(f"what the store holds as an open exposure is damaged, or of another version: {error}") from None
+        self._kept += [_encode(e)[: -len(_tail(e.delay_ms, e.bin, e.ordered, e.late_orders))] for e in exposures]
+        return rows
+
+    def has_due(self, until_ms: int) -> bool:
+        """Whether a bin closes up to `until_ms` inclusive."""
+        return self.has_many_due(until_ms, 1)
+
+    def has_many_due(self, until_ms: int, many: int) -> bool:
+        """Whether so many exposures have a bin that closes up to `until_ms` inclusive."""
+        return bool(open_rows.are_due(self._queue, len(self), until_ms, many))
+
+    def follow(self, steps: Steps, users: Names, ts_ms: NDArray[np.int64], room: int) -> NDArray[np.int64]:
+        """Take the steps of a batch (B,) with these users and times, opening exposures while fewer than `room` are open.
+
+        Returns (M,) of each step the place of the exposure that it opened, which is then given to `keep`; or NOT_OPENED, OPEN_BEFORE, or MARKED.
+        """
+        ids = np.frombuffer(bytes.fromhex("".join(steps.ids)), ">u8").astype(np.uint64)
+        places, found = self._places(len(ids)), np.empty(len(steps), np.int64)
+        opened = open_rows.follow(
+            self._rows, self._table, self._queue, self._touched, self._n, self._edges_ms,
+            np.array(steps.told, np.int64).reshape(-1, 3), ids, users.keys, suffix_keys(map(_behind, steps.domains)), ts_ms, room, places, found,
+        )  # fmt: skip
+        self._free += places[opened:].tolist()
+        return found
+
+    def keep(self, place: int, exposure: Exposure) -> None:
+        """Take what is to be kept of an exposure that a step has opened."""
+        self._kept[place] = _encode(exposure)[: -len(_OPENED)]
+
+    def close(self, until_ms: int, most: int | None = None) -> Iterator[Closed]:
+        """Yield what closes up to `until_ms` inclusive, at most so much of it, in order of (close time, exposure id); labels end an exposure.
+
+        An exposure is told as it was before. What is yielded together has closed before the first of it is.
+        """
+        left = sys.maxsize if most is None else most
+        while left and (some := self._close(until_ms, min(left, TOGETHER))):
+            yield from some
+            left -= len(some)
+
+    def _close(self, until_ms: int, most: int) -> list[Closed]:
+        if not self.has_due(until_ms):
+            return []
+        before, facts = np.empty(most, OPEN), np.empty((most, 5), np.int64)
+        n = open_rows.close(self._rows, self._table, self._queue, self._touched, self._n, self._edges_ms, until_ms, before, facts)
+        exposures = self._as_exposures(facts[:n, 0], before[:n])
+        ended = facts[:n, 4] != NONE
+        for place in facts[:n, 0][ended].tolist():
+            self._kept[place] = b""
+            self._free.append(place)
+        self._gone += before["id"][:n][ended].tolist()
+        return [
+            Closed(exposure=exposure, close_ms=close_ms, bin=bin, y=y, label=label)
+            for exposure, (_, close_ms, bin, y, label) in zip(exposures, facts[:n].tolist(), strict=True)
+        ]
+
+    def _as_exposures(self, places: NDArray[np.int64], rows: NDArray[np.void]) -> list[Exposure]:
+        return [_decode(value) for value in self._stored(places, rows)]
+
+    def _stored(self, places: NDArray[np.int64], rows: NDArray[np.void]) -> list[bytes]:
+        """Return exposures, of which rows (N,) say what changes, as they are stored."""
+        return [
+            self._kept[place] + (_OPENED if as_opened else _tail((click_ms, cart_ms, order_ms), bin, ordered, late_orders))
+            for place, (_, click_ms, cart_ms, order_ms, bin, ordered, late_orders, as_opened, *_) in zip(places.tolist(), rows.tolist(), strict=True)
+        ]
+
+    def changes(self) -> tuple[dict[str, bytes], list[str]]:
+        """Return (written, removed) since the last call, for the store."""
+        places = self._touched[: open_rows.take_touched(self._rows, self._touched, self._n)]
+        rows = self._rows[places]
+        written = dict(zip(map("{:016x}".format, rows["id"].tolist()), self._stored(places, rows), strict=True))
+        removed = list(map("{:016x}".format, self._gone))
+        self._gone = []
+        return written, removed
+
+    def _places(self, n: int) -> NDArray[np.int64]:
+        """Return n places where nothing is open."""
+        kept = max(0, len(self._free) - n)
+        taken, self._free = self._free[kept:], self._free[:kept]
+        fresh = range(len(self._kept), len(self._kept) + n - len(taken))
+        self._kept += [b""] * len(fresh)
+        if len(self._kept) > len(self._rows):
+            self._grow(max(len(self._kept), 2 * len(self._rows)))
+        return np.array([*taken, *fresh], np.int64)
+
+    def _grow(self, size: int) -> None:
+        before = (self._rows, self._queue, self._touched)
+        self._rows, self._queue, self._touched = np.zeros(size, OPEN), np.zeros((size, 2), np.int64), np.zeros(size, np.int64)
+        for old, new in zip(before, (self._rows, self._queue, self._touched), strict=True):
+            new[: len(old)] = old
+        self._table = empty_table(size)
+        open_rows.enter_lists(self._rows, self._table, self._queue, len(self))
+
+
+def _behind(domain: str) -> str:
+    """Return what stands behind a user in the name of a list."""
+    return f"\x1f{domain}"
