@@ -117,7 +117,7 @@ class Pending:
         places, found = self._places(len(ids)), np.empty(len(steps), np.int64)
         opened = open_rows.follow(
             self._rows, self._table, self._queue, self._touched, self._n, self._edges_ms,
-            np.array(steps.told, np.int64).reshape(-1, 3), ids, users.keys, suffix_keys(map(_behind, steps.domains)), ts_ms, room, places, found,
+            np.array(steps.told, np.int64).reshape(-1, 3), ids, users.keys, suffix_keys(map(_behind, steps.domains)), np.ascontiguousarray(ts_ms), room, places, found,
         )  # fmt: skip
         self._free += places[opened:].tolist()
         return found
