@@ -29,7 +29,7 @@ def _tail(delay_ms: Sequence[int], bin: int, ordered: bool, late_orders: int) ->
     return _encode((delay_ms, bin, ordered, late_orders))[1:]  # without the head of the array
 
 
-_OPENED: Final = _tail(UNMARKED, 1, False, 0)
+_TAIL: Final = _tail(UNMARKED, 1, False, 0)
 
 
 class Steps:
@@ -58,7 +58,7 @@ class Pending:
 
     def __init__(self, edges_ms: Sequence[int], held: Mapping[str, bytes] | None = None) -> None:
         self._edges_ms = np.array(edges_ms, np.int64)  # (K,) from the exposure to the end of each bin; the last is the window
-        self._kept: list[bytes] = []  # each exposure, encoded, but for its tail
+        self._opened: list[bytes] = []  # each exposure, encoded, as it was when it opened
         stored = list((held or {}).values())
         rows = np.concatenate([self._read(stored[first : first + TOGETHER]) for first in range(0, max(1, len(stored)), TOGETHER)])
         closes_ms = rows["ts_ms"] + self._edges_ms[rows["bin"] - 1]
@@ -84,10 +84,9 @@ class Pending:
             exposures = [_decode(value) for value in stored]
             for exposure in exposures:
                 exposure.said()  # or it is damaged
-            ids = [int(exposure.id, 16) for exposure in exposures]
-            if [f"{id:016x}" for id in ids] != [exposure.id for exposure in exposures]:
+            rows["id"] = np.array([int(exposure.id, 16) for exposure in exposures], np.uint64)
+            if _names(rows["id"]) != [exposure.id for exposure in exposures]:
                 raise ValueError("an id that is not 16 hex digits")
-            rows["id"] = np.array(ids, np.uint64)
             keys = names_of([e.user for e in exposures]).keys + suffix_keys([_behind(e.domain) for e in exposures])
             rows["key_a"], rows["key_b"] = keys.T
             rows["click_ms"], rows["cart_ms"], rows["order_ms"] = np.array([e.delay_ms for e in exposures], np.int64).reshape(-1, 3).T
@@ -97,7 +96,7 @@ class Pending:
                 raise ValueError("a bin or a time that there is not")
         except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, OverflowError) as error:
             raise Mismatch(f"what the store holds as an open exposure is damaged, or of another version: {error}") from None
-        self._kept += [_encode(e)[: -len(_tail(e.delay_ms, e.bin, e.ordered, e.late_orders))] for e in exposures]
+        self._opened += [_encode(msgspec.structs.replace(e, delay_ms=UNMARKED, bin=1, ordered=False, late_orders=0)) for e in exposures]
         return rows
 
     def has_due(self, until_ms: int) -> bool:
@@ -124,7 +123,7 @@ class Pending:
 
     def keep(self, place: int, exposure: Exposure) -> None:
         """Take what is to be kept of an exposure that a step has opened."""
-        self._kept[place] = _encode(exposure)[: -len(_OPENED)]
+        self._opened[place] = _encode(exposure)
 
     def close(self, until_ms: int, most: int | None = None) -> Iterator[Closed]:
         """Yield what closes up to `until_ms` inclusive, at most so much of it, in order of (close time, exposure id); labels end an exposure.
@@ -144,7 +143,7 @@ class Pending:
         exposures = self._as_exposures(facts[:n, 0], before[:n])
         ended = facts[:n, 4] != NONE
         for place in facts[:n, 0][ended].tolist():
-            self._kept[place] = b""
+            self._opened[place] = b""
             self._free.append(place)
         self._gone += before["id"][:n][ended].tolist()
         return [
@@ -157,17 +156,18 @@ class Pending:
 
     def _stored(self, places: NDArray[np.int64], rows: NDArray[np.void]) -> list[bytes]:
         """Return exposures, of which rows (N,) say what changes, as they are stored."""
-        return [
-            self._kept[place] + (_OPENED if as_opened else _tail((click_ms, cart_ms, order_ms), bin, ordered, late_orders))
-            for place, (_, click_ms, cart_ms, order_ms, bin, ordered, late_orders, as_opened, *_) in zip(places.tolist(), rows.tolist(), strict=True)
-        ]
+        stored = [self._opened[place] for place in places.tolist()]
+        if changed := [i for i, as_opened in enumerate(rows["as_opened"].tolist()) if not as_opened]:
+            for i, (_, click_ms, cart_ms, order_ms, bin, ordered, late_orders, *_) in zip(changed, rows[changed].tolist(), strict=True):
+                stored[i] = stored[i][: -len(_TAIL)] + _tail((click_ms, cart_ms, order_ms), bin, ordered, late_orders)
+        return stored
 
     def changes(self) -> tuple[dict[str, bytes], list[str]]:
         """Return (written, removed) since the last call, for the store."""
         places = self._touched[: open_rows.take_touched(self._rows, self._touched, self._n)]
         rows = self._rows[places]
-        written = dict(zip(map("{:016x}".format, rows["id"].tolist()), self._stored(places, rows), strict=True))
-        removed = list(map("{:016x}".format, self._gone))
+        written = dict(zip(_names(rows["id"]), self._stored(places, rows), strict=True))
+        removed = _names(np.array(self._gone, np.uint64))
         self._gone = []
         return written, removed
 
@@ -175,10 +175,10 @@ class Pending:
         """Return n places where nothing is open."""
         kept = max(0, len(self._free) - n)
         taken, self._free = self._free[kept:], self._free[:kept]
-        fresh = range(len(self._kept), len(self._kept) + n - len(taken))
-        self._kept += [b""] * len(fresh)
-        if len(self._kept) > len(self._rows):
-            self._grow(max(len(self._kept), 2 * len(self._rows)))
+        fresh = range(len(self._opened), len(self._opened) + n - len(taken))
+        self._opened += [b""] * len(fresh)
+        if len(self._opened) > len(self._rows):
+            self._grow(max(len(self._opened), 2 * len(self._rows)))
         return np.array([*taken, *fresh], np.int64)
 
     def _grow(self, size: int) -> None:
@@ -193,3 +193,9 @@ class Pending:
 def _behind(domain: str) -> str:
     """Return what stands behind a user in the name of a list."""
     return f"\x1f{domain}"
+
+
+def _names(ids: NDArray[np.uint64]) -> list[str]:
+    """Return the 16 hex digits of each."""
+    every = ids.astype(">u8").tobytes().hex()
+    return [every[at : at + 16] for at in range(0, len(every), 16)]
