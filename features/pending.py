@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 
 from features import open_rows
 from features.errors import Mismatch
+from features.events import CLICK
 from features.exposures import NONE, UNMARKED, Closed, Exposure
 from features.names import Names, names_of, suffix_keys
 from features.open_rows import OPEN, OPENS, UNFOLLOWED, empty_table
 
 FIRST_ROWS: Final = 64
 _LATEST_MS: Final = 2**53
-TOGETHER: Final = 2_000  # what is read, and what closes, in one step
+READ_TOGETHER: Final = 2_000  # so that few are decoded at a time
+CLOSE_TOGETHER: Final = 2_000
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Exposure).decode
@@ -29,7 +31,7 @@ def _tail(delay_ms: Sequence[int], bin: int, ordered: bool, late_orders: int) ->
     return _encode((delay_ms, bin, ordered, late_orders))[1:]  # without the head of the array
 
 
-_TAIL: Final = _tail(UNMARKED, 1, False, 0)
+_TAIL_BYTES: Final = len(_tail(UNMARKED, 1, False, 0))
 
 
 class Steps:
@@ -45,6 +47,7 @@ class Steps:
 
     def mark(self, event: int, domain: str, kind: int) -> None:
         """Note a click, cart or order on the exposures of its shopper in a domain that are strictly earlier and whose window holds it."""
+        assert kind >= CLICK, "a browse marks nothing"
         self.told += (event, self.domains.setdefault(domain, len(self.domains)), kind)
 
     def open(self, event: int, domain: str, id: str, followed: bool) -> None:
@@ -60,7 +63,7 @@ class Pending:
         self._edges_ms = np.array(edges_ms, np.int64)  # (K,) from the exposure to the end of each bin; the last is the window
         self._opened: list[bytes] = []  # each exposure, encoded, as it was when it opened
         stored = list((held or {}).values())
-        rows = np.concatenate([self._read(stored[first : first + TOGETHER]) for first in range(0, max(1, len(stored)), TOGETHER)])
+        rows = np.concatenate([self._read(stored[first : first + READ_TOGETHER]) for first in range(0, max(1, len(stored)), READ_TOGETHER)])
         closes_ms = rows["ts_ms"] + self._edges_ms[rows["bin"] - 1]
         order = np.lexsort((rows["id"], closes_ms))  # which is that of a heap, too
         self._rows, self._queue, self._touched = rows, np.stack((closes_ms[order], order), 1), np.zeros(len(rows), np.int64)
@@ -92,9 +95,9 @@ class Pending:
             rows["click_ms"], rows["cart_ms"], rows["order_ms"] = np.array([e.delay_ms for e in exposures], np.int64).reshape(-1, 3).T
             for name in ("ts_ms", "bin", "ordered", "late_orders"):
                 rows[name] = np.array([getattr(exposure, name) for exposure in exposures], np.int64)
-            if (rows["bin"] > len(self._edges_ms)).any() or (abs(rows["ts_ms"]) > _LATEST_MS).any():
+            if (rows["bin"] > len(self._edges_ms)).any() or (rows["ts_ms"] != rows["ts_ms"].clip(-_LATEST_MS, _LATEST_MS)).any():
                 raise ValueError("a bin or a time that there is not")
-        except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, OverflowError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError, OverflowError) as error:
             raise Mismatch(f"what the store holds as an open exposure is damaged, or of another version: {error}") from None
         self._opened += [_encode(msgspec.structs.replace(e, delay_ms=UNMARKED, bin=1, ordered=False, late_orders=0)) for e in exposures]
         return rows
@@ -112,11 +115,15 @@ class Pending:
 
         Returns (M,) of each step the place of the exposure that it opened, which is then given to `keep`; or NOT_OPENED, OPEN_BEFORE, or MARKED.
         """
-        ids = np.frombuffer(bytes.fromhex("".join(steps.ids)), ">u8").astype(np.uint64)
+        every = "".join(steps.ids)
+        assert len(every) == 16 * len(steps.ids), "an id is not 16 hex digits"
+        ids = np.frombuffer(bytes.fromhex(every), ">u8").astype(np.uint64)
         places, found = self._places(len(ids)), np.empty(len(steps), np.int64)
+        told, domains = np.array(steps.told, np.int64).reshape(-1, 3), suffix_keys(map(_behind, steps.domains))
+        ts_ms = np.ascontiguousarray(ts_ms)  # one of a single row always is, and another type to a kernel if those of several rows are not
         opened = open_rows.follow(
             self._rows, self._table, self._queue, self._touched, self._n, self._edges_ms,
-            np.array(steps.told, np.int64).reshape(-1, 3), ids, users.keys, suffix_keys(map(_behind, steps.domains)), np.ascontiguousarray(ts_ms), room, places, found,
+            told, ids, users.keys, domains, ts_ms, min(room, sys.maxsize), places, found,
         )  # fmt: skip
         self._free += places[opened:].tolist()
         return found
@@ -131,7 +138,7 @@ class Pending:
         An exposure is told as it was before. What is yielded together has closed before the first of it is.
         """
         left = sys.maxsize if most is None else most
-        while left and (some := self._close(until_ms, min(left, TOGETHER))):
+        while left and (some := self._close(until_ms, min(left, CLOSE_TOGETHER))):
             yield from some
             left -= len(some)
 
@@ -159,7 +166,7 @@ class Pending:
         stored = [self._opened[place] for place in places.tolist()]
         if changed := [i for i, as_opened in enumerate(rows["as_opened"].tolist()) if not as_opened]:
             for i, (_, click_ms, cart_ms, order_ms, bin, ordered, late_orders, *_) in zip(changed, rows[changed].tolist(), strict=True):
-                stored[i] = stored[i][: -len(_TAIL)] + _tail((click_ms, cart_ms, order_ms), bin, ordered, late_orders)
+                stored[i] = stored[i][:-_TAIL_BYTES] + _tail((click_ms, cart_ms, order_ms), bin, ordered, late_orders)
         return stored
 
     def changes(self) -> tuple[dict[str, bytes], list[str]]:
@@ -174,7 +181,8 @@ class Pending:
     def _places(self, n: int) -> NDArray[np.int64]:
         """Return n places where nothing is open."""
         kept = max(0, len(self._free) - n)
-        taken, self._free = self._free[kept:], self._free[:kept]
+        taken = self._free[kept:]
+        del self._free[kept:]
         fresh = range(len(self._opened), len(self._opened) + n - len(taken))
         self._opened += [b""] * len(fresh)
         if len(self._opened) > len(self._rows):

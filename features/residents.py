@@ -103,7 +103,8 @@ class Residents:
             if (short := n - len(self._free) - (len(self.rows) - len(self._names))) > 0:
                 self._grow(max(len(self.rows) + short, min(2 * len(self.rows), self._most)))
         kept = max(0, len(self._free) - n)
-        taken, self._free = self._free[kept:], self._free[:kept]
+        taken = self._free[kept:]
+        del self._free[kept:]
         fresh = range(len(self._names), len(self._names) + n - len(taken))
         self._names += [""] * len(fresh)
         return [*taken, *fresh]

@@ -51,7 +51,7 @@ def follow(
     vectors, width = x.tobytes(), x.itemsize * x.shape[1]
     for step, i, k, domain, name in openings:
         place, there = found[step], launched.by_event.get(i)
-        names = opened.setdefault(i, [None] * len(there or "1"))
+        names = opened.setdefault(i, [None] * (1 if there is None else len(there)))
         if place == NOT_OPENED:
             totals.untracked += 1
             continue

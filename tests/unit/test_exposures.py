@@ -351,14 +351,14 @@ class Simple:
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("alike", [False, True])
-def test_many_shoppers_are_kept_apart(seed: int, alike: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("alike", [None, (0x03, 0x00), (0x00, 0xFC)])
+def test_many_shoppers_are_kept_apart(seed: int, alike: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lists that come and go, places that are used again, a table that grows and loses entries in its middle: as a list that is looked through has it.
 
-    `alike`: keys whose lower bits are few, so that nearly all lists stand in each other's way.
+    `alike`: which of the lower bits differ between keys, and which are set in all, so that nearly all lists stand in each other's way, at the table's begin or its end.
     """
-    if alike:
-        monkeypatch.setattr(pending_module, "suffix_keys", lambda texts: suffix_keys(texts) & np.uint64(0xFFFFFFFFFFFFFF03))
+    kept, same = (np.uint64(0xFFFFFFFFFFFFFF00 + alike[0]), np.uint64(alike[1])) if alike else (np.uint64(2**64 - 1), np.uint64(0))
+    monkeypatch.setattr(pending_module, "suffix_keys", lambda texts: suffix_keys(texts) & kept)
     rng, held, simple, n = random.Random(seed), Pending(EDGES), Simple(), 0
     for step in range(120):
         now = T + 30 * step
@@ -376,8 +376,7 @@ def test_many_shoppers_are_kept_apart(seed: int, alike: bool, monkeypatch: pytes
                 batch.open(i, domain, opening[-1].id, True)
                 simple.add(opening[-1].id, user, domain, at)
         names = names_of(users)
-        if alike:
-            names.keys[:] &= np.uint64(0xFFFFFFFFFFFFFF03)
+        names.keys[:] = names.keys & kept | same
         found = held.follow(batch, names, np.array(times, np.int64), 10**6).tolist()
         for place, exposure in zip([p for p in found if p >= 0], opening, strict=True):
             held.keep(place, exposure)
@@ -435,3 +434,27 @@ def test_what_no_row_holds_is_damage(change: dict[str, Any]) -> None:
     """An id that is none, a number that is too large."""
     with pytest.raises(Mismatch, match="damaged, or of another version"):
         Pending(EDGES, {"x": msgspec.msgpack.encode(msgspec.structs.replace(exposed(), **change))})
+
+
+def test_predictions_that_are_nested_without_end_are_damage() -> None:
+    """What decodes them gives up, and that is said."""
+    nested = msgspec.structs.replace(exposed(), predictions=msgspec.Raw(b"\x91" * 5_000 + b"\x90"))
+    with pytest.raises(Mismatch, match="damaged"):
+        Pending(EDGES, {"x": msgspec.msgpack.encode(nested)})
+
+
+def test_what_a_step_may_not_say_is_refused_before_a_kernel_reads_it() -> None:
+    """A browse marks nothing; an id has 16 digits."""
+    steps = Steps()
+    with pytest.raises(AssertionError):
+        steps.mark(0, "line:shoes", BROWSE)
+    steps.open(0, "line:shoes", "00", True)
+    with pytest.raises(AssertionError):
+        Pending(EDGES).follow(steps, names_of(["ann"]), np.array([T]), 1)
+
+
+def test_there_is_room_without_end() -> None:
+    """A setting that no kernel could hold."""
+    held, steps = Pending(EDGES), Steps()
+    steps.open(0, "line:shoes", id_of("x"), True)
+    assert held.follow(steps, names_of(["ann"]), np.array([T]), 10**20).tolist() == [0]
