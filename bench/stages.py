@@ -32,7 +32,7 @@ STAGES: Final = (
     ("trunk and trees", ("maps (models/model.py",)),
     ("shared heads", ("mean_logit (models/model.py", "logit (models/shared_heads.py")),
     ("a launch's experts and mixture", ("of_launches (streams/pair.py",)),
-    ("exposures: open and mark", ("(streams/following.py",)),
+    ("exposures: open and mark", ("follow (streams/following.py",)),
     ("exposures: bins that close", ("close_bins (streams/pipeline.py",)),
     ("score records as JSON", ("_score (streams/pipeline.py",)),
     ("events as rows", ("rows (features/intake.py",)),

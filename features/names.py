@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -52,5 +53,5 @@ def suffix_keys(suffixes: Iterable[str]) -> NDArray[np.uint64]:
 
 @lru_cache(1 << 14)
 def _key(suffix: str) -> bytes:
-    """Return the key of a text as its bytes: few come, again and again."""
-    return names_of([suffix]).keys.tobytes()
+    """Return the key of a text, as `names_of` has it, as bytes: few come, again and again."""
+    return hash(suffix).to_bytes(8, sys.byteorder, signed=True) + xxh3_64_digest(suffix.encode(), _SEED)

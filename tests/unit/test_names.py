@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from features.names import behind, names_of
+from features.names import behind, names_of, suffix_keys
 
 
 def test_a_name_has_one_key_and_another_has_another() -> None:
@@ -38,3 +38,10 @@ def test_what_stands_behind_a_name_makes_it_another() -> None:
 def test_nothing_has_no_key() -> None:
     """No names are no rows."""
     assert names_of(()).keys.shape == (0, 2)
+
+
+def test_what_stands_behind_has_the_key_that_it_has_as_a_name() -> None:
+    """Though it is hashed by itself, and remembered."""
+    texts = ["", "a", "\x1fshoes", "ü" * 300, *(f"line{i}" for i in range(50))]
+    assert np.array_equal(suffix_keys(texts), names_of(texts).keys)
+    assert suffix_keys([]).shape == (0, 2)
