@@ -184,6 +184,8 @@ class RedisStore:
                 if not again or loop.time() + pause_s > give_up:
                     raise DependencyDown(f"Redis does not answer at {self._access.place}: {error}") from error
             except RedisError as error:
+                if "ACL failure" in str(error):  # so it says of what a script may not do
+                    raise InputError(f"Redis at {self._access.place} refuses this user: {error}") from None
                 raise DependencyDown(f"Redis refused a command: {error}") from error
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, 1.0)

@@ -47,9 +47,10 @@ ROLES: Final[dict[str, Role]] = {
         Role("learner", "learns from outcomes; runs in the worker's process", group=True, redis=_READ + _WRITE),
         Role("consumer", "reads scores: marketing automation, a recommender, a CRM"),
         Role("dashboard", "reads what there is to see, and changes nothing", redis=_READ),
+        Role("marketer", "draws a campaign's audience, looks whether it sells more, and changes nothing", redis=(*_READ, "scan")),
         Role(
             "operator",
-            "makes, checks and enlarges topics, adds launches, promotes trunks, saves and restores the state, draws a campaign's audience, reads everything",
+            "makes, checks and enlarges topics, adds launches, promotes trunks, saves and restores the state, reads everything",
             redis=(*_READ, *_WRITE, "scan", "pttl", "del", "unlink", "config|get"),
         ),
     )

@@ -62,7 +62,7 @@ TOPICS: Final[tuple[TopicSpec, ...]] = (
     ),
     TopicSpec(
         "outcomes", "launch_id", "outcome, msgpack", "outcomes", 30 * DAY_MS, "numbered facts about exposures, from which the heads learn",
-        writers=("worker",), readers=("learner", "dashboard"),
+        writers=("worker",), readers=("learner", "dashboard", "marketer"),
     ),
     TopicSpec(
         "heads", "launch_id", "head snapshot", 1, 90 * DAY_MS, "the audit trail of the heads; nobody reads it to score",

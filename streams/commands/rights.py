@@ -31,7 +31,7 @@ def rights(
     config: Config = None,
     assignments: Set = None,
 ) -> None:
-    """Print what each role (publisher, worker, learner, consumer, dashboard, operator) must be allowed, and no more.
+    """Print what each role (publisher, worker, learner, consumer, dashboard, marketer, operator) must be allowed, and no more.
 
     The lines are for kafka-acls.sh and redis-cli. The learner runs in the worker's process, so by default it is the worker's user.
     USER is Kafka's principal without "User:"; with client certificates it is the certificate's whole name, as CN=worker,O=shop.

@@ -15,6 +15,8 @@ from features.errors import DependencyDown, InputError
 from features.redis_access import RedisAccess
 from features.redis_store import RedisStore
 from features.store import Changes
+from streams.embedded import EmbeddedValkey
+from streams.rights import redis_user
 from tests.certificates import Certificates
 from tests.contract.conftest import PASSWORD
 from tests.redis_servers import Cluster, TlsRedis
@@ -53,6 +55,19 @@ def test_nobody_gets_in_without_the_right_name_and_password(tls_access: RedisAcc
     assert refused(replace(tls_access, user="", password="")).startswith("InputError: Redis at 127.0.0.1:")
     assert refused(replace(tls_access, user="mallory")).startswith("InputError")
     assert "refuses this user" in refused(replace(tls_access, password="guess"))
+
+
+def test_who_may_not_write_is_refused_in_a_script_as_well(tmp_path: Path) -> None:
+    """A commit by a user who may only read is the user's error, not a server that is down and is tried again."""
+    acl = tmp_path / "users.acl"
+    acl.write_text(
+        "user default on nopass ~* +@all\nuser reader " + " ".join(redis_user("dashboard", "reader", "test-x")[3:]).replace(">PASSWORD", "nopass") + "\n"
+    )
+    with EmbeddedValkey(config={"aclfile": str(acl)}) as valkey:
+        access = RedisAccess(valkey.url, user="reader", password="any")
+        text = refused(access, lambda store: store.commit("0", 0, Changes(cursor=b"x", put={"pending": {"a": b"b"}})))
+    assert text.startswith("InputError: Redis at 127.0.0.1:")
+    assert "refuses this user" in text
 
 
 def test_an_unencrypted_client_and_an_unknown_authority_are_refused(tls_access: RedisAccess, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from tests.kafka_server import SecureKafka
 
 pytestmark = [pytest.mark.java, pytest.mark.timeout(300), pytest.mark.xdist_group("secure_kafka")]
 
-USERS = {name: f"{name}-pa55/w:rd" for name in ("admin", "publisher", "worker", "consumer", "dashboard", "operator", "stranger")}
+USERS = {name: f"{name}-pa55/w:rd" for name in ("admin", "publisher", "worker", "consumer", "dashboard", "marketer", "operator", "stranger")}
 SHOPPERS = 30
 
 
@@ -48,17 +48,23 @@ def base(kafka: SecureKafka, certificates: Certificates) -> Settings:
         Settings(broker=kafka.address, namespace=name, topic_prefix=f"{name}.", security_protocol="SASL_SSL", ssl_cafile=str(certificates.authority)),
         **{**FEW, "tick_ms": 200, "grace_ms": 200, "partitions": 2},
     )
-    with pytest.MonkeyPatch.context() as patch:
-        for user, arguments in (("admin", ["rights", "--apply"]), ("operator", ["topics", "create"]), ("operator", ["topics", "check"])):
-            for variable, text in as_environment(as_user(settings, user)).items():
-                patch.setenv(variable, text)
-            cli.command_line().main(arguments, standalone_mode=False)
+    run_as(as_user(settings, "admin"), ["rights", "--apply"])
+    run_as(as_user(settings, "operator"), ["topics", "create"], ["topics", "check"])
     return settings
 
 
 def as_user(settings: Settings, user: str) -> Settings:
     """The same settings for a user."""
     return with_changes(settings, sasl_username=user, sasl_password=USERS[user])
+
+
+def run_as(settings: Settings, *commands: list[str]) -> None:
+    """Run commands of ours with these settings in the environment. Raises what they do."""
+    with pytest.MonkeyPatch.context() as patch:
+        for variable, text in as_environment(settings).items():
+            patch.setenv(variable, text)
+        for arguments in commands:
+            cli.command_line().main(arguments, standalone_mode=False)
 
 
 def browses() -> list[Outgoing]:
@@ -86,20 +92,22 @@ async def at_rest(settings: Settings) -> bool:
 
 
 def test_each_role_does_its_work(base: Settings, quick_trunk: Path, tmp_path: Path) -> None:
-    """Worker, publisher, consumer, dashboard and operator, each with its own user in Kafka and in Redis, do what they are for; no log, at any level, holds a secret."""
-    users = {role: " ".join(redis_user(role, role, base.namespace)[3:]).replace("PASSWORD", USERS[role]) for role in ("worker", "operator")}
+    """Worker, publisher, consumer, dashboard, marketer and operator, each with its own user in Kafka and in Redis, do what they are for; no log, at any level, holds a secret."""
+    users = {role: " ".join(redis_user(role, role, base.namespace)[3:]).replace("PASSWORD", USERS[role]) for role in ("worker", "marketer", "operator")}
     acl = tmp_path / "users.acl"
     acl.write_text("user default on nopass -@all +ping +info\n" + "".join(f"user {name} {rules}\n" for name, rules in users.items()))
     with EmbeddedValkey(config={"aclfile": str(acl)}) as valkey:
         secret = tmp_path / "password"
         secret.write_text(USERS["worker"] + "\n")
         settings = with_changes(base, redis=valkey.url, redis_username="worker", redis_password=USERS["worker"], trunk=quick_trunk, log_level="DEBUG")
-        operator = with_changes(as_user(settings, "operator"), redis_username="operator", redis_password=USERS["operator"], log_level="WARNING")
+        marketer, operator = (
+            with_changes(as_user(settings, user), redis_username=user, redis_password=USERS[user], log_level="WARNING") for user in ("marketer", "operator")
+        )
 
         async def launch() -> None:
             store = namespace.open_store(operator)
             try:
-                await put_launches(store, [Launch(id="launch", line="launch", window_s=LIVE_WINDOW_MS / 1000)])
+                await put_launches(store, [Launch(id="launch", line="launch", window_s=LIVE_WINDOW_MS / 1000, holdout=0.5)])
             finally:
                 await store.close()
 
@@ -118,14 +126,14 @@ def test_each_role_does_its_work(base: Settings, quick_trunk: Path, tmp_path: Pa
             wait_until(lambda: asyncio.run(at_rest(operator)), "each exposure has its label and is learned", log=job.log, poll_s=0.5)
             assert job.stop(worker) == 0
             said = job.log.read_text()
-        file = str(tmp_path / "state.backup")
-        with pytest.MonkeyPatch.context() as patch:
-            for variable, text in as_environment(operator).items():
-                patch.setenv(variable, text)
-            for arguments in (
-                ["ledger"], ["cursor", "show"], ["backup", file], ["restore", file, "--replace"], ["repartition", "--partitions", "3", "--backup", f"{file}-2"],
-            ):  # fmt: skip
-                cli.command_line().main(arguments, standalone_mode=False)
+        campaign, file = tmp_path / "campaign.csv", str(tmp_path / "state.backup")
+        run_as(marketer, ["audience", "launch", "--top", "100%", "--out", str(campaign)], ["uplift", "launch"])
+        with pytest.raises(InputError, match="refuses this user"):
+            run_as(marketer, ["launch", "close", "launch"])
+        assert 0 < len(campaign.read_text().splitlines()) - 1 < SHOPPERS, "the holdout is left out"
+        run_as(
+            operator, ["ledger"], ["cursor", "show"], ["backup", file], ["restore", file, "--replace"], ["repartition", "--partitions", "3", "--backup", f"{file}-2"],
+        )  # fmt: skip
         assert "DEBUG" in said
         assert not [name for name, password in USERS.items() if password in said]
 
@@ -134,11 +142,7 @@ def test_a_certificate_is_a_name_too(base: Settings, kafka: SecureKafka, certifi
     """With TLS client certificates alone, an event is published and the score topic read; a certificate without rights, and none at all, do nothing."""
     certificate, key = certificates.client("shop", password="k3y-password")
     subject = certificates.subject("shop")
-    admin = as_user(base, "admin")
-    with pytest.MonkeyPatch.context() as patch:
-        for variable, text in as_environment(admin).items():
-            patch.setenv(variable, text)
-        cli.command_line().main(["rights", "--apply", "--as", f"publisher={subject}"], standalone_mode=False)
+    run_as(as_user(base, "admin"), ["rights", "--apply", "--as", f"publisher={subject}"])
     with_certificate = with_changes(
         base, broker=kafka.certificates_address, security_protocol="SSL", ssl_certfile=str(certificate), ssl_keyfile=str(key),
         ssl_key_password="k3y-password",
