@@ -200,9 +200,5 @@ decode_launch = msgspec.json.Decoder(Launch).decode
 
 
 def encode_each(records: Sequence[Score]) -> list[bytes]:
-    """Return the JSON of each; a quarter sooner than one by one, since all are written into one buffer."""
-    buffer, values = bytearray(), list[bytes]()
-    for record in records:
-        _json.encode_into(record, buffer)
-        values.append(bytes(buffer))
-    return values
+    """Return the JSON of each; a quarter sooner than one by one, since all are written into one buffer: JSON itself has no line's end in it."""
+    return _json.encode_lines(records).split(b"\n")[:-1]
