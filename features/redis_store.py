@@ -92,6 +92,7 @@ SCAN_COUNT: Final = 5_000
 READ_AT_ONCE: Final = 500
 FIELDS_AT_ONCE: Final = 1_000
 RECORDS: Final = ("u:", "ul:")  # the names of what is no hash
+SETTLED: Final = "settled"  # what is written to ask whether replicas have everything; it is empty, and no part of the state
 T = TypeVar("T")
 
 
@@ -235,7 +236,7 @@ class RedisStore:
                 keys.append(self._key(slot, name))
                 fields_and_values: Iterator[str | bytes] = chain.from_iterable(values.items())
                 arguments += ["put", len(values), *fields_and_values]
-        self._written.add(self._key(slot, "settled"))
+        self._written.add(self._key(slot, SETTLED))
         answer = await self._tried(lambda: self._commit(keys=keys, args=arguments), again=False)
         if answer == 2:
             logger.warning("Redis has no MSETEX, or not for this user, though redis_msetex is on: records are set one by one until this process ends")
@@ -259,7 +260,7 @@ class RedisStore:
                 pipe.set(key, b"")
                 pipe.execute_command(*wait, target_nodes=node)
         else:
-            pipe.set(self._prefix + "settled", b"")
+            pipe.set(self._prefix + SETTLED, b"")
             pipe.execute_command(*wait)
         return min((int(confirmed) for confirmed in (await pipe.execute())[1::2]), default=1)
 
@@ -309,7 +310,11 @@ class RedisStore:
         cursor = 0
 
         async def page() -> tuple[int, list[bytes]]:
-            return cast(tuple[int, list[bytes]], await self._redis.scan(cursor, match=_literal(start + prefix) + "*", count=5_000))
+            there: dict[str, Any] = {}
+            if isinstance(self._redis, redis.RedisCluster):  # a slot is on one node, whose cursor comes under its name
+                there["target_nodes"] = self._redis.get_node_from_key(start)
+            at, found = await self._redis.scan(cursor, match=_literal(start + prefix) + "*", count=SCAN_COUNT, **there)
+            return next(iter(at.values())) if isinstance(at, dict) else at, found
 
         while True:
             cursor, found = await self._tried(page)
@@ -323,7 +328,8 @@ class RedisStore:
         try:
             async for raw in self._redis.scan_iter(match=self._prefix + "{*", count=SCAN_COUNT):
                 slot, _, name = raw.decode().removeprefix(self._prefix + "{").partition("}:")
-                yield slot, name
+                if name != SETTLED:
+                    yield slot, name
         except RedisError as error:
             raise DependencyDown(f"Redis does not answer: {error}") from error
 
@@ -397,7 +403,7 @@ class RedisStore:
         async def delete() -> int:
             pipe = self._redis.pipeline(transaction=False)
             for name in names:
-                pipe.unlink(name)
+                pipe.execute_command("UNLINK", name)  # a cluster's pipeline has `unlink` too, which puts nothing into it
             return sum(await pipe.execute())
 
         return await self._tried(delete) if names else 0

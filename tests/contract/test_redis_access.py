@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -200,6 +201,34 @@ def test_on_a_cluster_a_replica_of_every_server_that_was_written_to_must_confirm
     asyncio.run(settled(with_first=True))
     with pytest.raises(DependencyDown, match="no Redis replica"):
         asyncio.run(settled(with_first=False))
+
+
+@pytest.mark.parametrize("kind", ["redis", "cluster"])
+def test_all_that_is_kept_is_found(kind: str, request: pytest.FixtureRequest) -> None:
+    """The shoppers of a slot, and every key of the namespace as a backup reads it; what is written to ask the replicas is none of them."""
+    cluster = kind == "cluster"
+    server = request.getfixturevalue(f"redis_{'cluster' if cluster else 'url'}")
+    access, slots = RedisAccess(server.url if cluster else server, cluster=cluster), [str(p) for p in range(6)]
+    shoppers = {slot: {f"u:{slot}-{i}": b"x" for i in range(20 + 10 * int(slot))} for slot in slots}
+
+    async def check() -> None:
+        store = RedisStore(access, "test-all", ttl_ms=60_000, durability="replica", patience_s=1.0)
+        try:
+            await store.delete_entries()
+            for slot, records in shoppers.items():
+                assert await store.commit(slot, 0, Changes(cursor=b"c", records={**records, f"ul:{slot}": b"y"}))
+            with suppress(DependencyDown):  # not every server here has a replica
+                await store.settled()
+            for slot, records in shoppers.items():
+                assert {name async for names in store.records(slot, "u:") for name in names} == set(records)
+            kept = {(slot, name) for slot in slots for name in ("cursor", f"ul:{slot}", *shoppers[slot])}
+            assert {place async for place in store.names()} == kept
+            assert {(entry.slot, entry.name) async for entry in store.entries()} == kept
+            assert await store.delete_entries() == len(kept)
+        finally:
+            await store.close()
+
+    asyncio.run(check())
 
 
 def test_a_single_server_is_no_cluster(redis_url: str) -> None:
