@@ -9,11 +9,10 @@ import msgspec
 from features.events import REASONS
 from models.watch import Finding
 from streams.feature_words import direction, words
-from streams.records import SHARED
+from streams.records import SHARED, SHOP
 
 KEPT: Final = 200
 """The latest alerts of an outcome partition that stay in the store; the topic keeps all for its retention."""
-SHOP: Final = "shop"
 
 KINDS: Final = {
     "calibration": "orders no longer come as the scores say",

@@ -26,7 +26,7 @@ from models.model import Model
 from streams.cutting import cut
 from streams.offline import put_launches, run
 from streams.partition import Rules
-from streams.records import SHARED, Launch, Outcome, Outgoing
+from streams.records import SHARED, Launch, Outcome, Outgoing, checked_id
 from streams.ticks import Tick, with_end
 from streams.training import without_past
 
@@ -118,8 +118,8 @@ def launched(log: pa.Table, lines: Sequence[str], at_ms: int) -> pa.Table:
 
 
 def as_launch(line: str, at_ms: int, window_s: float) -> Launch:
-    """Return the launch of a whole line at a time."""
-    return Launch(id=line, line=line, window_s=window_s, from_ms=at_ms)
+    """Return the launch of a whole line at a time. Raises InputError for a line by whose name no launch can go."""
+    return Launch(id=checked_id(line), line=line, window_s=window_s, from_ms=at_ms)
 
 
 def prequential(

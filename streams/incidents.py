@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from streams.alerts import Alert
-from streams.records import Outgoing, encode_json
+from streams.records import JOB, Outgoing, encode_json
 
-JOB: Final = "job"  # in the place of a launch
 SUMMED: Final = ("records", "outcomes", "launches")  # facts that add up
 INCIDENTS: Final[dict[str, str]] = {
     "records_lost": "records left the log of an input topic before they were read; they are lost: keep the topic's records longer, add workers",

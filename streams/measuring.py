@@ -19,10 +19,9 @@ from prometheus_client.registry import Collector
 from features.events import REASONS
 from features.store import Changes, Slot, Store
 from streams.alerts import KINDS, Alert, decode_alert, severity_of
-from streams.incidents import JOB
 from streams.meters import BUCKETS_S, BY_NAME
 from streams.pipeline import Outlet
-from streams.records import REASON_HEADER, Outgoing
+from streams.records import JOB, REASON_HEADER, Outgoing
 
 Row = tuple[tuple[str, ...], float]
 """Labels, and the figure."""

@@ -7,10 +7,9 @@ from typing import Any, Final
 
 from features.events import REASONS
 from models.chronicle import PLACE
-from streams.alerts import SHOP
 from streams.beats import ALIVE_MS
 from streams.panels import DAY_MS, Panel, State, Table, Verdict, axes, iso, line, percent, series, span, total, when, whole
-from streams.records import SHARED
+from streams.records import SHARED, SHOP
 from streams.seen import SHOP_COLUMNS
 from streams.view import Look
 

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from features.catalogue import Counts
+from features.errors import InputError
 from features.events import Refused
 from features.exposures import Closed
 from features.intake import Arrived, arrive
@@ -19,6 +20,9 @@ REASON_HEADER: Final = "headstart-reason"
 SHARED: Final = "shared"  # the key under which the source lines' outcomes travel
 SHARED_BEFORE: Final = "shared:before"  # the shared heads' state before their last tick
 CATALOGUE: Final = "catalogue"
+SHOP: Final = "shop"  # in the place of a launch: the whole shop, in what is seen
+JOB: Final = "job"  # in the place of a launch: the job itself, in alerts
+OVERVIEW: Final = "overview"  # in the place of a launch: the page of all of them
 
 
 class Received(msgspec.Struct, frozen=True, gc=False):
@@ -189,6 +193,14 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
             return None
         draw = int.from_bytes(hashlib.blake2b(f"{self.id}\x1f{user_id}".encode(), digest_size=8).digest(), "big") / 2**64
         return "holdout" if draw < self.holdout else "treated"
+
+
+def checked_id(launch: str) -> str:
+    """Return what a launch is to be called. Raises InputError where that means something else already, or cannot be told: those who learn and tell go by the id."""
+    taken = (SHARED, SHOP, JOB, OVERVIEW)
+    if not launch or launch in taken or launch.startswith(("line:", f"{SHARED}:")) or not launch.isprintable():
+        raise InputError(f"a launch cannot be called {launch!r}: not {', '.join(taken)}, nor anything that begins with line: or {SHARED}: or cannot be printed")
+    return launch
 
 
 _json = msgspec.json.Encoder()

@@ -29,8 +29,8 @@ from models.offset import GRID
 from models.react import DONE, react
 from models.shared_heads import SharedHeads
 from models.watch import SHARED_OF, Finding, Watch, said_logit
-from streams.alerts import KEPT, SHOP, Alert, alert_of
-from streams.records import Counted, Example, Outgoing, Seen, encode_json
+from streams.alerts import KEPT, Alert, alert_of
+from streams.records import SHOP, Counted, Example, Outgoing, Seen, encode_json
 from streams.seen import MOST_EXAMPLES, SHOP_COLUMNS
 
 ROWS: Final = "rows"

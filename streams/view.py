@@ -20,7 +20,7 @@ from streams.alerts import Alert, decode_alert
 from streams.beats import ALIVE_MS, Beat, decode_beat
 from streams.knowledge import CONTROL_SLOT, HEADS, outcome_slot
 from streams.partition import Cursor
-from streams.records import SHARED, Example, Launch, decode_launch
+from streams.records import SHARED, SHARED_BEFORE, Example, Launch, decode_launch
 from streams.sight import ABOUT, ALERTS, BETWEEN, BLOCKS, EXAMPLES, ROWS, TRAFFIC, About, decode_about, decode_examples
 
 LOOKED_AT: Final = (ROWS, BLOCKS, TRAFFIC, EXAMPLES, ALERTS, ABOUT, HEADS)
@@ -143,7 +143,7 @@ class Reader:
         held.heads = {
             name: held.heads[name] if name in held.heads and before[HEADS].get(name) == raw else LaunchHead.from_bytes(raw)
             for name, raw in held.hashes[HEADS].items()
-            if not name.startswith(SHARED)
+            if name not in (SHARED, SHARED_BEFORE)
         }
         return held
 

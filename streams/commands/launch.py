@@ -17,7 +17,7 @@ from features.hashing import partition_for
 from features.redis_store import RedisStore
 from streams import launches, namespace, trunks
 from streams.commands.options import Config, Json, Namespace, Redis, Set, Trunk, time_ms, write_json
-from streams.records import SHARED, Launch
+from streams.records import Launch, checked_id
 from streams.settings import Settings, load_settings
 
 launch_app = typer.Typer(no_args_is_help=True, help="Add, list, show and close launches: the new products that are being learned.")
@@ -46,8 +46,7 @@ def add(
 ) -> None:
     """Begin to learn a new product: its events open exposures, and their outcomes teach its head."""
     settings = _settings(config, assignments, redis, namespace_, trunk)
-    if not name or name == SHARED or name.startswith(("line:", "shared:")) or not name.isprintable():
-        raise InputError(f"a launch cannot be called {name!r}")
+    checked_id(name)
     if not 0 <= holdout < 1:
         raise InputError(f"--holdout {holdout}: expected a share from 0 to below 1")
     if learn_share is not None and not 0 < learn_share <= 1:

@@ -13,6 +13,7 @@ from streams import panels_launch, panels_shop
 from streams.dashboard.outcomes import UpliftReader
 from streams.lag import LagReader
 from streams.panels import Panel
+from streams.records import OVERVIEW
 from streams.view import Look, Reader, plain
 
 FRESH_S: Final = 1.0
@@ -51,7 +52,7 @@ class Feed:
                 "spark": panels_shop.spark(look, launch.id),
             })  # fmt: skip
         verdicts = [panels_shop.flow(look, wall_ms, lags), panels_shop.refused(look)]
-        return self._document(look, wall_ms, "overview", [asdict(v) for v in verdicts], panels_shop.panels(look, wall_ms, lags), launches=cards)
+        return self._document(look, wall_ms, OVERVIEW, [asdict(v) for v in verdicts], panels_shop.panels(look, wall_ms, lags), launches=cards)
 
     async def launch(self, name: str) -> dict[str, Any]:
         """Return a launch. Raises InputError if there is none of that name."""
@@ -70,7 +71,7 @@ class Feed:
 
     async def panel(self, page: str, panel_id: str) -> dict[str, Any]:
         """Return one panel of a page. Raises InputError if there is none."""
-        document = await (self.overview() if page == "overview" else self.launch(page))
+        document = await (self.overview() if page == OVERVIEW else self.launch(page))
         found = next((panel for panel in document["panels"] if panel["id"] == panel_id), None)
         if found is None:
             raise InputError(f"there is no panel {panel_id!r}; there are {', '.join(p['id'] for p in document['panels'])}")

@@ -25,6 +25,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from features.errors import DependencyDown, HeadstartError, InputError, Mismatch
 from streams.dashboard.feed import Feed
 from streams.http_access import CHALLENGE, Access
+from streams.records import OVERVIEW
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ def create_app(feed: Feed, access: Access, *, scores: Scores | None = None) -> w
     version = hashlib.sha256(b"".join(assets.values()) + str(plotly.stat().st_size).encode()).hexdigest()[:12]
 
     async def overview(request: web.Request) -> web.Response:
-        return web.Response(text=shell.render(page="overview", title="Overview", version=version), content_type="text/html")
+        return web.Response(text=shell.render(page=OVERVIEW, title="Overview", version=version), content_type="text/html")
 
     async def launch(request: web.Request) -> web.Response:
         name = request.match_info["launch"]
@@ -63,14 +64,14 @@ def create_app(feed: Feed, access: Access, *, scores: Scores | None = None) -> w
         return web.Response(text=shell.render(page=name, title=f"Launch {name}", version=version), content_type="text/html")
 
     async def document(request: web.Request) -> web.Response:
-        return _json(await _document(feed, request.query.get("page", "overview")))
+        return _json(await _document(feed, request.query.get("page", OVERVIEW)))
 
     async def panel(request: web.Request) -> web.Response:
         found = await feed.panel(request.match_info["page"], request.match_info["panel"])
         return web.Response(text=_csv(found), content_type="text/csv", headers={"Content-Disposition": f'attachment; filename="{found["id"]}.csv"'})
 
     async def events(request: web.Request) -> web.StreamResponse:
-        return await _stream(request, feed, request.query.get("page", "overview"))
+        return await _stream(request, feed, request.query.get("page", OVERVIEW))
 
     async def asset(request: web.Request) -> web.StreamResponse:
         name = request.match_info["name"]
@@ -132,7 +133,7 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 async def _document(feed: Feed, page: str) -> dict[str, Any]:
-    return await (feed.overview() if page == "overview" else feed.launch(page))
+    return await (feed.overview() if page == OVERVIEW else feed.launch(page))
 
 
 async def _stream(request: web.Request, feed: Feed, page: str) -> web.StreamResponse:

@@ -15,8 +15,8 @@ from models.experts import EXPERTS, Shared
 from models.launch_head import MODELS, LaunchHead
 from models.model import Model
 from streams import alerts
-from streams.alerts import SHOP, Alert, decode_alert
-from streams.records import Counted, Example, Seen
+from streams.alerts import Alert, decode_alert
+from streams.records import SHOP, Counted, Example, Seen
 from streams.seen import MOST_EXAMPLES, see_refused
 from streams.sight import ALERTS, ALERTS_OUT, EXAMPLES, HASHES, Sight
 from tests.builders import EDGES_MS, MINUTE_MS, START_MS, make_model, receive
