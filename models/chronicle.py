@@ -31,8 +31,12 @@ KEPT: Final = {"m": 240, "h": 60 * 24}
 """How many minutes and hours in which something happened are kept: four hours, and sixty days."""
 BLOCK_MS: Final = 6 * HOUR_MS
 BLOCKS_KEPT: Final = 60
-"""Fifteen days; older ones are merged into `OLDER`."""
+"""Fifteen days; older ones are merged into `OLDER`, and the first days of the trunk into a block of their own besides."""
 OLDER: Final = "older"
+FIRST: Final = "first"
+FIRST_MS: Final = 4 * BLOCK_MS
+FIRST_EXPOSURES: Final = 400
+"""What a domain's later days are compared with: as much of its beginning as holds a day and so many exposures."""
 KIND: Final = "chronicle"
 
 COUNTS: Final = {
@@ -145,13 +149,13 @@ class Block:
             self.losses += losses(told, y).sum(axis=0)
 
     def merge(self, other: Block) -> None:
-        """Take in another block; who came is kept of the later trunk only."""
+        """Take in a later block; who came is kept of the later trunk only."""
         for name in ("scored", "scored_p", "matured", "ordered", "told", "losses"):
             getattr(self, name)[...] += getattr(other, name)
         if other.trunk == self.trunk and other.spread.shape == self.spread.shape:
             self.spread += other.spread
             self.moments.merge(other.moments)
-        elif other.trunk and not self.trunk:
+        elif other.trunk:
             self.trunk, self.spread, self.moments = other.trunk, other.spread.copy(), Moments(other.moments.n, other.moments.z.copy(), other.moments.zz.copy())
 
     def to_bytes(self) -> bytes:
@@ -257,14 +261,9 @@ _encode_row = msgspec.msgpack.Encoder().encode
 _decode_row = msgspec.msgpack.Decoder(Row).decode
 
 
-def row_of(raw: bytes) -> Row:
-    """Return a stored row."""
-    return _decode_row(raw)
-
-
 @dataclass
 class Blocks:
-    """The blocks of a domain by name (`b` and their start, or `OLDER`), raw until they are looked at."""
+    """The blocks of a domain by name, raw until they are looked at: `b` and their start; `OLDER`; `FIRST` and from when to when."""
 
     held: dict[str, bytes] = field(default_factory=dict)
     touched: set[str] = field(default_factory=set)
@@ -276,7 +275,7 @@ class Blocks:
         starts = facts.close_ms // BLOCK_MS
         for start in np.unique(starts).tolist():
             name = f"b{int(start) * BLOCK_MS:015d}"
-            if name not in self.held and OLDER in self.held and name < min(self._starts(), default=""):
+            if name not in self.held and OLDER in self.held and name < self._starts()[0]:
                 name = OLDER
             block = self._block(name)
             block.see(facts.rows(starts == start), reference, trunk)
@@ -284,7 +283,7 @@ class Blocks:
         self._fold()
 
     def _starts(self) -> list[str]:
-        return [name for name in self.held if name != OLDER]
+        return sorted(name for name in self.held if name[0] == "b")
 
     def _block(self, name: str) -> Block:
         if name not in self._open:
@@ -299,34 +298,80 @@ class Blocks:
         self.held[name] = block.to_bytes()
         self.touched.add(name)
 
+    def _drop(self, name: str) -> None:
+        del self.held[name]
+        self._open.pop(name, None)
+        self.touched.discard(name)
+        self.gone.add(name)
+
     def _fold(self) -> None:
-        for name in sorted(self._starts())[:-BLOCKS_KEPT]:
-            older = self._block(OLDER)
-            older.merge(self._block(name))
+        for name in self._starts()[:-BLOCKS_KEPT]:
+            block, older = self._block(name), self._block(OLDER)
+            self._keep_first(int(name[1:]), block)
+            older.merge(block)
             self._put(OLDER, older)
-            del self.held[name]
-            self._open.pop(name, None)
-            self.touched.discard(name)
-            self.gone.add(name)
+            self._drop(name)
+
+    def _keep_first(self, start_ms: int, block: Block) -> None:
+        """Add the next block that is folded to the first days of its trunk, as long as these are not whole."""
+        first = self._first()
+        if first is not None and first.block.trunk == block.trunk:
+            if first.is_whole:
+                return
+            kept, from_ms = first.block, first.from_ms
+        else:
+            kept, from_ms = Block.empty(), start_ms
+        if first is not None:
+            self._drop(first.name)
+        kept.merge(block)
+        name = f"{FIRST}{from_ms:015d}{start_ms + BLOCK_MS:015d}"
+        self.gone.discard(name)
+        self.held[name] = kept.to_bytes()
+        self.touched.add(name)
+
+    def _first(self) -> _First | None:
+        name = next((name for name in self.held if name.startswith(FIRST)), None)
+        if name is None:
+            return None
+        from_ms, until_ms = name.removeprefix(FIRST)[:15], name.removeprefix(FIRST)[15:]
+        return _First(name, Block.from_bytes(self.held[name]), int(from_ms), int(until_ms))
 
     def between(self, from_ms: int | None = None, until_ms: int | None = None) -> Block:
         """Return the sum of the blocks that begin in a span of time; all of them, older ones too, without bounds."""
         out = Block.empty()
-        for name, raw in sorted(self.held.items(), reverse=True):  # the latest first: of several trunks its shoppers are kept
-            start = None if name == OLDER else int(name[1:])
-            if start is None:
-                if from_ms is not None:
-                    continue
-            elif (from_ms is not None and start < from_ms) or (until_ms is not None and start >= until_ms):
-                continue
-            out.merge(Block.from_bytes(raw))
+        if OLDER in self.held and from_ms is None:
+            out.merge(Block.from_bytes(self.held[OLDER]))
+        for name in self._starts():
+            if (from_ms is None or int(name[1:]) >= from_ms) and (until_ms is None or int(name[1:]) < until_ms):
+                out.merge(Block.from_bytes(self.held[name]))
         return out
 
-    def first(self, exposures: int, *, least_blocks: int = 4) -> tuple[Block, int]:
-        """Return the earliest blocks that are still kept, at least so many and with so many exposures, and where they end (ms); the end 0 if there are not."""
-        out, starts = Block.empty(), sorted(self._starts())
-        for i, name in enumerate(starts):
-            out.merge(Block.from_bytes(self.held[name]))
-            if i + 1 >= least_blocks and out.moments.n >= exposures:
-                return out, int(name[1:]) + BLOCK_MS
-        return out, 0
+    def first(self) -> tuple[Block, int]:
+        """Return the domain's first days under the trunk that is in use, and where they end (ms); the end 0 if there have not been as many yet."""
+        starts = self._starts()
+        trunk = Block.from_bytes(self.held[starts[-1]]).trunk if starts else ""
+        first = self._first()
+        if first is None or first.block.trunk != trunk:
+            first = _First("", Block.empty(), 0, 0)
+        for name in starts:
+            if first.is_whole:
+                break
+            block = Block.from_bytes(self.held[name])
+            if block.trunk == trunk:
+                start_ms = int(name[1:])
+                first.block.merge(block)
+                first = _First("", first.block, first.from_ms or start_ms, start_ms + BLOCK_MS)
+        return first.block, first.until_ms if first.is_whole else 0
+
+
+class _First(NamedTuple):
+    """First days, as far as they have come."""
+
+    name: str
+    block: Block
+    from_ms: int
+    until_ms: int
+
+    @property
+    def is_whole(self) -> bool:
+        return self.until_ms - self.from_ms >= FIRST_MS and self.block.moments.n >= FIRST_EXPOSURES

@@ -4,12 +4,12 @@
 | --- | --- | --- |
 | `calibration` | the e-detector on closed delay bins, against what was said and the launch's own steady level: **the actuator** | one false alarm in 100 days |
 | `early_funnel` | the same on clicks and carts in the first bin, against their steady rates | the same |
-| `shoppers` | PSI by feature and the domain classifier, of the last day against the domain's own first days | diagnostic: resets nothing |
+| `shoppers` | PSI by feature and the domain classifier, of the last day against the domain's own first days under the trunk | diagnostic: resets nothing |
 | `estimate` | AUC as it can be expected before labels (CBPE), of the last day against the domain's own first days | diagnostic |
 | `confirmed` | river's ADWIN and PageHinkley on (y − p)/√(p(1 − p)) of final labels | confirmation, days later |
 | `mixture_bound` | the mixture's loss against each expert's, by the theorem | a defect if it ever comes |
 
-The last four are looked at when an event-time hour begins. All of it is a function of the outcomes in their order, so a replay finds the same.
+`shoppers`, `estimate` and `confirmed` are looked at when an event-time hour begins, `mixture_bound` with each batch that a head has learned (`streams.sight`). All of it is a function of the outcomes in their order, so a replay finds the same.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ STEADY_HALF_LIFE_MS: Final = 28.0 * DAY_MS
 RATE_HALF_LIFE_MS: Final = 28.0 * DAY_MS
 RATE_AFTER: Final = 1000
 """Exposures, before a steady rate of clicks or carts is trusted."""
-OWN_FIRST: Final = 400
 FEWEST_NOW: Final = 300
 PSI_LARGE: Final = 0.25
 APART_LARGE: Final = 0.65
@@ -79,7 +78,7 @@ class Watch:
     told_ms: dict[str, int] = field(default_factory=dict)
 
     def hear(self, facts: Facts, s: Vector, *, deff: float) -> list[Finding]:
-        """Take in outcomes in order, (N,); `s` is the logit that was said of each before the launch's level. Returns what the e-detectors find."""
+        """Take in outcomes in order, (N,); `s` is the logit of what was said of each. Returns what the e-detectors find."""
         closes = facts.bin_ >= 0
         share = evidence_share(deff)
         at, f = facts.close_ms[closes], (facts.f_prev[closes], facts.f_next[closes])
@@ -158,7 +157,7 @@ class Watch:
         return found
 
     def _shoppers(self, at_ms: int, blocks: Blocks, names: tuple[str, ...]) -> list[Finding]:
-        then, until_ms = blocks.first(OWN_FIRST)
+        then, until_ms = blocks.first()
         since_ms = (at_ms // BLOCK_MS - 3) * BLOCK_MS  # so that every hour of the day is in it
         if not until_ms or since_ms < until_ms:
             return []

@@ -8,9 +8,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from models.chronicle import BLOCK_MS, Blocks
+from models.chronicle import BLOCK_MS, FIRST_EXPOSURES, Blocks
 from models.covariates import WHO, Moments, psi, told_apart
-from models.watch import APART_LARGE, FEWEST_NOW, OWN_FIRST, PSI_LARGE
+from models.watch import APART_LARGE, FEWEST_NOW, PSI_LARGE
 from streams.feature_words import direction, mean_of, words
 from streams.panels import Panel, State, Table, Verdict, axes, number, whole
 from streams.records import Launch
@@ -89,7 +89,7 @@ class Spread:
 def spread_of(look: Look, launch: str) -> Spread:
     """Compare a launch's last day with its first days."""
     blocks, about = look.blocks.get(launch, Blocks()), look.about
-    then, until_ms = blocks.first(OWN_FIRST)
+    then, until_ms = blocks.first()
     now = blocks.between(max(until_ms, (heard_ms(look, launch) // BLOCK_MS - 3) * BLOCK_MS))
     if about is None or not until_ms or not now.moments.n or now.trunk != then.trunk or now.spread.shape != then.spread.shape:
         return Spread([], math.nan, now.moments.n, then.moments.n)
@@ -118,7 +118,7 @@ def shoppers(look: Look, launch: Launch) -> Verdict:
     if spread.differ:
         return Verdict(question, "Other shoppers than at first", f"The last day against the first days: {spread.what}.", "warn", panel)
     if not spread.enough:
-        return Verdict(question, "Still getting to know them", f"The first day and {OWN_FIRST} exposures are what later ones are compared with.", "none", panel)
+        return Verdict(question, "Still getting to know them", f"The first day and {FIRST_EXPOSURES} exposures are what later ones are compared with.", "none", panel)
     return Verdict(question, "The same kind of shoppers", "Those of the last day are like those of the first days.", "good", panel)
 
 
@@ -151,7 +151,7 @@ def shoppers_panel(look: Look, launch: Launch) -> Panel:
         ] if shown else [],
         layout=axes("PSI against the first days", yaxis={"automargin": True}, xaxis={"range": [0, max(1.0, *(m.psi for m in shown))] if shown else [0, 1.0]},
                     shapes=[{"type": "line", "x0": PSI_LARGE, "x1": PSI_LARGE, "y0": 0, "y1": 1, "yref": "paper", "line": {"color": "@warn", "dash": "dash", "width": 1}}], showlegend=False),
-        empty=f"Waits for a day and {OWN_FIRST} exposures to compare with.",
+        empty=f"Waits for a day and {FIRST_EXPOSURES} exposures to compare with.",
         numbers=[("told apart", number(spread.apart), ".50 is not at all"), ("exposures of the last day", whole(spread.now), f"against {whole(spread.then)} of the first days"),
                  *((m.label, m.means, m.direction) for m in spread.large[:2] if m.means)] if shown else (),
     )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from models.chronicle import BLOCK_MS, BLOCKS_KEPT, COUNTS, HOUR_MS, KEPT, MINUTE_MS, OLDER, PLACE, Block, Blocks, Facts, Rows, counts_of
+from models.chronicle import BLOCK_MS, BLOCKS_KEPT, COUNTS, FIRST_EXPOSURES, HOUR_MS, KEPT, MINUTE_MS, OLDER, PLACE, Block, Blocks, Facts, Rows, counts_of
 from models.covariates import Reference
 from models.experts import EXPERTS
 
@@ -86,9 +86,60 @@ def test_old_blocks_are_merged_and_lose_no_label() -> None:
         matured += int((part.label >= 0).sum())
         blocks.see(part, reference, "t" * 16)
     assert OLDER in blocks.held
-    assert len(blocks.held) == BLOCKS_KEPT + 1
+    assert sum(name[0] == "b" for name in blocks.held) == BLOCKS_KEPT
     assert blocks.between().matured.sum() == matured
     assert blocks.between(START_MS + (BLOCKS_KEPT + 4) * BLOCK_MS).matured.sum() == (facts(20, seed=BLOCKS_KEPT + 4).label >= 0).sum()
+
+
+def days(blocks: Blocks, first: int, last: int, *, trunk: str, each: int = 500) -> None:
+    """Blocks number `first` to `last`, of so many outcomes each."""
+    reference = Reference.of(np.zeros((10, 5), np.float32))
+    for i in range(first, last):
+        blocks.see(facts(each, seed=i, span_ms=MINUTE_MS, start_ms=START_MS + i * BLOCK_MS), reference, trunk)
+
+
+def test_the_first_days_stay_the_first() -> None:
+    """What later days are compared with is the same when it is long merged, after a restart as well; not before there is a day of it."""
+    blocks = Blocks()
+    days(blocks, 0, 3, trunk="a" * 16)
+    assert blocks.first()[1] == 0
+    days(blocks, 3, 6, trunk="a" * 16)
+    then, until_ms = blocks.first()
+    assert until_ms == START_MS + 4 * BLOCK_MS
+    for last in (BLOCKS_KEPT + 2, 2 * BLOCKS_KEPT, 3 * BLOCKS_KEPT):
+        days(blocks, max(6, last - BLOCKS_KEPT + 2), last, trunk="a" * 16)
+        blocks = Blocks(dict(blocks.held))
+        found, end_ms = blocks.first()
+        assert end_ms == until_ms
+        assert found.to_bytes() == then.to_bytes()
+
+
+def test_a_few_exposures_each_day_are_first_days_too() -> None:
+    """A quiet domain's beginning is as long as it takes, also where that is longer than blocks are kept."""
+    blocks = Blocks()
+    days(blocks, 0, 40, trunk="a" * 16, each=10)
+    assert blocks.first()[1] == 0
+    days(blocks, 40, 400, trunk="a" * 16, each=10)
+    then, until_ms = blocks.first()
+    assert FIRST_EXPOSURES <= then.moments.n < FIRST_EXPOSURES + 10
+    assert START_MS + BLOCKS_KEPT * BLOCK_MS < until_ms < START_MS + 200 * BLOCK_MS
+
+
+def test_another_trunk_has_first_days_of_its_own() -> None:
+    """After a change of the trunk later days are compared with the first ones under it, and of who came before the latest trunk's is kept."""
+    blocks = Blocks()
+    days(blocks, 0, 10, trunk="a" * 16)
+    days(blocks, 10, 12, trunk="b" * 16)
+    assert blocks.first()[1] == 0
+    days(blocks, 12, 20, trunk="b" * 16)
+    then, until_ms = blocks.first()
+    assert (then.trunk, until_ms) == ("b" * 16, START_MS + 14 * BLOCK_MS)
+    assert blocks.between().trunk == "b" * 16
+    assert blocks.between().moments.n == blocks.between(START_MS + 10 * BLOCK_MS).moments.n
+    days(blocks, 20, 2 * BLOCKS_KEPT, trunk="b" * 16)
+    assert blocks.first()[0].to_bytes() == then.to_bytes()
+    assert Block.from_bytes(blocks.held[OLDER]).trunk == "b" * 16
+    assert sum(name.startswith("first") for name in blocks.held) == 1
 
 
 def test_a_block_comes_back_as_it_was() -> None:
