@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from features.events import ORDER
 from features.kernel import kernel
 from features.layout import CATALOGUE_HALF_LIVES_S, HALF_LIVES_S, LATEST, RING, VISIT_GAP_MS
 from features.vector import NEVER_MS, WIDTH, index
@@ -123,7 +124,7 @@ def _advance_line(line: Any, event: Any, visit: Any, ttl_ms: int) -> tuple[bool,
     line.applied += 1
     first = np.int64(line.visit_seen) != visit
     line.visit_seen = visit
-    return first, first and event.kind != 3
+    return first, first and event.kind != ORDER
 
 
 @kernel

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.head import Matrix, Vector
+from models.intervals import redrawn, wilson
 from models.metrics import log_loss
 
 DAY_MS = 86_400_000
@@ -63,10 +64,9 @@ def reliability(y: NDArray[np.generic], p: Vector, bins: int = 10, *, deff: floa
     n = np.bincount(place, count, minlength=bins)
     said = np.bincount(place, count * distinct, minlength=bins)
     came = np.bincount(place, np.bincount(inverse, labels, minlength=len(distinct)), minlength=bins)
-    z = NormalDist().inv_cdf(0.5 + level / 2.0)
     found = []
     for k in np.flatnonzero(n).tolist():
-        low, high = _wilson(float(came[k] / n[k]), float(n[k]) / deff, z)
+        low, high = wilson(float(came[k] / n[k]), float(n[k]) / deff, level)
         found.append(Bin(int(n[k]), float(said[k] / n[k]), float(came[k] / n[k]), low, high))
     return found
 
@@ -82,24 +82,33 @@ def ece(y: NDArray[np.generic], p: Vector, bins: int = 10) -> float:
     return math.fsum(b.n * abs(b.predicted - b.observed) for b in found) / sum(b.n for b in found)
 
 
-def pcoc_interval(y: NDArray[np.generic], p: Vector, user: NDArray[np.generic], *, resamples: int = 1000, seed: int = 0, level: float = 0.95) -> Ratio:
-    """Predicted over observed conversions with a bootstrap interval over users: y, p and user are (N,).
+def pcoc_intervals(
+    y: NDArray[np.generic], predictions: Mapping[str, Vector], user: NDArray[np.generic], *, resamples: int = 1000, seed: int = 0, level: float = 0.95
+) -> dict[str, Ratio]:
+    """Predicted over observed conversions of each method, with a bootstrap interval over users: y, p of each and user are (N,).
 
     Users are drawn again, not conversions (as a Poisson interval would): one user's orders come together, and a Poisson interval is too narrow for that.
-    The percentiles are rounded outwards to a resample.
+    All methods share the draws. The percentiles are rounded outwards to a resample.
     """
-    labels = _labels(y, p)
-    if user.shape != p.shape:
-        raise ValueError(f"user is {user.shape}, expected {p.shape}")
-    if labels.sum() == 0:
-        return Ratio(math.nan, math.nan, math.nan)
+    labels = {name: _labels(y, p) for name, p in predictions.items()}
+    if user.shape != y.shape:
+        raise ValueError(f"user is {user.shape}, expected {y.shape}")
+    if not np.any(y):
+        return {name: Ratio(math.nan, math.nan, math.nan) for name in predictions}
     who = np.unique(user, return_inverse=True)[1]
-    said, came = np.bincount(who, p), np.bincount(who, labels)
-    times = np.random.default_rng(seed).multinomial(len(said), np.full(len(said), 1.0 / len(said)), size=resamples).astype(np.float64)
-    predicted, observed = times @ said, times @ came
-    spread = np.sort(np.where(observed > 0, predicted / np.where(observed > 0, observed, 1.0), np.inf))
+    said, users = {name: np.bincount(who, p) for name, p in predictions.items()}, int(who.max()) + 1
+    spread: dict[str, list[NDArray[np.float64]]] = {name: [] for name in predictions}
+    came = np.bincount(who, np.asarray(y, np.float64))
+    for times in redrawn(users, resamples, seed=seed, rows=users):
+        observed = times @ came
+        for name, ratios in spread.items():
+            ratios.append(np.where(observed > 0, times @ said[name] / np.where(observed > 0, observed, 1.0), np.inf))
     low, high = math.floor((1 - level) / 2 * (resamples - 1)), math.ceil((1 + level) / 2 * (resamples - 1))
-    return Ratio(math.fsum(p.tolist()) / float(labels.sum()), float(spread[low]), float(spread[high]))
+    found = {}
+    for name, p in predictions.items():
+        ordered = np.sort(np.concatenate(spread[name]))
+        found[name] = Ratio(math.fsum(p.tolist()) / float(labels[name].sum()), float(ordered[low]), float(ordered[high]))
+    return found
 
 
 def by_day(y: NDArray[np.generic], p: Matrix, ts_ms: NDArray[np.int64], *, at_ms: int) -> list[Day]:
@@ -126,10 +135,3 @@ def _labels(y: NDArray[np.generic], p: Vector) -> Vector:
     if not ((p >= 0.0) & (p <= 1.0)).all():  # NaN fails too
         raise ValueError("a probability is not between 0 and 1")
     return labels
-
-
-def _wilson(rate: float, n: float, z: float) -> tuple[float, float]:
-    """The score interval of a share that was `rate` of n."""
-    spread = z * math.sqrt(rate * (1.0 - rate) / n + z * z / (4.0 * n * n))
-    middle, scale = rate + z * z / (2.0 * n), 1.0 + z * z / n
-    return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)

@@ -7,8 +7,10 @@ Tibshirani 1993, An Introduction to the Bootstrap, chapters 8 and 13). Sorted on
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +25,7 @@ POOLED = "pcoc_pooled"
 FIGURES = (*GROUP_FIGURES, POOLED)
 TOP = 0.05
 MOST_WEIGHTS = 1_000_000
-"""How many rows times resamples are judged at once."""
+"""How many rows, or users, times resamples are held at once."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,16 @@ class Interval:
     value: float
     low: float
     high: float
+
+
+def wilson(rate: float, n: float, level: float = 0.95) -> tuple[float, float]:
+    """Return the score interval of a share that was `rate` of n (Wilson 1927); 0 and 1 of nothing."""
+    if n <= 0:
+        return 0.0, 1.0
+    z = NormalDist().inv_cdf(0.5 + level / 2.0)
+    spread = z * math.sqrt(rate * (1.0 - rate) / n + z * z / (4.0 * n * n))
+    middle, scale = rate + z * z / (2.0 * n), 1.0 + z * z / n
+    return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
 
 
 @dataclass(frozen=True)
@@ -74,23 +86,26 @@ def paired_bootstrap(
     if any(a.shape != (n,) for a in (user, group, *(a for pair in predictions.values() for a in pair))):
         raise ValueError(f"users, groups, scores and probabilities must be ({n},), as the labels are")
     users, who = np.unique(user, return_inverse=True)
-    counts = np.random.default_rng(seed).multinomial(len(users), np.full(len(users), 1.0 / len(users)), size=resamples).astype(np.float64)
     groups = [np.flatnonzero(group == g) for g in np.unique(group)]
-    points, spreads = {}, {}
     resampled = {name: np.empty((len(groups), len(GROUP_FIGURES), resamples)) for name in predictions}
-    for g, rows in enumerate(groups):
-        step = max(1, MOST_WEIGHTS // len(rows))
-        for first in range(0, resamples, step):
-            weights = counts[first : first + step, who[rows]]
+    ordered, foretold = np.bincount(who, labels), {name: np.bincount(who, probability) for name, (_, probability) in predictions.items()}
+    pooled = {name: np.empty(resamples) for name in predictions}
+    first = 0
+    for counts in redrawn(len(users), resamples, seed=seed, rows=n):
+        those = slice(first, first + len(counts))
+        first += len(counts)
+        for g, rows in enumerate(groups):
+            weights = counts[:, who[rows]]
             for name, (score, probability) in predictions.items():
                 found = weighted_figures(labels[rows], probability[rows], score[rows], weights)
-                resampled[name][g, :, first : first + step] = [found[f] for f in GROUP_FIGURES]
-    orders = counts @ np.bincount(who, labels)
+                resampled[name][g, :, those] = [found[f] for f in GROUP_FIGURES]
+        for name, into in pooled.items():
+            into[those] = _ratio(counts @ foretold[name], counts @ ordered)
+    points, spreads = {}, {}
     for name, (score, probability) in predictions.items():
         own = [figures(labels[rows], probability[rows], score[rows]) for rows in groups]
         points[name] = {f: _mean(np.array([[g[f]] for g in own]))[0] for f in GROUP_FIGURES} | {POOLED: pcoc(labels, probability)}
-        means = _mean(resampled[name])
-        spreads[name] = dict(zip(GROUP_FIGURES, means, strict=True)) | {POOLED: _ratio(counts @ np.bincount(who, probability), orders)}
+        spreads[name] = dict(zip(GROUP_FIGURES, _mean(resampled[name]), strict=True)) | {POOLED: pooled[name]}
     base, spread = points[reference], spreads[reference]
     return Comparison(
         reference=reference,
@@ -107,6 +122,13 @@ def paired_bootstrap(
             for name in predictions
         },
     )
+
+
+def redrawn(users: int, resamples: int, *, seed: int, rows: int) -> Iterator[Matrix]:
+    """Yield how often each of the users was drawn, (B, users), some resamples at a time: as many as can be judged on so many rows at once."""
+    rng, step = np.random.default_rng(seed), max(1, MOST_WEIGHTS // rows)
+    for first in range(0, resamples, step):
+        yield rng.multinomial(users, np.full(users, 1.0 / users), size=min(step, resamples - first)).astype(np.float64)
 
 
 def weighted_figures(y: Vector, probability: Vector, score: Vector, weights: Matrix) -> dict[str, Vector]:

@@ -33,7 +33,7 @@ def _learn(
     n = w.shape[0]
     chance = np.empty(n)
     for i in range(p.shape[0]):
-        if last_ms[0] > -(2**62) and close_ms[i] > last_ms[0]:
+        if last_ms[0] > NEVER_MS and close_ms[i] > last_ms[0]:
             log_keep = log_keep_per_ms * float(close_ms[i] - last_ms[0])
             keep = math.exp(log_keep)
             for k in range(n):
@@ -42,7 +42,7 @@ def _learn(
         last_ms[0] = max(last_ms[0], close_ms[i])
         total = 0.0
         for k in range(n):
-            q = min(max(p[i, k], 1e-9), 1.0 - 1e-9)
+            q = min(max(p[i, k], LEAST_P), 1.0 - LEAST_P)
             reached = 1.0 - q * f_prev[i]
             if y[i] > 0.0:
                 chance[k] = q * (f_next[i] - f_prev[i]) / reached

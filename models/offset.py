@@ -59,7 +59,7 @@ def _learn(
             total += w
             mean += w / (1.0 + q * exp_minus_b[g])
         before[i] = min(max(mean / total, 0.0), 1.0)
-        if last_ms[0] > -(2**62) and close_ms[i] > last_ms[0]:
+        if last_ms[0] > NEVER_MS and close_ms[i] > last_ms[0]:
             keep = math.exp(-math.log(2.0) * float(close_ms[i] - last_ms[0]) / half_life_ms)
             for g in range(n):
                 evidence[g] *= keep

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.head import Vector
+from models.intervals import wilson
 
 LOW: Final = -9.0
 STEP: Final = 0.1
@@ -103,16 +104,6 @@ def _group(held: NDArray[np.int64], deff: float) -> Group:
     n, hits, said = (int(v) for v in held)
     low, high = wilson(hits / n, n / deff)
     return Group(n, said / MILLION / n, hits / n, low, high)
-
-
-def wilson(rate: float, n: float, level: float = 0.95) -> tuple[float, float]:
-    """Return the score interval of a share that was `rate` of n."""
-    if n <= 0:
-        return 0.0, 1.0
-    z = NormalDist().inv_cdf(0.5 + level / 2.0)
-    spread = z * math.sqrt(rate * (1.0 - rate) / n + z * z / (4.0 * n * n))
-    middle, scale = rate + z * z / (2.0 * n), 1.0 + z * z / n
-    return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
 
 
 def ratio(observed: int, predicted: float, *, deff: float, level: float = 0.95) -> tuple[float, float, float]:

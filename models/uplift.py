@@ -10,7 +10,8 @@ theirs that closed with an order is there. So a later visit can still raise a us
   once, and the mSPRT holds for them; the price is a factor 1/(1 − conversion rate) in users. It is for large numbers, and no smaller than if the arms'
   rates were equal, so that a small holdout with a lucky start does not look certain.
 
-CUPED (Deng et al. 2013) takes off what the score at the first exposure said already. Precision@K is the mean of inverse-propensity weighted users.
+CUPED (Deng et al. 2013) takes off what the score at the first exposure said already. Precision@K is that of each arm among the highest-scored
+users of both: who is in which arm is chance, so no weights are needed.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from models.intervals import Interval
+from models.intervals import Interval, wilson
 from models.sequential import Array, concentration, log_e_binomial, normal_margin, share_interval
 
 LOG_RATIO_SD: Final = 0.25
@@ -221,7 +222,7 @@ def analyse(matured: Matured, *, holdout: float, alpha: float = 0.05, top: float
         variance_reduction=float(adjusted.reduction[0]) if known else math.nan,
         scores_balanced=_balanced(now) if known else True,
         per_exposure=_per_exposure(arm, y, user),
-        targeted=_targeted(arm[first], x[first], np.bincount(user, y) > 0, enters=first, holdout=holdout, top=top) if known and len(first) else None,
+        targeted=_targeted(arm[first], x[first], np.bincount(user, y) > 0, enters=first, top=top) if known and len(first) else None,
         path=path,
     )
 
@@ -315,21 +316,16 @@ def _per_exposure(arm: NDArray[np.int64], y: NDArray[np.bool_], user: NDArray[np
     return PerExposure(float(rates[1] - rates[0]), math.sqrt(variance))
 
 
-def _targeted(arm: NDArray[np.int64], score: Array, converted: NDArray[np.bool_], *, enters: NDArray[np.int64], holdout: float, top: float) -> Targeted:
-    """Horvitz and Thompson's mean over the highest-scored users of both arms, divided by its weights' own; of equal scores, who entered first."""
+def _targeted(arm: NDArray[np.int64], score: Array, converted: NDArray[np.bool_], *, enters: NDArray[np.int64], top: float) -> Targeted:
+    """Each arm's share of users who converted among the highest-scored of both; of equal scores, who entered first."""
     best = np.lexsort((enters, -score))[: math.ceil(top * len(arm))]
-    found = []
-    for a, chance in ((0, holdout), (1, 1.0 - holdout)):
-        mine = arm[best] == a
-        weights = mine / chance
-        value = float((weights * converted[best]).sum() / weights.sum()) if mine.any() else math.nan
-        found.append(_wilson(value, int(mine.sum())))
-    return Targeted(top, len(best), int((arm[best] == 0).sum()), found[0], found[1])
+    untreated, treated = (_share(converted[best][arm[best] == a]) for a in (0, 1))
+    return Targeted(top, len(best), int((arm[best] == 0).sum()), untreated, treated)
 
 
-def _wilson(rate: float, n: int) -> Interval:
-    if not n:
+def _share(hits: NDArray[np.bool_]) -> Interval:
+    """How many of them are hits, with Wilson's interval."""
+    if not len(hits):
         return UNKNOWN
-    z2 = 1.959964**2
-    middle, half = (rate + z2 / (2 * n)) / (1 + z2 / n), math.sqrt(z2 * (rate * (1 - rate) / n + z2 / (4 * n * n))) / (1 + z2 / n)
-    return Interval(rate, max(0.0, middle - half), min(1.0, middle + half))
+    rate = float(hits.mean())
+    return Interval(rate, *wilson(rate, len(hits)))

@@ -72,7 +72,7 @@ class Pulse:
         beat = Beat(
             worker=self._name, host=self._host, pid=os.getpid(), started_ms=self._started_ms, at_ms=now_ms,
             partitions=[PartitionBeat(desk.number, desk.partition.cursor.tick_ms, _lag(desk, ends(desk.number))) for desk in desks], learns=list(learns),
-            rss_bytes=_rss_bytes(), cpu_s=time.process_time(), lost=lost, trunk=trunk,
+            rss_bytes=resident_bytes(), cpu_s=time.process_time(), lost=lost, trunk=trunk,
         )  # fmt: skip
         try:
             if not self._cleaned:
@@ -96,7 +96,8 @@ def _lag(desk: Desk, ends: Sequence[End | None]) -> int | None:
     return sum(max(0, end.offset - offset) for end, offset in zip(ends, desk.partition.cursor.offsets, strict=True) if end is not None)
 
 
-def _rss_bytes() -> int:
+def resident_bytes() -> int:
+    """Return this process's resident memory; 0 where the system does not tell."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, IndexError, ValueError):

@@ -20,7 +20,7 @@ from features.exposures import NONE, Exposure
 from features.predictions import unpacked
 from features.vector import ABOUT_LINE
 from models.baselines import BASELINES, rehearse_baselines
-from models.calibration import by_day, ece, pcoc_interval, reliability
+from models.calibration import by_day, ece, pcoc_intervals, reliability
 from models.checkpoint import Artifact
 from models.experts import EXPERTS
 from models.intervals import paired_bootstrap
@@ -195,10 +195,11 @@ def compare(runs: Sequence[LineRun], *, resamples: int = RESAMPLES, seed: int = 
     since = np.concatenate([run.ts_ms - run.at_ms for run in kept])
     result["comparison"] = asdict(paired_bootstrap(y, user, group, said, reference=REFERENCE, resamples=resamples, seed=seed))
     result["deff"] = deff = max(run.deff for run in kept)
+    ratios = pcoc_intervals(y, {name: said[name][1] for name in names}, user, seed=seed)
     result["calibration"] = {
         name: {
             "ece": ece(y, said[name][1]),
-            "predicted_over_observed": asdict(pcoc_interval(y, said[name][1], user, seed=seed)),
+            "predicted_over_observed": asdict(ratios[name]),
             "reliability": [asdict(b) for b in reliability(y, said[name][1], deff=deff)],
         }
         for name in names

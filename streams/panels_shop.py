@@ -158,11 +158,11 @@ def _lines(look: Look) -> Panel:
 
 
 def _workers(look: Look, wall_ms: int) -> Panel:
-    alive = look.alive(wall_ms)
+    alive, heard_of = look.alive(wall_ms), look.heard_of(wall_ms)
     rows = [[b.worker, len(b.partitions), ", ".join(map(str, b.learns)) or "–", round(b.rss_bytes / 1_048_576), round(b.cpu_s, 1), span(max(0, wall_ms - b.started_ms)),
-             span(max(0, wall_ms - b.at_ms)) + " ago", b.lost, "alive" if b in alive else "silent"] for b in look.beats]  # fmt: skip
+             span(max(0, wall_ms - b.at_ms)) + " ago", b.lost, "alive" if b in alive else "silent"] for b in heard_of]  # fmt: skip
     return Panel(
-        "workers", "Workers", f"{len(alive)} alive of {len(look.beats)} that were heard of in the last hour." if look.beats else "No worker has been heard of.",
+        "workers", "Workers", f"{len(alive)} alive of {len(heard_of)} that were heard of in the last hour." if heard_of else "No worker has been heard of.",
         "Every worker writes a sign of life into Redis every two seconds. One that is silent for ten seconds is taken for dead; its partitions move to the others. "
         "“Lost” counts records that Kafka had deleted before they were read: it should be 0.",
         Table(["worker", "partitions", "learns", "memory (MiB)", "CPU (s)", "runs since", "last sign", "lost", "state"], rows),

@@ -118,7 +118,9 @@ def shoppers(look: Look, launch: Launch) -> Verdict:
     if spread.differ:
         return Verdict(question, "Other shoppers than at first", f"The last day against the first days: {spread.what}.", "warn", panel)
     if not spread.enough:
-        return Verdict(question, "Still getting to know them", f"The first day and {FIRST_EXPOSURES} exposures are what later ones are compared with.", "none", panel)
+        return Verdict(
+            question, "Still getting to know them", f"The first day and {FIRST_EXPOSURES} exposures are what later ones are compared with.", "none", panel
+        )
     return Verdict(question, "The same kind of shoppers", "Those of the last day are like those of the first days.", "good", panel)
 
 

@@ -82,10 +82,10 @@ class Sight:
 
     def __init__(self, held: Mapping[str, Mapping[str, bytes]], *, reacts: bool) -> None:
         self._reacts = reacts
-        self._rows = {domain: Rows(part) for domain, part in _by_domain(held[ROWS]).items()}
-        self._blocks = {domain: Blocks(part) for domain, part in _by_domain(held[BLOCKS]).items()}
+        self._rows = {domain: Rows(part) for domain, part in by_domain(held[ROWS]).items()}
+        self._blocks = {domain: Blocks(part) for domain, part in by_domain(held[BLOCKS]).items()}
         self._watches = {domain: Watch.from_bytes(raw) for domain, raw in held[WATCHES].items()}
-        self._traffic = {domain: Rows(part) for domain, part in _by_domain(held[TRAFFIC]).items()}
+        self._traffic = {domain: Rows(part) for domain, part in by_domain(held[TRAFFIC]).items()}
         self._examples = {reason: decode_examples(raw) for reason, raw in held[EXAMPLES].items()}
         self._alerts = dict(held[ALERTS])
         self._unsent = dict(held[ALERTS_OUT])
@@ -231,7 +231,8 @@ class Sight:
         self._sent = sorted(self._unsent)
 
 
-def _by_domain(held: Mapping[str, bytes]) -> dict[str, dict[str, bytes]]:
+def by_domain(held: Mapping[str, bytes]) -> dict[str, dict[str, bytes]]:
+    """Return the parts of each domain out of a hash that holds those of all."""
     parts: dict[str, dict[str, bytes]] = {}
     for name, value in held.items():
         domain, _, field = name.rpartition(BETWEEN)

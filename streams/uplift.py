@@ -30,7 +30,6 @@ from streams.records import Launch, Outcome, decode_message
 from streams.settings import Settings
 from streams.topics import broker_names, require_reachable
 
-ARMS: Final = ("holdout", "treated")
 REQUIRED: Final = ("user_id", "arm", "close_ms", "label")
 
 Progress = Callable[[int, int], None]

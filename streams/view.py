@@ -11,17 +11,16 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from features.errors import InputError
-from features.hashing import partition_for
 from features.store import Store, decoded
 from models.chronicle import Blocks, Rows
 from models.launch_head import LaunchHead
 from streams import namespace
 from streams.alerts import Alert, decode_alert
-from streams.beats import ALIVE_MS, Beat, decode_beat
+from streams.beats import ALIVE_MS, FORGOTTEN_MS, Beat, decode_beat
 from streams.knowledge import CONTROL_SLOT, HEADS, outcome_slot
 from streams.partition import Cursor
 from streams.records import SHARED, SHARED_BEFORE, Example, Launch, decode_launch
-from streams.sight import ABOUT, ALERTS, BETWEEN, BLOCKS, EXAMPLES, ROWS, TRAFFIC, About, decode_about, decode_examples
+from streams.sight import ABOUT, ALERTS, BLOCKS, EXAMPLES, ROWS, TRAFFIC, About, by_domain, decode_about, decode_examples
 
 LOOKED_AT: Final = (ROWS, BLOCKS, TRAFFIC, EXAMPLES, ALERTS, ABOUT, HEADS)
 
@@ -54,6 +53,10 @@ class Look:
     def alive(self, wall_ms: int) -> list[Beat]:
         """Return the workers that gave a sign of life lately."""
         return [beat for beat in self.beats if wall_ms - beat.at_ms <= ALIVE_MS]
+
+    def heard_of(self, wall_ms: int) -> list[Beat]:
+        """Return those and the ones that have been silent since, for a while."""
+        return [beat for beat in self.beats if wall_ms - beat.at_ms <= FORGOTTEN_MS]
 
     def times(self, wall_ms: int) -> dict[int, int]:
         """Return {partition: the event time up to which it is worked off}; live as its worker says, since a quiet tick is not written to the cursor."""
@@ -137,28 +140,15 @@ class Reader:
         now = await self._store.load(slot, LOOKED_AT)
         before = held.hashes
         held.version, held.hashes = now.version, {name: dict(part) for name, part in now.hashes.items()}
-        held.rows = {domain: Rows(part) for domain, part in _by_domain(held.hashes[ROWS]).items()}
-        held.traffic = {domain: Rows(part) for domain, part in _by_domain(held.hashes[TRAFFIC]).items()}
-        held.blocks = {domain: Blocks(part) for domain, part in _by_domain(held.hashes[BLOCKS]).items()}
+        held.rows = {domain: Rows(part) for domain, part in by_domain(held.hashes[ROWS]).items()}
+        held.traffic = {domain: Rows(part) for domain, part in by_domain(held.hashes[TRAFFIC]).items()}
+        held.blocks = {domain: Blocks(part) for domain, part in by_domain(held.hashes[BLOCKS]).items()}
         held.heads = {
             name: held.heads[name] if name in held.heads and before[HEADS].get(name) == raw else LaunchHead.from_bytes(raw)
             for name, raw in held.hashes[HEADS].items()
             if name not in (SHARED, SHARED_BEFORE)
         }
         return held
-
-
-def _by_domain(held: dict[str, bytes]) -> dict[str, dict[str, bytes]]:
-    parts: dict[str, dict[str, bytes]] = {}
-    for name, value in held.items():
-        domain, _, field_name = name.rpartition(BETWEEN)
-        parts.setdefault(domain, {})[field_name] = value
-    return parts
-
-
-def home_of(launch: str, outcome_partitions: int) -> int:
-    """Return the outcome partition in which a launch is learned."""
-    return partition_for(launch.encode(), outcome_partitions)
 
 
 def plain(value: Any) -> Any:

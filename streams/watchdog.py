@@ -10,9 +10,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final
 
+from streams.beats import resident_bytes
 from streams.vitals import Vitals
 
 logger = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ LOOK_S: Final = 1.0
 class Stalls:
     """Decides. Time is an argument; `look` is called every second or so."""
 
-    def __init__(self, vitals: Vitals, *, stall_s: float, max_memory_mb: int = 0, memory_mb: Callable[[], float] = lambda: memory_mb()) -> None:
+    def __init__(self, vitals: Vitals, *, stall_s: float, max_memory_mb: int = 0, memory_mb: Callable[[], float] = lambda: resident_bytes() / 1e6) -> None:
         """`stall_s`: how long a partition may have work and get nowhere. `max_memory_mb`: resident memory at most; 0: no limit."""
         self._vitals, self._stall_s, self._max_memory_mb, self._memory_mb = vitals, stall_s, max_memory_mb, memory_mb
         self._moved: dict[str, tuple[tuple[int, ...], float]] = {}
@@ -91,11 +91,3 @@ class Watchdog:
                 self._vitals.stall = stall
                 self._end(f"{stall}; to be started again")
                 return
-
-
-def memory_mb() -> float:
-    """Return this process's resident memory in MB; 0 where the system does not tell."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
-    except OSError:
-        return 0.0

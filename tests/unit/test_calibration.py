@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.calibration import DAY_MS, Bin, by_day, ece, pcoc_interval, reliability
+from models.calibration import DAY_MS, Bin, Ratio, by_day, ece, pcoc_intervals, reliability
 from models.head import Vector
 from models.metrics import log_loss, pcoc
 
@@ -19,6 +19,11 @@ def made(n: int = 5000, seed: int = 0, *, users: int = 300) -> tuple[Vector, Vec
     user = rng.integers(0, users, n)
     p = (1 / (1 + np.exp(2.2 - rng.normal(size=users))))[user]
     return (rng.random(n) < p).astype(np.float64), p, user
+
+
+def interval_of(y: NDArray[np.generic], p: Vector, user: NDArray[np.generic]) -> Ratio:
+    """That of one method."""
+    return pcoc_intervals(y, {"one": p}, user)["one"]
 
 
 def test_bins_by_hand() -> None:
@@ -76,19 +81,19 @@ def test_the_error_shows_what_is_wrong() -> None:
 def test_predicted_over_observed_is_between_its_bounds() -> None:
     """The value is that of the figures; the true probability's interval holds 1, and one that is half again too high does not."""
     y, p, user = made()
-    true, high = pcoc_interval(y, p, user), pcoc_interval(y, 1.5 * p.clip(0, 0.6), user)
+    true, high = interval_of(y, p, user), interval_of(y, 1.5 * p.clip(0, 0.6), user)
     assert true.value == pcoc(y, p)
     assert true.low < 1.0 < true.high
     assert 1.0 < high.low < high.value < high.high
-    assert pcoc_interval(y, p, user) == true
+    assert interval_of(y, p, user) == true
 
 
 def test_users_who_order_together_widen_the_interval() -> None:
     """The same rows ten times, by the same users, are no more certain; as other users' they are."""
     y, p, user = made(800, users=100)
-    once = pcoc_interval(y, p, user)
-    tenfold = pcoc_interval(np.tile(y, 10), np.tile(p, 10), np.tile(user, 10))
-    apart = pcoc_interval(np.tile(y, 10), np.tile(p, 10), np.tile(user, 10) + 1000 * np.repeat(np.arange(10), 800))
+    once = interval_of(y, p, user)
+    tenfold = interval_of(np.tile(y, 10), np.tile(p, 10), np.tile(user, 10))
+    apart = interval_of(np.tile(y, 10), np.tile(p, 10), np.tile(user, 10) + 1000 * np.repeat(np.arange(10), 800))
     assert tenfold.high - tenfold.low == pytest.approx(once.high - once.low)
     assert apart.high - apart.low < 0.5 * (once.high - once.low)
 
@@ -96,7 +101,7 @@ def test_users_who_order_together_widen_the_interval() -> None:
 def test_few_conversions_have_no_upper_bound() -> None:
     """One user with the only order is missing in a third of the resamples: the ratio may be anything above."""
     y = np.array([1.0, 0, 0, 0, 0, 0])
-    found = pcoc_interval(y, np.full(6, 0.2), np.arange(6))
+    found = interval_of(y, np.full(6, 0.2), np.arange(6))
     assert found.value == pytest.approx(1.2)
     assert 0 < found.low < 1.2
     assert found.high == math.inf
@@ -120,7 +125,7 @@ def test_nothing_to_judge() -> None:
     assert reliability(none, none) == []
     assert math.isnan(ece(none, none))
     assert by_day(none, none.reshape(0, 2), none.astype(np.int64), at_ms=0) == []
-    ratio = pcoc_interval(np.zeros(3), np.full(3, 0.1), np.arange(3))
+    ratio = interval_of(np.zeros(3), np.full(3, 0.1), np.arange(3))
     assert all(math.isnan(a) for a in (ratio.value, ratio.low, ratio.high))
     only = reliability(np.array([1.0]), np.array([1.0]))[0]
     assert only == Bin(1, 1.0, 1.0, only.low, 1.0)
@@ -136,6 +141,6 @@ def test_what_is_no_probability_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 1 bin"):
         reliability(y, p, 0)
     with pytest.raises(ValueError, match="user is"):
-        pcoc_interval(y, p, np.zeros(1))
+        interval_of(y, p, np.zeros(1))
     with pytest.raises(ValueError, match="expected"):
         by_day(y, p, np.zeros(2, np.int64), at_ms=0)
