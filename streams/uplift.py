@@ -72,24 +72,69 @@ async def find_launch(settings: Settings, name: str) -> Launch:
     return found[name]
 
 
-def from_topic(settings: Settings, launch: Launch, *, timeout_s: float, progress: Progress = lambda *_: None) -> Gathered:
-    """Read the launch's partition of `outcomes` from its beginning to its present end. Raises DependencyDown when the time is over before, and Mismatch.
+class TopicReader:
+    """Reads the final exposures of a launch off its partition of `outcomes`: what has come since the last time, and what that had found."""
 
-    `progress` hears (records read, records there).
-    """
-    rows: list[Row] = []
-    starts: list[int] = []
-    for offset, value in _records(settings, launch.id.encode(), timeout_s, progress, starts):
+    def __init__(self, settings: Settings, launch: Launch) -> None:
+        self._settings, self._launch = settings, launch
+        self._rows: list[Row] = []
+        self._first: int | None = None  # the offset of the first record that was there
+        self._next = 0
+
+    def read(self, *, timeout_s: float, progress: Progress = lambda *_: None) -> Gathered:
+        """Read on to the present end, and return everything. Raises DependencyDown when the time is over before, and Mismatch.
+
+        `progress` hears (records read, records there); what it raises ends the reading, which goes on there the next time.
+        """
+        key = self._launch.id.encode()
+        for record in self._records(key, timeout_s, progress):
+            if record.offset < self._next:  # the topic was made anew
+                self._rows, self._first = [], None
+            self._first = record.offset if self._first is None else self._first
+            if record.key == key:
+                try:
+                    message = decode_message(record.value)
+                except msgspec.MsgspecError as error:
+                    raise Mismatch(f"outcomes at offset {record.offset} of launch {self._launch.id!r} is no outcome of this version: {error}") from None
+                if isinstance(message, Outcome) and message.closed.label != NONE:
+                    self._rows.append(_row(message, self._launch))
+            self._next = record.offset + 1
+        notes: tuple[str, ...] = ()
+        if self._first:
+            notes = (f"the broker has deleted the first {self._first} outcomes of this partition (retention): users from before are missing",)
+        return gathered(self._rows, notes)
+
+    def _records(self, key: bytes, timeout_s: float, progress: Progress) -> Iterator[Any]:
+        """Yield the partition's records, those of others too."""
+        require_reachable(self._settings.broker, client_config(self._settings))
+        name = broker_names(self._settings.topic_prefix, self._settings.topic_names)["outcomes"]
+        give_up_s = time.monotonic() + timeout_s
         try:
-            message = decode_message(value)
-        except msgspec.MsgspecError as error:
-            raise Mismatch(f"outcomes at offset {offset} of launch {launch.id!r} is no outcome of this version: {error}") from None
-        if isinstance(message, Outcome) and message.closed.label != NONE:
-            rows.append(_row(message, launch))
-    notes: tuple[str, ...] = ()
-    if starts and starts[0] > 0:
-        notes = (f"the broker has deleted the first {starts[0]} outcomes of this partition (retention): users from before are missing",)
-    return gathered(rows, notes)
+            consumer = KafkaConsumer(**consumer_config(self._settings), max_poll_records=5_000, auto_offset_reset="earliest")
+            try:
+                there = consumer.partitions_for_topic(name)
+                if not there:
+                    raise Mismatch(f"the broker at {self._settings.broker} has no topic {name}; create it with `headstart topics create`")
+                tp = TopicPartition(name, partition_for(key, len(there)))
+                consumer.assign([tp])
+                if self._next:
+                    consumer.seek(tp, self._next)
+                else:
+                    consumer.seek_to_beginning(tp)
+                read, end = 0, None
+                while end is None or read < end:
+                    if time.monotonic() > give_up_s:
+                        raise DependencyDown(
+                            f"{name} was not read to its end within {timeout_s:g} s ({read} of {'?' if end is None else end} records); give more --timeout"
+                        )
+                    yield from consumer.poll(timeout_ms=500).get(tp, ())
+                    end = consumer.highwater(tp)  # what fetches say: the embedded broker's answer to a question for the end can lag behind
+                    read = consumer.position(tp)
+                    progress(read, end or read)
+            finally:
+                consumer.close()
+        except KafkaError as error:
+            raise DependencyDown(f"the broker at {self._settings.broker} does not answer: {error}") from None
 
 
 def _row(outcome: Outcome, launch: Launch) -> Row:
@@ -101,40 +146,6 @@ def _row(outcome: Outcome, launch: Launch) -> Row:
         user_id=exposure.user, arm="holdout" if arm == "holdout" else "treated", close_ms=closed.close_ms, label=1 if closed.label else 0,
         score=told[0], probability=told[1], exposure_id=exposure.id,
     )  # fmt: skip
-
-
-def _records(settings: Settings, key: bytes, timeout_s: float, progress: Progress, starts: list[int]) -> Iterator[tuple[int, bytes]]:
-    """Yield (offset, value) of the key's records; `starts` gets the first offset that is still there."""
-    require_reachable(settings.broker, client_config(settings))
-    name = broker_names(settings.topic_prefix, settings.topic_names)["outcomes"]
-    give_up_s = time.monotonic() + timeout_s
-    try:
-        consumer = KafkaConsumer(**consumer_config(settings), max_poll_records=5_000)
-        try:
-            there = consumer.partitions_for_topic(name)
-            if not there:
-                raise Mismatch(f"the broker at {settings.broker} has no topic {name}; create it with `headstart topics create`")
-            tp = TopicPartition(name, partition_for(key, len(there)))
-            consumer.assign([tp])
-            consumer.seek_to_beginning(tp)
-            read, end = 0, None
-            while end is None or read < end:
-                if time.monotonic() > give_up_s:
-                    raise DependencyDown(
-                        f"{name} was not read to its end within {timeout_s:g} s ({read} of {'?' if end is None else end} records); give more --timeout"
-                    )
-                for record in consumer.poll(timeout_ms=500).get(tp, ()):
-                    if not starts:
-                        starts.append(record.offset)
-                    if record.key == key:
-                        yield record.offset, record.value
-                end = consumer.highwater(tp)  # what fetches say: the embedded broker's answer to a question for the end can lag behind
-                read = consumer.position(tp)
-                progress(read, end or read)
-        finally:
-            consumer.close()
-    except KafkaError as error:
-        raise DependencyDown(f"the broker at {settings.broker} does not answer: {error}") from None
 
 
 def from_file(path: Path) -> Gathered:

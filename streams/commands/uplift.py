@@ -19,7 +19,7 @@ from models.uplift import TOP, Arm, Uplift, analyse
 from streams.commands.options import Broker, Config, Json, Namespace, Redis, Set, write_json
 from streams.commands.progress import progress_bar
 from streams.settings import load_settings
-from streams.uplift import Gathered, find_launch, from_file, from_topic
+from streams.uplift import Gathered, TopicReader, find_launch, from_file
 from streams.uplift_plot import write_plot
 from streams.uplift_words import conclusion, percent_of, signed, warnings
 
@@ -64,7 +64,7 @@ def uplift(
         share = there.holdout
         with progress_bar() as bar:
             task = bar.add_task(f"outcomes of {launch}", total=None)
-            found = from_topic(settings, there, timeout_s=timeout, progress=lambda read, of: bar.update(task, completed=read, total=of))
+            found = TopicReader(settings, there).read(timeout_s=timeout, progress=lambda read, of: bar.update(task, completed=read, total=of))
     judged = analyse(found.matured, holdout=share, top=top)
     if plot is not None:
         write_plot(judged, plot, title=f"{launch}: {judged.treated.users} treated users, {judged.holdout.users} held out")

@@ -13,7 +13,7 @@ from models.uplift import Uplift, analyse
 from streams.panels import Panel, Table, axes, band, line, number, percent, whole
 from streams.records import Launch
 from streams.settings import Settings
-from streams.uplift import from_topic
+from streams.uplift import TopicReader
 from streams.uplift_words import conclusion, warnings
 
 AGAIN_S: Final = 20.0
@@ -24,8 +24,13 @@ EXPLAINS: Final = (
 )
 
 
+class _Closing(Exception):
+    """The dashboard ends while something is read."""
+
+
 @dataclass
 class _Known:
+    topic: TopicReader
     judged: Uplift | None = None
     warns: list[str] = field(default_factory=list)
     says: str = ""
@@ -41,6 +46,7 @@ class UpliftReader:
         self._settings = settings
         self._known: dict[str, _Known] = {}
         self._one = asyncio.Lock()
+        self._closing = False
 
     async def panel(self, launch: Launch) -> Panel:
         """Return the launch's panel as of what is known; starts to read if that is old."""
@@ -51,18 +57,22 @@ class UpliftReader:
                 [],
                 "",
             )
-        known = self._known.setdefault(launch.id, _Known())
+        known = self._known.setdefault(launch.id, _Known(TopicReader(self._settings, launch)))
         if (known.task is None or known.task.done()) and time.monotonic() - known.as_of_s >= AGAIN_S:
             known.task = asyncio.create_task(self._read(launch, known))
         return _panel(known.judged, known.progress or "Reading the outcomes.", known.warns, known.says)
 
     async def _read(self, launch: Launch, known: _Known) -> None:
         def progress(read: int, of: int) -> None:
+            if self._closing:
+                raise _Closing
             known.progress = f"Reading the outcomes: {whole(read)} of {whole(of)}."
 
         async with self._one:
+            if self._closing:
+                return
             try:
-                found = await asyncio.to_thread(from_topic, self._settings, launch, timeout_s=TIMEOUT_S, progress=progress)
+                found = await asyncio.to_thread(known.topic.read, timeout_s=TIMEOUT_S, progress=progress)
                 judged = await asyncio.to_thread(analyse, found.matured, holdout=launch.holdout)
                 known.judged, known.says, known.warns = judged, conclusion(judged), warnings(judged, found)
             except (HeadstartError, ValueError) as error:
@@ -70,10 +80,9 @@ class UpliftReader:
             known.as_of_s = time.monotonic()
 
     async def close(self) -> None:
-        """Wait for what is being read."""
-        for known in self._known.values():
-            if known.task is not None:
-                known.task.cancel()
+        """End what is being read, and see it ended: a thread cannot be cancelled, and the process would wait for it."""
+        self._closing = True
+        await asyncio.gather(*(known.task for known in self._known.values() if known.task is not None), return_exceptions=True)
 
 
 def _panel(judged: Uplift | None, empty: str, warns: list[str], says: str) -> Panel:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from models import intervals
 from models.calibration import DAY_MS, Bin, Ratio, by_day, ece, pcoc_intervals, reliability
 from models.head import Vector
 from models.metrics import log_loss, pcoc
@@ -86,6 +87,17 @@ def test_predicted_over_observed_is_between_its_bounds() -> None:
     assert true.low < 1.0 < true.high
     assert 1.0 < high.low < high.value < high.high
     assert interval_of(y, p, user) == true
+
+
+def test_how_many_resamples_are_held_at_once_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log of many users is drawn again a few resamples at a time, with the draws of all at once; methods share them."""
+    y, p, user = made(500, users=40)
+    both = pcoc_intervals(y, {"one": p, "other": p**2}, user)
+    monkeypatch.setattr(intervals, "MOST_WEIGHTS", 7 * 40)
+    few = pcoc_intervals(y, {"one": p, "other": p**2}, user)
+    for name in both:
+        assert [few[name].low, few[name].high] == pytest.approx([both[name].low, both[name].high], rel=1e-12)
+    assert interval_of(y, p, user).value == both["one"].value
 
 
 def test_users_who_order_together_widen_the_interval() -> None:

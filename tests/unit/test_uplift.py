@@ -389,38 +389,42 @@ class FakeConsumer:
     """A partition that holds records from an offset on, some of which never come."""
 
     def __init__(self, records: list[tuple[bytes, bytes]], first: int = 0, lost: int = 0) -> None:
-        self._records, self._first, self._lost, self._polled = records, first, lost, False
+        self._records, self._first, self._lost, self._at = records, first, lost, 0
 
-    def __call__(self, **_: Any) -> FakeConsumer:
+    def __call__(self, *, auto_offset_reset: str, **_: Any) -> FakeConsumer:
+        assert auto_offset_reset == "earliest"
         return self
 
     def partitions_for_topic(self, _: str) -> set[int]:
         return {0}
 
     def assign(self, _: Any) -> None: ...
-    def seek_to_beginning(self, _: Any) -> None: ...
+    def seek_to_beginning(self, _: Any) -> None:
+        self._at = self._first
+
+    def seek(self, _: Any, offset: int) -> None:
+        self._at = offset if self._first <= offset <= self._first + len(self._records) else self._first
+
     def close(self) -> None: ...
 
     def poll(self, timeout_ms: int) -> dict[Any, list[Any]]:
         assert timeout_ms > 0
-        if self._polled:
-            return {}
-        self._polled = True
         records = [SimpleNamespace(offset=self._first + i, key=key, value=value) for i, (key, value) in enumerate(self._records)]
-        return {TopicPartition("outcomes", 0): records}
+        found, self._at = records[self._at - self._first :], self._first + len(records)
+        return {TopicPartition("outcomes", 0): found}
 
     def highwater(self, _: Any) -> int:
         return self._first + len(self._records) + self._lost
 
     def position(self, _: Any) -> int:
-        return self._first + len(self._records)
+        return self._at
 
 
 def read(consumer: FakeConsumer, monkeypatch: pytest.MonkeyPatch) -> Gathered:
-    """What `from_topic` makes of the fake."""
+    """What a reader of the topic makes of the fake."""
     monkeypatch.setattr(source, "KafkaConsumer", consumer)
     monkeypatch.setattr(source, "require_reachable", lambda *_: None)
-    return source.from_topic(Settings(), LAUNCH, timeout_s=0.05)
+    return source.TopicReader(Settings(), LAUNCH).read(timeout_s=0.05)
 
 
 def test_outcomes_get_the_arm_of_the_score(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -439,6 +443,29 @@ def test_outcomes_get_the_arm_of_the_score(monkeypatch: pytest.MonkeyPatch) -> N
 def test_what_the_broker_no_longer_has_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """When retention has taken the first records the report says how many."""
     assert "deleted the first 7 outcomes" in read(FakeConsumer([(b"held", outcome("u", 1))], first=7), monkeypatch).notes[0]
+
+
+def test_what_was_read_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that is asked again goes on where it stopped, also after it was interrupted; a topic that was made anew is read from its beginning."""
+    reader = source.TopicReader(Settings(), LAUNCH)
+    monkeypatch.setattr(source, "require_reachable", lambda *_: None)
+
+    def after(records: list[tuple[bytes, bytes]], first: int = 0) -> list[str]:
+        monkeypatch.setattr(source, "KafkaConsumer", FakeConsumer(records, first))
+        users: list[str] = reader.read(timeout_s=0.05).matured.user.tolist()
+        return users
+
+    def interrupt(read: int, of: int) -> None:
+        raise KeyboardInterrupt
+
+    told = [(b"held", outcome("a", 1)), (b"shared", b"not ours"), (b"held", outcome("b", 0)), (b"held", outcome("c", 1))]
+    assert after(told[:2]) == ["a"]
+    monkeypatch.setattr(source, "KafkaConsumer", FakeConsumer(told[:3]))
+    with pytest.raises(KeyboardInterrupt):
+        reader.read(timeout_s=0.05, progress=interrupt)
+    assert after([(b"held", b"never read again")] * 3 + told[3:]) == ["a", "b", "c"]
+    assert after(told) == ["a", "b", "c"]
+    assert after(told[2:3]) == ["b"]
 
 
 def test_reading_ends_at_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
