@@ -76,6 +76,22 @@ async def partition_of(store: Store, number: int, rules: Rules, now_ms: int) -> 
     return Partition(number, store, rules, version=slot.version, cursor=cursor, pending=Pending(rules.edges_ms))
 
 
+async def partition_with(store: Store, user: str, rules: Rules, now_ms: int) -> Partition | None:
+    """Return the partition that knows a user, as `partition_of` has it; None if none does.
+
+    Where a shop's producers have a partitioner of their own (`partitioner_check` off) it may be any.
+    """
+    home = partition_for(user.encode(), rules.partitions)
+    elsewhere = [] if rules.partitioner_check else [p for p in range(rules.partitions) if p != home]
+    for number in (home, *elsewhere):
+        partition = await partition_of(store, number, rules, now_ms)
+        if partition is not None:
+            place = await partition.place_users([user])
+            if partition.users.rows["ref_ms"][place][0]:
+                return partition
+    return None
+
+
 @dataclass(frozen=True)
 class Shoppers:
     """Shoppers and what is believed of them in one launch, (N,) each: last seen (ms), whether they have ordered there, score and probability."""
@@ -149,7 +165,7 @@ class CurrentScores:
             await self._believer.knowledge.refresh()
         self._as_of_s = time.monotonic()
         known, rules = self._believer.knowledge, self._believer.rules
-        partition = await partition_of(self._store, partition_for(user.encode(), rules.partitions), rules, time.time_ns() // 1_000_000)
+        partition = await partition_with(self._store, user, rules, time.time_ns() // 1_000_000)
         if partition is not None:
             at_ms = partition.cursor.tick_ms
             entries = []

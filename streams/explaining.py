@@ -17,14 +17,13 @@ from features.advance import APPLIED, advance
 from features.errors import InputError, Mismatch
 from features.events import KINDS, Event
 from features.exposures import Exposure, exposure_id
-from features.hashing import partition_for
 from features.intake import Arrived, LocalTime, rows
 from features.store import Store, decoded
 from models.checkpoint import Artifact
 from models.explain import Ledger, ledger
 from models.model import Model
 from streams import launches, namespace
-from streams.current import partition_of
+from streams.current import partition_with
 from streams.feature_words import by_group, reasons
 from streams.knowledge import Knowledge
 from streams.partition import Partition, Rules
@@ -110,7 +109,9 @@ async def explain(store: Store, settings: Settings, artifact: Artifact, asked: A
     knowledge = await _knowledge(store, artifact, held, rules)
     pair = knowledge.pair
     assert pair is not None
-    partition = await _partition(store, asked.user, rules, settings.namespace, now_ms)
+    partition = await partition_with(store, asked.user, rules, now_ms)
+    if partition is None:
+        raise InputError(f"nothing is known of user {asked.user!r} in namespace {settings.namespace!r}: no event of theirs has arrived, or it was too long ago")
     # A replay's clock is its last tick; whoever comes next comes after it.
     at_ms = partition.cursor.tick_ms
     ts_ms = asked.at_ms if asked.at_ms is not None else now_ms if not rules.replay else at_ms
@@ -149,20 +150,6 @@ async def _knowledge(store: Store, artifact: Artifact, held: dict[str, str], rul
     knowledge = Knowledge(store, model, rules.outcome_partitions, shelf=None if rules.replay else Shelf(store, model, base))
     await knowledge.refresh()
     return knowledge
-
-
-async def _partition(store: Store, user: str, rules: Rules, name: str, now_ms: int) -> Partition:
-    """The user's partition, to read from, without its open exposures. Raises InputError if nothing is known of the user."""
-    home = partition_for(user.encode(), rules.partitions)
-    elsewhere = [] if rules.partitioner_check else [p for p in range(rules.partitions) if p != home]
-    for number in (home, *elsewhere):
-        partition = await partition_of(store, number, rules, now_ms)
-        if partition is None:
-            continue
-        place = await partition.place_users([user])
-        if partition.users.rows["ref_ms"][place][0]:
-            return partition
-    raise InputError(f"nothing is known of user {user!r} in namespace {name!r}: no event of theirs has arrived, or it was too long ago")
 
 
 def _event(knowledge: Knowledge, asked: Asked, ts_ms: int, at_ms: int) -> tuple[Launch | None, Event]:

@@ -112,6 +112,14 @@ async def join(store: Store, wanted: dict[str, str], namespace: str) -> dict[str
     return held
 
 
+def require_murmur2(settings: Settings) -> None:
+    """Raise InputError where nobody here can tell in which partition a user's events will lie: the shop has a partitioner of its own."""
+    if not settings.partitioner_check and settings.partitions > 1:
+        raise InputError(
+            "the setting partitioner_check is off, so only your producers know in which partition a user's events lie: this needs murmur2(user_id)"
+        )
+
+
 def compare(held: Mapping[str, str], wanted: Mapping[str, str], subject: str) -> None:
     """Raise Mismatch with one line that says what differs between the description of the subject and what is wanted, if something does."""
     for name, value in wanted.items():

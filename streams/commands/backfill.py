@@ -45,6 +45,7 @@ def backfill(
     history where the topics begin, or let workers begin where it ends, with `headstart cursor move --partition all --topic all --to TIME --yes`.
     """
     settings = load_settings(config, needs=("broker", "redis"), assignments=assignments or (), broker=broker, redis=redis, namespace=namespace_, trunk=trunk)
+    namespace.require_murmur2(settings)
     artifact = namespace.load_trunk(settings)
     log = open_log(events, by_parts=by_parts, format=format, lines=lines)
     found = namespace.check_partitions(settings)

@@ -40,6 +40,7 @@ def repartition(
     settings = load_settings(
         config, needs=("broker", "redis"), assignments=assignments or (), broker=broker, redis=redis, namespace=namespace_, partitions=partitions
     )
+    namespace.require_murmur2(settings)
     require_stopped(settings)
     is_there = file.exists()
 

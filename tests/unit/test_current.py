@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 
+from features.errors import InputError
+from features.hashing import partition_for
 from features.memory_store import MemoryStore
 from features.residents import FIRST_ROWS
 from models.model import Model
-from streams.current import shoppers
+from streams import namespace
+from streams.current import partition_with, shoppers
 from streams.knowledge import Knowledge
 from streams.offline import put_launches
 from streams.partition import Partition, Rules
 from streams.pipeline import work_off
 from streams.records import Launch, Score, decode_score
+from streams.settings import Settings
 from tests.builders import DAY_MS, HOUR_MS, START_MS, arrive, make_event, make_model, make_rules, random_events, receive
 
 NOW_MS = START_MS + 2 * DAY_MS + HOUR_MS
@@ -129,6 +134,33 @@ def test_without_setting_and_request_the_record_is_as_ever(setting: bool, asks: 
         assert b"explanation" not in msgspec.json.encode(told)
 
     asyncio.run(go())
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_a_shopper_is_found_where_the_producers_put_them(check: bool) -> None:
+    """With a partitioner of the shop's own a shopper may lie anywhere, else only where murmur2 says; who is unknown is found nowhere."""
+    rules, store = replace(make_rules(partitions=3), partitioner_check=check), MemoryStore()
+
+    async def go() -> None:
+        partition = await Partition.load(2, store, replace(rules, partitioner_check=False))
+        users = [f"u{i}" for i in range(9)]
+        records = [receive(make_event(START_MS, id=f"e{user}", who=user)) for user in users]
+        knowledge = Knowledge(store, None, 1)
+        await work_off(partition, records, knowledge, offsets=[0] * 4, tick_end_ms=START_MS + DAY_MS)
+        await partition.commit()
+        found = [await partition_with(store, user, rules, NOW_MS) for user in users]
+        assert [there is not None and there.number == 2 for there in found] == [not check or partition_for(user.encode(), 3) == 2 for user in users]
+        assert await partition_with(store, "nobody", rules, NOW_MS) is None
+
+    asyncio.run(go())
+
+
+def test_without_the_usual_partitioner_nobody_is_put_anywhere() -> None:
+    """What must know in which partition a user's events will lie is refused; with one partition there is nothing to know."""
+    namespace.require_murmur2(Settings(partitioner_check=False, partitions=1))
+    namespace.require_murmur2(Settings(partitions=12))
+    with pytest.raises(InputError, match="only your producers know"):
+        namespace.require_murmur2(Settings(partitioner_check=False, partitions=12))
 
 
 def test_arrivals_are_not_counted_by_asking() -> None:
