@@ -1,7 +1,7 @@
 """Statistics of lines and categories over all users: counted as integers where events are, decayed where one writer keeps them.
 
 In a tick a partition counts whole events by (name, kind), and labels by name: integers, whose sum does not depend on order. The one
-writer decays by the time since a name last changed and adds them. A name is `line:<line>`, `category:<category>` or the shop (``).
+writer decays by the time since a name last changed and adds them. A name is `line:<line>`, `category:<category>` or `shop`.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def closed(launch: Launch, at_ms: int) -> Launch:
 
 @dataclass(frozen=True)
 class Learned:
-    """What a launch has learned: outcomes, orders among them, and the offset's mean in logit."""
+    """What a launch has learned: outcomes, orders among them, and the same by delay bin."""
 
     outcomes: int
     orders: int
