@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from models import wire
 from models.chronicle import BLOCK_MS, HOUR_MS, Blocks, Facts
 from models.covariates import WHO, psi, told_apart
-from models.e_detector import EDetector, evidence_share, threshold
+from models.e_detector import Alarm, EDetector, evidence_share, threshold
 from models.head import Vector
 from models.offset import DEFAULT_PI, Offset, log_prior
 from models.river_drift import river_drift
@@ -84,10 +85,7 @@ class Watch:
         at, f = facts.close_ms[closes], (facts.f_prev[closes], facts.f_next[closes])
         y = facts.y[closes].astype(np.float64)
         p = self.level.learn_many(s[closes], *f, y, at, prior=_PRIOR, deff=deff, half_life_ms=STEADY_HALF_LIFE_MS)
-        found = [
-            Finding("calibration", a.at_ms, a.since_ms, {"tilt": a.tilt, "statistic": a.statistic, "threshold": threshold(), "direction": a.direction})
-            for a in self.shift.learn_many(p, *f, y, at, facts.exposed_ms[closes], share=share)
-        ]
+        found = _calibration(self.shift.learn_many(p, *f, y, at, facts.exposed_ms[closes], share=share))
         self._hear_soon(facts, share, found)
         self._hear_final(facts)
         return found
@@ -105,12 +103,8 @@ class Watch:
             facts.exposed_ms[closes],
             share=share,
         )
-        found = [
-            Finding("calibration", a.at_ms, a.since_ms, {"tilt": a.tilt, "statistic": a.statistic, "threshold": threshold(), "direction": a.direction})
-            for a in alarms
-        ]
         self._hear_final(facts)
-        return found
+        return _calibration(alarms)
 
     def _hear_soon(self, facts: Facts, share: float, found: list[Finding]) -> None:
         first = facts.bin_ == 0
@@ -227,6 +221,13 @@ class Watch:
     def evidence(self) -> float:
         """The e-detector's statistic over its threshold: 1 is an alarm, if it is armed."""
         return self.shift.statistic / threshold()
+
+
+def _calibration(alarms: Sequence[Alarm]) -> list[Finding]:
+    return [
+        Finding("calibration", a.at_ms, a.since_ms, {"tilt": a.tilt, "statistic": a.statistic, "threshold": threshold(), "direction": a.direction})
+        for a in alarms
+    ]
 
 
 def _surprise(y: NDArray[np.int64], p: Vector) -> Vector:

@@ -23,6 +23,7 @@ from streams.gate import End, LiveGate, Portion, ReplayGate, are_known
 from streams.incidents import incident
 from streams.knowledge import Knowledge
 from streams.partition import LostCommit, Partition, Rules
+from streams.patience import Patience
 from streams.pipeline import Outlet, publish_outbox, work_off
 from streams.records import Received
 from streams.settling import Settling, Unsaid
@@ -32,7 +33,6 @@ logger = logging.getLogger(__name__)
 HELD_RECORDS = 5_000  # of a topic of a partition, at most, and
 HELD_BYTES = 5_000_000
 IDLE_S = 0.25
-PAUSE_S, LONGEST_PAUSE_S = 0.2, 3.2  # before what failed is tried again
 CHECK_S = 3.0  # live, how often a partition that commits nothing looks whether the store went back
 ENDS_S = 1.0  # live, how long after a load it is waited for where the topics end, before their records are taken
 CLOSE_AT_ONCE = 200  # live, delay bins that close in one portion: with a tick's end, and before it whenever so many are due and no event waits
@@ -85,9 +85,7 @@ class Desk:
         self.partition, self.number = partition, partition.number
         self._store, self._rules, self._knowledge, self._outlet, self._source = store, rules, knowledge, outlet, source
         self._tick_ms, self._clock_ms, self._stamp_ms, self._crashed = tick_ms, clock_ms, stamp_ms, crashed
-        self._patience_s, self._held_bytes = patience_s, held_bytes
-        self._down_since_s: float | None = None
-        self._pause_s = PAUSE_S
+        self._patience, self._held_bytes = Patience(patience_s), held_bytes
         self._checked_s = self._said_s = 0.0
         self._unsent = True  # what is committed is perhaps not sent
         self._settling = Settling(outlet, store, replay=rules.replay, committed=self._committed, wake=self.wake)
@@ -126,8 +124,7 @@ class Desk:
 
     def down_s(self) -> float:
         """Return for how long Redis or the broker has failed it; 0 if they do not."""
-        since_s = self._down_since_s
-        return 0.0 if since_s is None else time.monotonic() - since_s
+        return self._patience.down_s()
 
     def in_hand(self) -> bool:
         """Whether a portion was begun and is not known to be committed."""
@@ -198,7 +195,7 @@ class Desk:
                         await self._again()
                     await self._work_on()
                     if not self._unsettled_at:
-                        self._is_up()
+                        self._patience.is_up()
                 except LostCommit as lost:
                     logger.warning("%s; starting over from the cursor", lost)
                     self._reload = True
@@ -206,13 +203,11 @@ class Desk:
                     continue
                 except DependencyDown as down:
                     # The commit may have been done or not: the stored cursor decides.
-                    now_s = time.monotonic()
-                    self._down_since_s = self._down_since_s or now_s
-                    if now_s - self._down_since_s > self._patience_s:
+                    if self._patience.is_over():
                         raise
                     logger.warning("partition %d: %s; starting over from the cursor", self.number, down)
                     self._reload = True
-                    await self._pause()
+                    await self._patience.pause(self.stopping)
                     continue
                 quiet = False
                 try:
@@ -260,13 +255,6 @@ class Desk:
             if tap is not None:
                 tap.listen(None)
         self._taps = [None] * 4
-
-    async def _pause(self) -> None:
-        """Wait before the next try, longer each time, but for a stop: each try says again what was said before."""
-        pauses, self._pause_s = round(self._pause_s / PAUSE_S), min(2 * self._pause_s, LONGEST_PAUSE_S)
-        for _ in range(pauses):
-            if not self.stopping():
-                await asyncio.sleep(PAUSE_S)
 
     async def _look(self, quiet: bool) -> None:
         """Look whether the store went back: who commits nothing would not hear of it. In a replay only in a `quiet` moment; live, ticks may leave none."""
@@ -371,10 +359,7 @@ class Desk:
             while acks and acks[0][0] <= done.offsets[kind]:
                 acks.popleft()[1]()
         if done.records:  # else what failed is perhaps still to come
-            self._is_up()
-
-    def _is_up(self) -> None:
-        self._down_since_s, self._pause_s = None, PAUSE_S
+            self._patience.is_up()
 
     async def _start_over(self) -> None:
         if self.stopping():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -15,6 +14,7 @@ from features.errors import DependencyDown, HeadstartError
 from streams.alerts import Alert
 from streams.learner import Learner
 from streams.partition import LostCommit
+from streams.patience import Patience
 from streams.pipeline import Outlet
 from streams.records import Message, decode_message
 from streams.turns import Turns
@@ -22,7 +22,6 @@ from streams.turns import Turns
 logger = logging.getLogger(__name__)
 
 IDLE_S = 0.5
-PAUSE_S, LONGEST_PAUSE_S = 0.2, 3.2  # before what failed is tried again
 HELD_MESSAGES = 20_000
 STEP_MESSAGES, HURRIED_STEP_MESSAGES = 1_000, 5_000  # live, so many are learned in a step, and so many, without rests, by who is that far behind
 RECEIVE_AT_ONCE = 250
@@ -44,9 +43,7 @@ class LearnerDesk:
         self.learner, self.q, self._end, self._alert = learner, learner.q, end, tell
         self._load, self._seek, self._hold, self._outlet, self._learned, self._crashed = load, seek, hold, outlet, learned, crashed
         self._held = False
-        self._patience_s = patience_s
-        self._down_since_s: float | None = None
-        self._pause_s = PAUSE_S
+        self._patience = Patience(patience_s)
         self._queue: deque[tuple[int, bytes | None]] = deque()
         self._acks: deque[tuple[int, Callable[[], Any]]] = deque()
         self._news = asyncio.Event()
@@ -73,7 +70,7 @@ class LearnerDesk:
 
     def down_s(self) -> float:
         """Return for how long Redis or the broker has failed it; 0 if they do not."""
-        return 0.0 if self._down_since_s is None else time.monotonic() - self._down_since_s
+        return self._patience.down_s()
 
     def load_again(self) -> None:
         """Drop everything and start from the store."""
@@ -106,20 +103,18 @@ class LearnerDesk:
                     await self._work()
                     await self._look_for_holes()
                     if not self._unsettled:
-                        self._down_since_s, self._pause_s = None, PAUSE_S
+                        self._patience.is_up()
                 except LostCommit as lost:
                     logger.warning("%s; starting over", lost)
                     self._reload = True
                     await asyncio.sleep(0.05)
                     continue
                 except DependencyDown as down:
-                    now_s = time.monotonic()
-                    self._down_since_s = self._down_since_s or now_s
-                    if now_s - self._down_since_s > self._patience_s:
+                    if self._patience.is_over():
                         raise
                     logger.warning("outcomes[%d]: %s; starting over", self.q, down)
                     self._reload = True
-                    await self._pause()
+                    await self._patience.pause(self.stopping)
                     continue
                 quiet = False
                 try:
@@ -133,13 +128,6 @@ class LearnerDesk:
             raise
         except BaseException as error:  # noqa: BLE001  whatever it is, the process must not go on
             self._crashed(error)
-
-    async def _pause(self) -> None:
-        """Wait before the next try, longer each time, but for a stop: each try says again what was said before."""
-        pauses, self._pause_s = round(self._pause_s / PAUSE_S), min(2 * self._pause_s, LONGEST_PAUSE_S)
-        for _ in range(pauses):
-            if not self.stopping():
-                await asyncio.sleep(PAUSE_S)
 
     async def _work(self) -> None:
         await self._tell()

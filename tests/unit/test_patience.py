@@ -14,6 +14,7 @@ from features.store import Changes
 from models.model import Model
 from streams import desk as desk_module
 from streams import learner_desk as learner_desk_module
+from streams import patience as patience_module
 from streams.alerts import Alert
 from streams.desk import Desk
 from streams.gate import End
@@ -38,8 +39,8 @@ def model() -> Model:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tries follow each other quickly."""
+    monkeypatch.setattr(patience_module, "PAUSE_S", 0.01)
     for module in (desk_module, learner_desk_module):
-        monkeypatch.setattr(module, "PAUSE_S", 0.01)
         monkeypatch.setattr(module, "IDLE_S", 0.01)
 
 
