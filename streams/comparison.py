@@ -96,7 +96,7 @@ def run_lines(
     launches = [as_launch(line, at_ms, artifact.window_s) for line in lines]
     judged = prequential(log, artifact, launches, rules, tick_ms=tick_ms, on_tick=ticked, on_outcome=hear)
     final.sort(key=lambda e: (e.ts_ms, e.id))
-    everything = tuple(sorted(pc.unique(log["line"]).to_pylist()))
+    everything = tuple(sorted({*pc.unique(log["line"]).to_pylist(), *lines}))  # a line that had no event since its launch too
     return [
         _judge_line(line, final, [other for other in lines if other != line], everything, judged, artifact, rules, at_ms, tick_ms, baselines, seed, progress)
         for line in lines

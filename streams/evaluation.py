@@ -77,8 +77,8 @@ class Judged:
         return {name: figures(y, said[:, 2 * k + 1], said[:, 2 * k]) for k, name in enumerate(MODELS)}
 
 
-def table_of(rows: Sequence[Settled]) -> pa.Table:
-    """Return headstart's prediction of each exposure: user_id, line, ts (s), probability, score, ordered."""
+def table_of(rows: Sequence[Settled], *, until_ms: int, window_ms: int) -> pa.Table:
+    """Return headstart's prediction of each exposure: user_id, line, ts (s), probability, score, ordered (null where its window ends after `until_ms`)."""
     return pa.table(
         {
             "user_id": _ids([s.user_id for s in rows]),
@@ -86,7 +86,7 @@ def table_of(rows: Sequence[Settled]) -> pa.Table:
             "ts": pa.array([s.ts_ms // 1000 for s in rows], pa.int64()),
             "probability": pa.array([s.predictions[1] for s in rows], pa.float64()),
             "score": pa.array([s.predictions[0] for s in rows], pa.float64()),
-            "ordered": pa.array([s.label for s in rows], pa.int8()),
+            "ordered": pa.array([s.label if s.ts_ms + window_ms <= until_ms else None for s in rows], pa.int8()),
         }
     )
 
@@ -104,14 +104,19 @@ def launch_time(log: pa.Table, share: float = LAUNCH_AT_SHARE) -> int:
     return int(span["min"]) + int(share * (int(span["max"]) - int(span["min"])))
 
 
-def launched(log: pa.Table, lines: Sequence[str], at_ms: int) -> pa.Table:
-    """Return the log as if `lines` had been launched at a time. Raises InputError for a line that is not in it."""
+def require_lines(log: pa.Table, lines: Sequence[str]) -> None:
+    """Raise InputError unless all of these lines are in the log, and others besides."""
     known = set(pc.unique(log["line"]).to_pylist())
     for line in lines:
         if line not in known:
             raise InputError(f"there is no line {line!r} in the log; it has {', '.join(sorted(known)[:20])}")
     if not known - set(lines):
         raise InputError("every line of the log is launched: none is left to learn from")
+
+
+def launched(log: pa.Table, lines: Sequence[str], at_ms: int) -> pa.Table:
+    """Return the log as if `lines` had been launched at a time. Raises InputError for a line that is not in it."""
+    require_lines(log, lines)
     for line in lines:
         log = without_past(log, line, at_ms)
     return log
@@ -143,10 +148,10 @@ def prequential(
     return judged
 
 
-def write_predictions(judged: Sequence[Judged], path: Path) -> None:
-    """Write every exposure's prediction as Parquet. Raises InputError when the folder cannot be written."""
+def write_predictions(judged: Sequence[Judged], path: Path, *, until_ms: int, window_ms: int) -> None:
+    """Write every exposure's prediction as Parquet, as `table_of` has it. Raises InputError when the folder cannot be written."""
     try:
         settled = [s for j in judged for launch in j.launches() for s in j.of(launch)]
-        pq.write_table(table_of(settled), path)
+        pq.write_table(table_of(settled, until_ms=until_ms, window_ms=window_ms), path)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from None

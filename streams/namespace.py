@@ -65,7 +65,7 @@ def rules_of(settings: Settings, artifact: Artifact | None, *, replay: bool, win
     What a process may hold is that of all its partitions together, see `Rules.shared_by`. A replay and an evaluation follow every exposure, so that no limit
     of memory tells them apart.
     """
-    edges_s = artifact.edges_s if artifact is not None else default_edges_s(window_s or settings.window_s)
+    edges_s = artifact.edges_s if artifact is not None else default_edges_s(settings.window_s if window_s is None else window_s)
     return Rules(
         edges_ms=tuple(round(1000 * edge) for edge in edges_s[1:].tolist()),
         partitions=settings.partitions,

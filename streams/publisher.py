@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import takewhile
 from typing import Any, Final, NamedTuple
 
 from kafka import KafkaProducer
@@ -93,6 +94,8 @@ def publish_records(
             waiting.append(producer.send(topics[record.kind], key=record.key, value=record.value, partition=record.partition, headers=headers))
             if trace is not None:
                 waiting[-1].add_both(lambda _, end=trace[1]: end())
+            # What is known by now: a source that goes on for long must not be read on past a record that was not delivered.
+            confirmed += _confirm(waiting, sum(1 for _ in takewhile(_is_done, waiting)), delivery_timeout_s)
             if len(waiting) >= IN_FLIGHT:
                 confirmed += _confirm(waiting, IN_FLIGHT // 2, delivery_timeout_s)
             if progress is not None and sent % PROGRESS_EVERY == 0:
@@ -117,6 +120,10 @@ def _close(producer: Any, timeout_s: float) -> None:
         # kafka-python then leaves its thread running, which would try to connect for ever.
         producer._sender.force_close()
         producer._sender.join(5.0)
+
+
+def _is_done(future: Any) -> bool:
+    return bool(future.is_done)
 
 
 def _confirm(waiting: deque[Any], number: int, timeout_s: float) -> int:

@@ -7,7 +7,7 @@ The state is written to a backup first, and put back from it, divided otherwise:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -47,19 +47,20 @@ class Divided:
     file: Path
     partitions: int
     outcome_partitions: int
-    ends: Mapping[tuple[str, int], int]  # of (kind, new partition): where its next record will lie
+    begins: Mapping[tuple[str, int], int]  # of (kind, partition): its first record
+    kept: Collection[str]  # the kinds whose topics are those of before: they go on where their cursors stand
     moved: Counter[str] = field(default_factory=Counter)
 
     def entries(self) -> Iterator[Entry]:
         """Yield the keys as they must be put back; the cursors come last."""
-        old: list[Cursor] = []
+        old: dict[int, Cursor] = {}
         held = [_Held() for _ in range(self.partitions)]
         base: dict[str, bytes] = {}
         highest = 0
         for entry in read_entries(self.file):
             if entry.slot.isdigit():
                 if entry.name == CURSOR and entry.fields is not None:
-                    old.append(decoded(entry.fields[CURSOR], Cursor, "a partition's cursor"))
+                    old[int(entry.slot)] = decoded(entry.fields[CURSOR], Cursor, "a partition's cursor")
                     highest = max(highest, int(entry.fields[VERSION]))
                 else:
                     yield from self._divide(entry, held)
@@ -114,19 +115,19 @@ class Divided:
         base.launches.update(launches or {})
         return msgspec.json.encode(base)
 
-    def _cursors(self, old: Sequence[Cursor]) -> Iterator[Cursor]:
+    def _cursors(self, old: Mapping[int, Cursor]) -> Iterator[Cursor]:
         """Yield the new cursors: what was counted in all goes to the first one."""
-        totals = Totals()
-        for cursor in old:
+        totals, last = Totals(), list(old.values())
+        for cursor in last:
             for name in Totals.__struct_fields__:
                 setattr(totals, name, getattr(totals, name) + getattr(cursor.totals, name))
         for p in range(self.partitions):
             yield Cursor(
                 epoch=first_epoch(),
-                offsets=[self.ends.get((kind, p), 0) for kind in KINDS],
+                offsets=[old[p].offsets[kind] if KINDS[kind] in self.kept and p in old else self.begins.get((KINDS[kind], p), 0) for kind in range(len(KINDS))],
                 numbers=[0] * self.outcome_partitions,
-                tick_ms=max((cursor.tick_ms for cursor in old), default=0),
-                time_ms=max((cursor.time_ms for cursor in old), default=0),
+                tick_ms=max((cursor.tick_ms for cursor in last), default=0),
+                time_ms=max((cursor.time_ms for cursor in last), default=0),
                 totals=totals if p == 0 else Totals(),
-                counts=merge([cursor.counts for cursor in old if cursor.counts]) if p == 0 else {},
+                counts=merge([cursor.counts for cursor in last if cursor.counts]) if p == 0 else {},
             )

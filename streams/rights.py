@@ -107,9 +107,11 @@ def apply(broker: str, rights: Iterable[tuple[str, Right]], *, client_config: Ma
     """Allow (principal, right) pairs in the cluster; returns how many. What is allowed already stays. Raises DependencyDown and InputError."""
     wanted = [_acl(principal, right) for principal, right in rights]
     with admin_client(broker, client_config) as admin:
-        failed = [error for _, error in admin.create_acls(wanted)["failed"]]
+        failed = admin.create_acls(wanted)["failed"]  # classes of errors
     if failed:
-        raise InputError(f"the broker does not take the rights: {failed[0]}")
+        raise InputError(
+            f"the broker does not take the rights: {failed[0].__name__.removesuffix('Error')} (has it an authorizer, and may this user alter the cluster?)"
+        )
     return len(wanted)
 
 

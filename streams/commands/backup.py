@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from features.errors import InputError, Mismatch
+from features.errors import Mismatch
 from features.events import KINDS
 from streams import backup as copies
 from streams import namespace
@@ -93,9 +93,11 @@ def to_be_worked(settings: Settings, offsets: dict[int, list[int]]) -> list[str]
     names = broker_names(settings.topic_prefix, settings.topic_names)
     found = bounds(settings, [names[kind] for kind in KINDS])
     if len(found) != len(KINDS) * len(offsets):
-        raise InputError(
-            f"the event topics have {len(found) // len(KINDS)} partitions, the backup is of {len(offsets)}: run `headstart repartition` after the restore"
-        )
+        now = len(found) // len(KINDS)
+        return [
+            f"the event topics have {now} partitions, the backup is of {len(offsets)}: run `headstart repartition --partitions {now} --backup FILE` before workers start;",
+            "they work what came after it, but what came before the topics were enlarged lies in other partitions, and is refused as wrong_partition",
+        ]
     waiting = gone = 0
     for p, mine in offsets.items():
         for kind, offset in zip(KINDS, mine, strict=True):

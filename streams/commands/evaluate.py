@@ -35,28 +35,32 @@ from streams.commands.options import (
     Lines,
     Set,
     Window,
+    iso_time,
     need_past,
     print_comparison,
     print_figures,
+    require_writable,
     time_ms,
     without_nan,
     write_json,
 )
 from streams.commands.progress import Steps, progress_bar
 from streams.comparison import LineRun, compare, run_lines
-from streams.evaluation import Figures, launch_time, launched, write_predictions
+from streams.evaluation import Figures, launch_time, launched, require_lines, write_predictions
 from streams.importing import read_log
 from streams.lines import rule_in_words
+from streams.records import checked_id
 from streams.report import write_report
 from streams.settings import Settings, load_settings
 from streams.training import train
 
 DAY_MS = 86_400_000
+MANY_LINES = 40
 
 
 @dataclass(frozen=True)
 class Job:
-    """Lines to launch together, and everything that a process needs for it."""
+    """Lines to launch together, and everything that a process needs for it; the log is whole."""
 
     settings: Settings
     log: pa.Table
@@ -86,7 +90,12 @@ def evaluate(
     ] = None,
     baselines: Annotated[bool, typer.Option("--baselines/--no-baselines", help="Also judge what others would use (LightGBM, river, FNW, ES-DFM …).")] = True,
     predictions: Annotated[
-        Path | None, typer.Option("--predictions", metavar="FILE.parquet", help="Write user_id, line, ts (s), probability and score of each exposure.")
+        Path | None,
+        typer.Option(
+            "--predictions",
+            metavar="FILE.parquet",
+            help="Write user_id, line, ts (s), probability, score and ordered (null: its window is not over) of each exposure.",
+        ),
     ] = None,
     trunk: Annotated[
         Path | None, typer.Option("--trunk", metavar="FOLDER", help="Judge this trunk; without it one is trained on what came before the launch.")
@@ -117,20 +126,27 @@ def evaluate(
     groups = [(line,) for line in known] if each_line else [tuple(target_line or ())]
     end_ms = int(pc.max(log["ts"]).as_py())
     names = BASELINES if baselines else ()
-    work = [Job(settings, launched(log, group, at_ms), group, at_ms, end_ms, window, trunk, trunk_out, seed, names) for group in groups]
+    require_lines(log, groups[0])
+    for line in (line for group in groups for line in group):
+        checked_id(line)
+    for option, file in (("--report", report), ("--predictions", predictions), ("--json", json)):
+        require_writable(option, file)
+    if len(groups) > MANY_LINES:
+        typer.echo(f"{len(groups)} lines: each has a trunk of its own trained, which takes seconds to minutes; --lines makes fewer lines of them", err=True)
+    work = [Job(settings, log, group, at_ms, end_ms, window, trunk, trunk_out, seed, names) for group in groups]
     with progress_bar() as bar:
         found = _all(work, bar, min(jobs or os.cpu_count() or 1, len(work)))
     runs = [run for runs in found for run in runs]
     window_ms = round(1000 * found[0][0].window_s)
     results: dict[str, Figures] = {run.line: run.judged.figures(run.line, until_ms=end_ms, window_ms=window_ms) for run in runs}
-    title = f"launched at {at_ms} ms; exposures whose window ends by {end_ms} ms"
+    title = f"launched at {iso_time(at_ms)}; exposures whose window ends by {iso_time(end_ms)}"
     if len(runs) == 1 or not baselines:
         print_figures(results, title=title)
     compared: dict[str, Any] = compare(runs, seed=seed) if baselines or report is not None else {}
     if compared:
         print_comparison(compared, title=f"means over {len(compared['lines_judged'])} lines, {title}")
     if predictions is not None:
-        write_predictions([runs[0].judged for runs in found], predictions)
+        write_predictions([runs[0].judged for runs in found], predictions, until_ms=end_ms, window_ms=window_ms)
     if json is not None:
         plain = {"lines": {line: {model: without_nan(f) for model, f in models.items()} for line, models in results.items()}}
         write_json(json, _null(plain | compared))
@@ -146,6 +162,7 @@ def evaluate(
 
 def run_job(job: Job, tell: Tell) -> list[LineRun]:
     """Train (or load) and judge. Raises InputError for a trunk that does not fit."""
+    log = launched(job.log, job.lines, job.at_ms)
     if job.trunk is not None:
         artifact = load(job.trunk, schema_hash=SCHEMA_HASH)
         namespace.need_window(job.window_s, artifact)
@@ -154,12 +171,12 @@ def run_job(job: Job, tell: Tell) -> list[LineRun]:
         need_past(artifact.trained_until_ms, job.at_ms, job.trunk)
     else:
         rules = namespace.rules_of(job.settings, None, replay=True, window_s=job.window_s)
-        artifact = train(job.log, rules, tick_ms=job.settings.replay_tick_ms, until_ms=job.at_ms, seed=job.seed, progress=tell)
+        artifact = train(log, rules, tick_ms=job.settings.replay_tick_ms, until_ms=job.at_ms, seed=job.seed, progress=tell)
         if job.trunk_out is not None:
             artifact = save(artifact, job.trunk_out)
     rules = replace(namespace.rules_of(job.settings, artifact, replay=True), partitions=1, outcome_partitions=1)
     return run_lines(
-        job.log, artifact, job.lines, rules, at_ms=job.at_ms, tick_ms=job.settings.replay_tick_ms, end_ms=job.end_ms,
+        log, artifact, job.lines, rules, at_ms=job.at_ms, tick_ms=job.settings.replay_tick_ms, end_ms=job.end_ms,
         baselines=job.baselines, seed=job.seed, progress=tell,
     )  # fmt: skip
 
@@ -221,7 +238,7 @@ def _facts(log: pa.Table, events: Path, lines: str | None, at_ms: int, window_s:
         "users": f"{pc.count_distinct(log['user_id']).as_py():,}",
         "lines": f"{pc.count_distinct(log['line']).as_py():,}",
         "lines by": rule_in_words(lines),
-        "launched at": datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="seconds"),
+        "launched at": iso_time(at_ms),
         "label window": f"{window_s / 3600:g} hours",
         "trained on": f"a log of its own: the trunk {trunk.name}" if trunk else f"the {days:.1f} days of log before the launch",
         "time zone of the features": settings.timezone,

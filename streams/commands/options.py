@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -52,6 +54,12 @@ LaunchAt = Annotated[
 Window = Annotated[float | None, typer.Option("--window", metavar="SECONDS", help="Attribution window (default: the setting window_s, one day).")]
 
 
+def require_writable(option: str, file: Path | None) -> None:
+    """Raise InputError where a file could not be written, before the work that would fill it."""
+    if file is not None and str(file) != "-" and not (os.access(file, os.W_OK) if file.exists() else os.access(file.parent, os.W_OK)):
+        raise InputError(f"{option} {file} cannot be written")
+
+
 def write_json(file: Path, figures: object) -> None:
     """Write `figures` as indented JSON with a newline at its end; "-" is standard output. Raises InputError if the file cannot be written.
 
@@ -73,6 +81,11 @@ def time_ms(option: str, text: str) -> int:
         return milliseconds(int(text) if text.lstrip("-").isdigit() else text)
     except Refused as refused:
         raise InputError(f"{option} {text}: {refused.detail}") from None
+
+
+def iso_time(at_ms: int) -> str:
+    """Return a time as people read it, UTC."""
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="seconds")
 
 
 def need_past(trained_until_ms: int, launch_ms: int, folder: Path) -> None:

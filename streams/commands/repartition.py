@@ -77,9 +77,9 @@ async def _work(store: RedisStore, settings: Settings, file: Path, *, is_there: 
 
     names, before = broker_names(settings.topic_prefix, settings.topic_names), header.meta["topics"].split(",")
     found = bounds(settings, [names[kind] for kind in KINDS])
-    # Topics that were there before go on where they end; new ones begin at their beginning.
-    starts = {(kind, p): found[names[kind], p][1 if names[kind] in before else 0] for kind in KINDS for p in range(settings.partitions)}
-    divided = Divided(file, settings.partitions, int(header.meta["outcome_partitions"]), starts)
+    begins = {(kind, p): found[names[kind], p][0] for kind in KINDS for p in range(settings.partitions)}
+    kept = [kind for kind in KINDS if names[kind] in before]
+    divided = Divided(file, settings.partitions, int(header.meta["outcome_partitions"]), begins, kept)
     ids = topic_ids(settings.broker, [names[kind] for kind in (*KINDS, "outcomes")], client_config=client_config(settings))
     meta = {
         **header.meta,
@@ -91,17 +91,23 @@ async def _work(store: RedisStore, settings: Settings, file: Path, *, is_there: 
         task = bar.add_task("keys moved", total=None)
         await copies.put(store, divided.entries(), meta, progress=lambda n: bar.update(task, completed=n))
     moved = ", ".join(f"{n:,} {what}" for what, n in divided.moved.items()) or "no shopper"
-    return [*lines, f"{moved} are in {settings.partitions} partitions; {file} holds what was before"]
+    return [
+        *lines,
+        f"{moved} are in {settings.partitions} partitions; {file} holds what was before; from here on only a backup made after this brings the state back",
+    ]
 
 
 async def _require_level(store: RedisStore, settings: Settings, held: dict[str, str]) -> None:
-    """Raise Mismatch unless all that was published is worked, and all that was told is learned."""
+    """Raise Mismatch unless all that was published is worked, and all that was told is learned.
+
+    Where the topics have more partitions already (a backup from before was restored) no worker could work anything off: the state goes on where its cursors stand.
+    """
     partitions, outcome_partitions = int(held["partitions"]), int(held["outcome_partitions"])
     before = dict(zip((spec.name for spec in TOPICS), held["topics"].split(","), strict=True))
     found = bounds(settings, [before[kind] for kind in KINDS])
     cursors = await cursors_of(store, partitions, outcome_partitions)
     waiting = sum(max(0, found[before[kind], p][1] - offset) for p, c in cursors.items() for kind, offset in zip(KINDS, c.offsets, strict=True))
-    if waiting:
+    if waiting and len(found) == len(KINDS) * partitions:
         raise Mismatch(f"{waiting} records wait to be worked: stop the producers, let the workers work everything off, stop them, and try again")
     if n := await unlearned(store, cursors, outcome_partitions):
         raise Mismatch(f"outcomes of {n} partitions wait to be learned: start a worker for a moment, and try again")

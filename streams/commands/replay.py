@@ -23,8 +23,10 @@ from streams.commands.options import (
     Redis,
     Set,
     Trunk,
+    iso_time,
     need_past,
     print_figures,
+    require_writable,
     time_ms,
     without_nan,
     write_json,
@@ -76,6 +78,8 @@ def replay(
         raise InputError(f"--speed {speed}: expected max or a number") from None
     if factor is not None and not factor > 0:
         raise InputError(f"--speed {speed}: the number must be above 0")
+    for option, file in (("--predictions", predictions), ("--json", json)):
+        require_writable(option, file)
     artifact = namespace.load_trunk(settings)
     log = read_log(events, format=format, lines=lines)
     at_ms = time_ms("--launch-at", launch_at) if launch_at else launch_time(log)
@@ -105,8 +109,8 @@ def replay(
         )  # fmt: skip
     window_ms = round(1000 * artifact.window_s)
     results = {line: judged.figures(line, until_ms=end_ms, window_ms=window_ms) for line in names}
-    print_figures(results, title=f"launched at {at_ms} ms; exposures whose window ends by {end_ms} ms")
+    print_figures(results, title=f"launched at {iso_time(at_ms)}; exposures whose window ends by {iso_time(end_ms)}")
     if predictions is not None:
-        write_predictions([judged], predictions)
+        write_predictions([judged], predictions, until_ms=end_ms, window_ms=window_ms)
     if json is not None:
         write_json(json, {"lines": {line: {model: without_nan(f) for model, f in models.items()} for line, models in results.items()}})

@@ -137,6 +137,14 @@ def test_back_to_a_backup_on_to_more_partitions_and_past_records(
         account = account_of(job)
         assert (account.first, account.sums["applied"]) == ([], 150)
 
+        # And back to before there were more, which is divided again: what came since is worked again.
+        done = headstart(job, "restore", str(tmp_path / "x"), "--replace")
+        assert (done.returncode, f"run `headstart repartition --partitions {MORE}" in done.stdout) == (0, True), done.stdout + done.stderr
+        assert headstart(job, "repartition", "--backup", str(tmp_path / "y"), "--partitions", str(MORE)).returncode == 0
+        work(job, 510)
+        assert applied(job) == sent
+        assert account_of(job).first == []
+
         # Past records that must not be worked.
         job.send(events("e", 30))
         told = headstart(job, "cursor", "move", "--to", "end", "--partition", "all", "--topic", "all")

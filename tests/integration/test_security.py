@@ -25,7 +25,7 @@ from streams.topics import broker_names, create_topics
 from tests.certificates import Certificates
 from tests.integration.harness import FEW, Job, fresh_name, wait_until
 from tests.integration.worlds import LIVE_WINDOW_MS
-from tests.kafka_server import SecureKafka
+from tests.kafka_server import KafkaServer, SecureKafka
 
 pytestmark = [pytest.mark.java, pytest.mark.timeout(300), pytest.mark.xdist_group("secure_kafka")]
 
@@ -136,6 +136,12 @@ def test_each_role_does_its_work(base: Settings, quick_trunk: Path, tmp_path: Pa
         )  # fmt: skip
         assert "DEBUG" in said
         assert not [name for name, password in USERS.items() if password in said]
+
+
+def test_rights_that_the_broker_does_not_take_are_one_line(real_kafka: KafkaServer) -> None:
+    """A Kafka without an authorizer, as every new one is, says so."""
+    with pytest.raises(InputError, match="does not take the rights: SecurityDisabled"):
+        run_as(Settings(broker=real_kafka.address), ["rights", "--apply"])
 
 
 def test_a_certificate_is_a_name_too(base: Settings, kafka: SecureKafka, certificates: Certificates, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import gc
 import io
 import logging
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -175,6 +176,28 @@ def test_a_broker_that_dies_is_reported() -> None:
 
         with pytest.raises(DependencyDown, match=r"has \d+ of 2000 records for certain"):
             publish_events(dying.address, source(), broker_names(), delivery_timeout_s=2.0)
+
+
+@pytest.mark.usefixtures("sockets_freed")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_source_that_goes_on_is_not_read_on_past_what_is_lost() -> None:
+    """A pipe that does not end: the publisher ends when a record was not delivered in time, not when there are thousands more."""
+    with EmbeddedBroker() as dying:
+        make(dying.address, "")
+        read = 0
+
+        def source() -> Iterator[tuple[str, Event]]:
+            nonlocal read
+            for read, event in enumerate(some_events(15_000)):
+                if read == 100:
+                    dying.kill()
+                if read > 100:
+                    time.sleep(0.01)
+                yield event
+
+        with pytest.raises(DependencyDown, match=r"records for certain"):
+            publish_events(dying.address, source(), broker_names(), delivery_timeout_s=2.0)
+    assert read < 5_000
 
 
 def test_nobody_there_is_one_line() -> None:
