@@ -43,8 +43,10 @@ class Refused(ValueError):
         self.reason, self.detail = reason, detail[:300]
 
 
-Id = Annotated[str, Meta(min_length=1, max_length=256)]
-Label = Annotated[str, Meta(min_length=1, max_length=128)]
+ID_LENGTH: Final = 256
+LABEL_LENGTH: Final = 128
+Id = Annotated[str, Meta(min_length=1, max_length=ID_LENGTH)]
+Label = Annotated[str, Meta(min_length=1, max_length=LABEL_LENGTH)]
 Timestamp = Annotated[int | str, Meta(description="milliseconds since the epoch, or ISO 8601 with an offset (UTC if none)")]
 
 

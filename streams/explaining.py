@@ -135,11 +135,7 @@ def _rules(settings: Settings, artifact: Artifact, held: dict[str, str]) -> Rule
     clock = namespace.clock_of(held)
     rules = namespace.rules_of(settings, artifact, replay=clock != namespace.LIVE)
     wanted = namespace.description(settings, artifact, rules, clock=clock, broker={})
-    for name in ("schema", "rules"):
-        if held.get(name) != wanted[name]:
-            raise Mismatch(
-                f"namespace {settings.namespace!r} differs in {namespace.WHAT_DIFFERS[name]} ({held.get(name)!r:.80} there, {wanted[name]!r:.80} here)"
-            )
+    namespace.compare(held, {name: wanted[name] for name in ("schema", "rules")}, f"namespace {settings.namespace!r}")
     return replace(rules, partitions=int(held["partitions"]), outcome_partitions=int(held["outcome_partitions"]))
 
 

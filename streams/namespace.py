@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from typing import Final
 
 from features.errors import InputError, Mismatch
 from features.events import KINDS
@@ -20,6 +21,7 @@ from streams.topics import broker_names, cluster_id, partition_counts, topic_ids
 from streams.trunks import is_kept
 
 LIVE = "live"
+SHOWN: Final = 80  # characters of a text that differs
 WHAT_DIFFERS = {
     "clock": "the clock: a replay needs a namespace of its own",
     "schema": "the feature schema: run the code that made the namespace, or start a new one",
@@ -124,7 +126,15 @@ def compare(held: Mapping[str, str], wanted: Mapping[str, str], subject: str) ->
     """Raise Mismatch with one line that says what differs between the description of the subject and what is wanted, if something does."""
     for name, value in wanted.items():
         if held.get(name) != value:
-            raise Mismatch(f"{subject} differs in {WHAT_DIFFERS.get(name, name)} ({held.get(name)!r:.80} there, {value!r:.80} here)")
+            there, here = _where_they_differ(held.get(name, "nothing"), value)
+            raise Mismatch(f"{subject} differs in {WHAT_DIFFERS.get(name, name)} ({there} there, {here} here)")
+
+
+def _where_they_differ(*texts: str) -> list[str]:
+    """Return two texts from the first word on in which they differ, not too much of it."""
+    same = next((i for i, letters in enumerate(zip(*texts, strict=False)) if len(set(letters)) > 1), 0)
+    begin = max(texts[0].rfind(mark, 0, same) + 1 for mark in " ,")
+    return [f"{'…' if begin else ''}{text[begin : begin + SHOWN]}{'…' if len(text) > begin + SHOWN else ''}" for text in texts]
 
 
 def clock_of(held: dict[str, str]) -> str:

@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from features.catalogue import Counts
 from features.errors import InputError
-from features.events import Refused
+from features.events import ID_LENGTH, Refused
 from features.exposures import Closed
 from features.intake import Arrived, arrive
 
@@ -198,8 +198,10 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
 def checked_id(launch: str) -> str:
     """Return what a launch is to be called. Raises InputError where that means something else already, or cannot be told: those who learn and tell go by the id."""
     taken = (SHARED, SHOP, JOB, OVERVIEW)
-    if not launch or launch in taken or launch.startswith(("line:", f"{SHARED}:")) or not launch.isprintable():
-        raise InputError(f"a launch cannot be called {launch!r}: not {', '.join(taken)}, nor anything that begins with line: or {SHARED}: or cannot be printed")
+    if not 0 < len(launch) <= ID_LENGTH or launch in taken or launch.startswith(("line:", f"{SHARED}:")) or not launch.isprintable():
+        raise InputError(
+            f"a launch cannot be called {launch!r:.80}: not {', '.join(taken)}, nor what begins with line: or {SHARED}:, is longer than {ID_LENGTH} characters or cannot be printed"
+        )
     return launch
 
 

@@ -10,7 +10,7 @@ import typer
 
 from features.errors import InputError
 from streams.audience import Audience, gather, read_share, write
-from streams.commands.options import Config, Json, Namespace, Redis, Set, Trunk, write_json
+from streams.commands.options import Config, Json, Namespace, Redis, Set, Trunk, for_people, write_json
 from streams.commands.progress import progress_bar
 from streams.settings import load_settings
 
@@ -54,7 +54,7 @@ def audience(
             "expected_orders": float(chosen.probability.sum()), "file": str(out)}  # fmt: skip
     if json is not None:
         write_json(json, told)
-    if json is None or str(json) != "-":
+    if for_people(json):
         typer.echo(
             f"{out}: {len(chosen.users)} users of {found.scored} that were scored; {found.held_out} are held out"
             + (f", {found.left_out} left out as buyers or long gone" if found.left_out else "")

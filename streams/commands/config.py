@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from streams.commands.options import Broker, Config, Json, Namespace, Redis, Set, Trunk, write_json
+from streams.commands.options import Broker, Config, Json, Namespace, Redis, Set, Trunk, for_people, write_json
 from streams.setting_values import masked
 from streams.settings import ABOUT, load_settings, origins, unused_variables, variable
 
@@ -41,7 +41,7 @@ def config(
                 for name in ABOUT
             },
         )
-    if json is None or str(json) != "-":
+    if for_people(json):
         width, values_width = max(map(len, ABOUT)), max(map(len, values.values()))
         for name, value in values.items():
             typer.echo(f"{name:{width}}  {value or '-':{values_width}}  {came_from[name]}")

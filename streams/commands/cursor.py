@@ -16,7 +16,7 @@ from features.redis_store import RedisStore
 from features.store import decoded
 from streams import namespace
 from streams.at_rest import bounds, cursors_of, offsets_at, put_cursor, require_stopped
-from streams.commands.options import Broker, Config, Json, Namespace, Redis, Set, Trunk, write_json
+from streams.commands.options import WIDE, Broker, Config, Json, Namespace, Redis, Set, Trunk, write_json
 from streams.knowledge import outcome_slot
 from streams.learner_cursor import LearnerCursor
 from streams.ledger.base import begin_account
@@ -70,7 +70,7 @@ def show(
         table.add_column(column, justify="right")
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
-    Console(width=160).print(table)
+    Console(width=WIDE).print(table)
     for q, found in learners.items():
         waits = max(0, ends.get((names["outcomes"], q), (0, 0))[1] - found.offset)
         typer.echo(f"outcomes[{q}]: next offset {found.offset}, {waits} wait; {found.tried} outcomes learned, {found.hit} orders among them, {found.lost} lost")

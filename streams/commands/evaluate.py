@@ -35,6 +35,7 @@ from streams.commands.options import (
     Lines,
     Set,
     Window,
+    for_people,
     iso_time,
     need_past,
     print_comparison,
@@ -140,10 +141,10 @@ def evaluate(
     window_ms = round(1000 * found[0][0].window_s)
     results: dict[str, Figures] = {run.line: run.judged.figures(run.line, until_ms=end_ms, window_ms=window_ms) for run in runs}
     title = f"launched at {iso_time(at_ms)}; exposures whose window ends by {iso_time(end_ms)}"
-    if len(runs) == 1 or not baselines:
+    if (len(runs) == 1 or not baselines) and for_people(json):
         print_figures(results, title=title)
     compared: dict[str, Any] = compare(runs, seed=seed) if baselines or report is not None else {}
-    if compared:
+    if compared and for_people(json):
         print_comparison(compared, title=f"means over {len(compared['lines_judged'])} lines, {title}")
     if predictions is not None:
         write_predictions([runs[0].judged for runs in found], predictions, until_ms=end_ms, window_ms=window_ms)
@@ -157,7 +158,7 @@ def evaluate(
             title=f"Does transfer help on {events.name}?",
             facts=_facts(log, events, lines, at_ms, found[0][0].window_s, trunk, settings),
         )
-        typer.echo(f"report: {report}")
+        typer.echo(f"report: {report}", err=not for_people(json))
 
 
 def run_job(job: Job, tell: Tell) -> list[LineRun]:

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from models.attribution import TOLERANCE
 from streams import namespace
-from streams.commands.options import Config, Json, Namespace, Redis, Set, Trunk, time_ms, write_json
+from streams.commands.options import Config, Json, Namespace, Redis, Set, Trunk, for_people, time_ms, write_json
 from streams.explaining import EXPERTS_IN_WORDS, HEADS_IN_WORDS, STEPS, Asked, Explained, as_json, chance, odds, percent
 from streams.explaining import explain as explained
 from streams.feature_words import by_group, reasons
@@ -76,7 +76,7 @@ def explain(
         waterfall.draw(told, plot)
     if json is not None:
         write_json(json, as_json(told))
-    if json is None or str(json) != "-":
+    if for_people(json):
         _show(told)
 
 

@@ -13,10 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 from features.errors import InputError, Mismatch
+from features.events import ID_LENGTH, LABEL_LENGTH
 from features.hashing import partition_for
 from features.redis_store import RedisStore
 from streams import launches, namespace, trunks
-from streams.commands.options import Config, Json, Namespace, Redis, Set, Trunk, time_ms, write_json
+from streams.commands.options import WIDE, Config, Json, Namespace, Redis, Set, Trunk, for_people, time_ms, write_json
 from streams.records import Launch, checked_id
 from streams.settings import Settings, load_settings
 
@@ -47,6 +48,9 @@ def add(
     """Begin to learn a new product: its events open exposures, and their outcomes teach its head."""
     settings = _settings(config, assignments, redis, namespace_, trunk)
     checked_id(name)
+    for option, text, longest in (("--line", line, LABEL_LENGTH), *(("--product", one, ID_LENGTH) for one in product or ())):
+        if not 0 < len(text) <= longest:
+            raise InputError(f"{option} {text!r:.80}: expected 1 to {longest} characters, as in an event")
     if not 0 <= holdout < 1:
         raise InputError(f"--holdout {holdout}: expected a share from 0 to below 1")
     if learn_share is not None and not 0 < learn_share <= 1:
@@ -83,7 +87,7 @@ def list_(redis: Redis = None, namespace_: Namespace = None, json: Json = None, 
     found = _with_store(_settings(config, assignments, redis, namespace_, None), launches.read)
     table = Table()
     for column in ("launch", "line", "products", "holdout", "learn share", "from (ms)", "closed (ms)"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for launch in found.values():
         products = ", ".join(launch.products) or "all"
         table.add_row(
@@ -95,7 +99,8 @@ def list_(redis: Redis = None, namespace_: Namespace = None, json: Json = None, 
             str(launch.from_ms),
             str(launch.closed_ms or ""),
         )
-    Console().print(table)
+    if for_people(json):
+        Console(width=WIDE).print(table)
     if json is not None:
         write_json(json, [msgspec.to_builtins(launch) for launch in found.values()])
 
@@ -113,7 +118,7 @@ def show(name: Name, redis: Redis = None, namespace_: Namespace = None, json: Js
     if name not in found:
         raise launches.unknown(name, list(found))
     facts = {**msgspec.to_builtins(found[name]), "outcomes": learned.outcomes, "orders": learned.orders, "tried": learned.bins_tried, "hit": learned.bins_hit}
-    for key, value in facts.items():
+    for key, value in facts.items() if for_people(json) else ():
         typer.echo(f"{key:11} {value}")
     if json is not None:
         write_json(json, facts)

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from features.errors import HeadstartError, InputError
-from streams.commands.options import Broker, Config, Json, Namespace, Redis, Set, write_json
+from streams.commands.options import Broker, Config, Json, Namespace, Redis, Set, for_people, write_json
 from streams.commands.progress import Steps, progress_bar
 from streams.ledger.audit import audit
 from streams.ledger.findings import FINDINGS, Account
@@ -50,7 +50,7 @@ def ledger(
         account = asyncio.run(audit(settings, named=first, progress=Steps(bar)))
     if json is not None:
         write_json(json, account.as_json())
-    if json is None or str(json) != "-":
+    if for_people(json):
         show(account)
     if not account.balances:
         what = ", ".join(f"{kind} {n}" for kind, n in account.findings.most_common())

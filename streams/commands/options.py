@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
@@ -54,10 +54,19 @@ LaunchAt = Annotated[
 Window = Annotated[float | None, typer.Option("--window", metavar="SECONDS", help="Attribution window (default: the setting window_s, one day).")]
 
 
+WIDE: Final = 160
+"""Columns of a table, whatever the terminal has: what is cut off cannot be copied."""
+
+
 def require_writable(option: str, file: Path | None) -> None:
     """Raise InputError where a file could not be written, before the work that would fill it."""
     if file is not None and str(file) != "-" and not (os.access(file, os.W_OK) if file.exists() else os.access(file.parent, os.W_OK)):
         raise InputError(f"{option} {file} cannot be written")
+
+
+def for_people(json: Path | None) -> bool:
+    """Whether standard output is for people: with `--json -` it holds the figures alone."""
+    return json is None or str(json) != "-"
 
 
 def write_json(file: Path, figures: object) -> None:
@@ -114,7 +123,7 @@ def print_figures(lines: Mapping[str, Mapping[str, Mapping[str, float]]], *, tit
                 f"{f['log_loss']:.4f}", f"{f['precision_at_5pct']:.4f}", f"{f['pcoc']:.3f}",
             )  # fmt: skip
         table.add_section()
-    Console(width=110).print(table)
+    Console(width=124).print(table)
 
 
 def print_comparison(compared: Mapping[str, Any], *, title: str) -> None:

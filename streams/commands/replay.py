@@ -23,6 +23,7 @@ from streams.commands.options import (
     Redis,
     Set,
     Trunk,
+    for_people,
     iso_time,
     need_past,
     print_figures,
@@ -109,7 +110,8 @@ def replay(
         )  # fmt: skip
     window_ms = round(1000 * artifact.window_s)
     results = {line: judged.figures(line, until_ms=end_ms, window_ms=window_ms) for line in names}
-    print_figures(results, title=f"launched at {iso_time(at_ms)}; exposures whose window ends by {iso_time(end_ms)}")
+    if for_people(json):
+        print_figures(results, title=f"launched at {iso_time(at_ms)}; exposures whose window ends by {iso_time(end_ms)}")
     if predictions is not None:
         write_predictions([judged], predictions, until_ms=end_ms, window_ms=window_ms)
     if json is not None:

@@ -16,7 +16,7 @@ from models.similarity import Similarity
 from models.similarity import similarity as measure
 from models.source_weights import FULL_AGREEMENT, LEAST_WEIGHT, LIMITS, SourceSimilarity
 from streams import namespace
-from streams.commands.options import Config, Format, Json, Lines, Set, Window, time_ms, write_json
+from streams.commands.options import Config, Format, Json, Lines, Set, Window, for_people, time_ms, write_json
 from streams.commands.progress import progress_bar
 from streams.evaluation import launched
 from streams.importing import read_log
@@ -77,7 +77,7 @@ def similarity(
         bar.update(task, completed=1)
     if json is not None:
         write_json(json, as_json(found))
-    if json is None or str(json) != "-":
+    if for_people(json):
         _show(found)
 
 

@@ -14,7 +14,7 @@ import typer
 
 from features.errors import InputError
 from features.events import KINDS
-from streams.commands.options import Json, write_json
+from streams.commands.options import Json, for_people, write_json
 from streams.importing import write_log
 from streams.shop import SYNTHETIC, Shop, Simulated
 from streams.shop import simulate as run_shop
@@ -108,7 +108,7 @@ def simulate(
     figures = summary(shop, simulated)
     if json is not None:
         write_json(json, figures)
-    if json is None or str(json) != "-":
+    if for_people(json):
         _show(figures, out, truth)
 
 

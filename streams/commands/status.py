@@ -14,7 +14,7 @@ from rich.text import Text
 
 from features.errors import InputError
 from streams import namespace, panels_launch, panels_shop
-from streams.commands.options import Broker, Config, Json, Namespace, Redis, Set, write_json
+from streams.commands.options import Broker, Config, Json, Namespace, Redis, Set, for_people, write_json
 from streams.lag import LagReader
 from streams.panels import State, number, percent, when, whole
 from streams.settings import Settings, load_settings
@@ -52,7 +52,7 @@ def status(
     told = as_json(look, lags)
     if json is not None:
         write_json(json, told)
-    if json is None or str(json) != "-":
+    if for_people(json):
         Console(width=WIDTH, highlight=False).print(rendered(look, lags))
     if check and (bad := [v for v in told["verdicts"] if v["state"] == "bad"]):
         raise InputError("; ".join(f"{v['of']}: {v['answer']}" for v in bad))

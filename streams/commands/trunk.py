@@ -26,7 +26,7 @@ from models.carry import differences
 from models.checkpoint import Artifact, load
 from models.intervals import Comparison, Interval, paired_bootstrap
 from streams import namespace, trunks
-from streams.commands.options import Config, Format, Json, Lines, Namespace, Redis, Set, time_ms, write_json
+from streams.commands.options import WIDE, Config, Format, Json, Lines, Namespace, Redis, Set, for_people, time_ms, write_json
 from streams.commands.progress import progress_bar
 from streams.evaluation import as_launch, prequential
 from streams.importing import read_log
@@ -231,13 +231,14 @@ def list_(redis: Redis = None, namespace_: Namespace = None, json: Json = None, 
     rows = _with_store(settings, read)
     table = Table()
     for column in ("trunk", "state", "from (ms)", "trained until (ms)", "lines", "made from"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for row in rows:
         lines = ", ".join(row["lines"]) if row["lines"] is not None else "its files are not in the store"
         table.add_row(
             row["sha256"][:16], row["state"], str(row["from_ms"] or "the beginning"), str(row["trained_until_ms"] or ""), lines, (row["parent"] or "")[:16]
         )
-    Console().print(table)
+    if for_people(json):
+        Console(width=WIDE).print(table)
     if json is not None:
         write_json(json, rows)
 

@@ -16,7 +16,7 @@ from rich.table import Table
 from features.errors import InputError
 from models.intervals import Interval
 from models.uplift import TOP, Arm, Uplift, analyse
-from streams.commands.options import Broker, Config, Json, Namespace, Redis, Set, write_json
+from streams.commands.options import Broker, Config, Json, Namespace, Redis, Set, for_people, write_json
 from streams.commands.progress import progress_bar
 from streams.settings import load_settings
 from streams.uplift import Gathered, TopicReader, find_launch, from_file
@@ -70,7 +70,7 @@ def uplift(
         write_plot(judged, plot, title=f"{launch}: {judged.treated.users} treated users, {judged.holdout.users} held out")
     if json is not None:
         write_json(json, as_json(launch, judged, found))
-    if json is None or str(json) != "-":
+    if for_people(json):
         _show(launch, judged, found)
 
 

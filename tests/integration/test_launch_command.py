@@ -40,7 +40,8 @@ def test_a_launch_from_its_beginning_to_its_end(capsys: pytest.CaptureFixture[st
     assert "never seen" in run(capsys, "add", "toys", "--line", "toys")[1]
     code, out, _ = run(capsys, "list", "--json", "-")
     assert code == 0
-    novel, toys = sorted(json.loads(out[out.index("[\n") if "[\n" in out else out.index("[{") :]), key=lambda launch: launch["id"])
+    novel, toys = sorted(json.loads(out), key=lambda launch: launch["id"])
+    assert str(novel["from_ms"]) in run(capsys, "list")[1]
     assert (novel["products"], novel["holdout"], novel["learn_share"], novel["closed_ms"]) == (["a", "b"], 0.1, 0.5, None)
     assert (toys["products"], toys["holdout"], toys["learn_share"]) == ([], 0.0, None)
     shown = run(capsys, "show", "novel")[1]
@@ -59,6 +60,8 @@ def test_a_launch_from_its_beginning_to_its_end(capsys: pytest.CaptureFixture[st
         (("add", "x", "--line", "books", "--learn-share", "nan"), "--learn-share nan: expected a share above 0, up to 1"),
         (("add", "x", "--line", "books", "--holdout", "1"), "--holdout 1.0: expected a share from 0 to below 1"),
         (("add", "line:x", "--line", "books"), "a launch cannot be called 'line:x'"),
+        (("add", "x", "--line", ""), "--line '': expected 1 to 128 characters"),
+        (("add", "x", "--line", "books", "--product", ""), "--product '': expected 1 to 256 characters"),
         (("show", "nobody"), "nobody"),
         (("close", "nobody"), "nobody"),
     ],
