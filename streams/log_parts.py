@@ -30,7 +30,7 @@ class LogParts:
     def __init__(self, path: Path, *, lines: str | None = None, without: Sequence[str] = (), part_rows: int = PART_ROWS) -> None:
         """`path` is a file or a folder; `lines` as in `read_log`; `without`: lines to leave out.
 
-        Raises InputError where the log cannot be read so; a bad row is found when it is read.
+        Raises InputError where the log cannot be read so; a bad row is found when it is read, and that a line is not there when all is.
         """
         if lines is not None and lines.startswith("behaviour:"):
             raise InputError(f"--lines {lines} looks at the log as a whole, and this one is read part by part: give a mapping file, or hash:N")
@@ -47,12 +47,16 @@ class LogParts:
 
     def __iter__(self) -> Iterator[pa.Table]:
         held: pa.Table | None = None  # the last moment so far: the next part may have more of it
+        missing = set(self._without)
         for rows in self._read():
             held, last_ms = _joined(held, rows.table), int(rows.table["ts"][-1].as_py())
+            missing -= missing and set(pc.unique(rows.table["line"]).to_pylist())
             whole = held.filter(pc.field("ts") < last_ms)
             held = held.filter(pc.field("ts") == last_ms)
             if whole.num_rows:
                 yield self._kept(in_order(whole))
+        if missing:
+            raise _no_line(min(missing))
         if held is not None:
             yield self._kept(in_order(held))
 
@@ -111,7 +115,13 @@ def open_log(path: Path, *, by_parts: bool, format: str = "auto", lines: str | N
             raise InputError(f"--format {format} cannot be read part by part: only Parquet of our own schema is")
         return LogParts(path, lines=lines, without=without)
     log = read_log(path, format=format, lines=lines)
+    if missing := set(without) - set(pc.unique(log["line"]).to_pylist()):
+        raise _no_line(min(missing))
     return log.filter(~pc.field("line").isin(list(without))) if without else log
+
+
+def _no_line(line: str) -> InputError:
+    return InputError(f"there is no line {line!r} in the log that could be left out")
 
 
 def parts(log: Log) -> Iterable[pa.Table]:

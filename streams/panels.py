@@ -20,6 +20,8 @@ STEPS_MS: Final = (HOUR_MS, 3 * HOUR_MS, 6 * HOUR_MS, DAY_MS, 7 * DAY_MS)
 FEW_MINUTES: Final = 3 * HOUR_MS
 """A series that is no longer than this is shown by the minute."""
 
+ORDER_COUNTS: Final = "One order is the order of every exposure of its shopper that is still followed, so of each visit before it: there are more exposures with an order than orders in the shop's books."
+
 
 @dataclass(frozen=True)
 class Table:

@@ -11,7 +11,7 @@ from models.chronicle import BLOCK_MS, PLACE, Block, Blocks
 from models.experts import EXPERTS
 from models.sketches import MILLION, auc, precision_at, ratio
 from streams.explaining import EXPERTS_IN_WORDS
-from streams.panels import DAY_MS, Panel, Table, Verdict, axes, iso, line, number, percent, series, span, total, whole
+from streams.panels import DAY_MS, ORDER_COUNTS, Panel, Table, Verdict, axes, iso, line, number, percent, series, span, total, whole
 from streams.panels_shoppers import shoppers, shoppers_panel
 from streams.panels_trust import calibration_panel, chance_axis, drift_panel, orders_panel
 from streams.records import SHARED, Launch
@@ -76,7 +76,7 @@ def _going(look: Look, launch: Launch) -> Verdict:
     usual = old[PLACE["ordered"]] / old[PLACE["matured"]] if old[PLACE["matured"]] else math.nan
     why = f"{percent(f['conversion'])} of {whole(f['final'])} exposures ended in an order"
     if math.isnan(usual):
-        return Verdict(question, f"{whole(f['final_orders'])} orders", why + ".", "none", panel)
+        return Verdict(question, f"{whole(f['final_orders'])} exposures with an order", why + ".", "none", panel)
     why += f"; of the old lines' {percent(usual)}."
     spread = 1.96 * math.sqrt(design_effect(look) * max(usual * (1 - usual), 1e-9) / f["final"])
     if f["conversion"] > usual + spread:
@@ -106,10 +106,11 @@ def _funnel(look: Look, launch: Launch) -> Panel:
     says = f"Of 100 exposures {100 * shares[1]:.0f} led to a click, {100 * shares[2]:.0f} to a cart and {100 * shares[3]:.1f} to an order." if mine[0] else ""
     orders = came(look, launch.id).orders
     if mine[0] and orders > mine[3]:
-        says += f" Here are {whole(mine[3])} of {whole(orders)} orders: those of exposures whose {span(1000 * launch.window_s)} are over."
+        says += f" Here are {whole(mine[3])} of the {whole(orders)} with an order: those whose {span(1000 * launch.window_s)} are over."
     return Panel(
         "funnel", "From a look to an order", says,
         f"An exposure is a shopper's first look at the launch in a visit. It is followed for {span(1000 * launch.window_s)}; here are those whose time is over. "
+        f"{ORDER_COUNTS} "
         "The pale bars are the old lines' share at the same step, so you see where the launch loses shoppers that others keep. Only one in eight of the old lines' exposures is looked at for this.",
         Table(["step", "number", "share of exposures", "old lines' share"], rows),
         data=[
@@ -237,10 +238,11 @@ def _delay(look: Look, launch: Launch) -> Panel:
         )
     labels = ["0", *(span(1000 * edge) for edge in about.edges_s[1:])]
     mine = head.delay.in_use.tolist()
-    half = next((label for label, f in zip(labels, mine, strict=True) if f >= 0.5), labels[-1])
+    at = next(k for k, f in enumerate(mine) if f >= 0.5)
+    says = f"Of 100 orders {100 * mine[at]:.0f} have come after {labels[at]}" + (f", {100 * mine[at - 1]:.0f} after {labels[at - 1]}." if at > 1 else ".")
     rows = [[labels[k + 1], about.curve[k + 1], mine[k + 1], int(head.tried[k]), int(head.hit[k])] for k in range(len(mine) - 1)]
     return Panel(
-        "delay", "How long orders take", f"Half of the orders have come after {half}.", _DELAY_EXPLAINS,
+        "delay", "How long orders take", says, _DELAY_EXPLAINS,
         Table(["delay", "old lines", "this launch", "bins closed", "orders in them"], rows),
         data=[line(labels, about.curve, "old lines", "@muted", line={"dash": "dot"}, mode="lines+markers"), line(labels, mine, "this launch", "@c1", mode="lines+markers")],
         layout=axes("time since the exposure", "orders that have come", yaxis={"tickformat": ".0%", "range": [0, 1.03]}, xaxis={"type": "category"}),

@@ -86,8 +86,8 @@ def _throughput(look: Look) -> Panel:
     words = {SHARED: "old lines"}
     rows = [[t, *(values[name].get(t, 0) for name in names)] for t in times]
     return Panel(
-        "throughput", "Events", f"{whole(sum(sum(v.values()) for v in values.values()))} events were scored so far." if times else "",
-        "How many valid events were scored, for the old lines together and for each launch. An event that belongs to two launches is in both.",
+        "throughput", "Events", f"{whole(sum(cursor.totals.applied for cursor in look.cursors.values()))} valid events so far." if times else "",
+        "How many valid events came, those of a backfill too, for the old lines together and for each launch; each that came live was scored. An event that belongs to two launches is in both.",
         Table(["from", *(words.get(name, name) for name in names)], rows),
         data=[{"type": "bar", "x": times, "y": [values[name].get(t, 0) for t in times], "name": words.get(name, name), "marker": {"color": "@faint" if name == SHARED else f"@c{1 + (k - 1) % 8}"}}
               for k, name in enumerate(names)] if times else [],
@@ -148,8 +148,8 @@ def _lines(look: Look) -> Panel:
                          get["ordered"] / (get["predicted"] / 1e6) if get["predicted"] else math.nan])  # fmt: skip
     return Panel(
         "launches", "Launches beside the old lines", "",
-        "Exposures whose first delay bin has closed, those whose label is final, and the orders of these: the orders that came over those that were foretold for them should be near 1. Of the old lines one exposure in eight is looked at.",
-        Table(["launch", "exposures", "final", "orders", "share that ordered", "came / foretold"], rows),
+        "Exposures whose first delay bin has closed, those whose label is final, and those of these with an order: how many there were over how many were foretold should be near 1. Of the old lines one exposure in eight is looked at.",
+        Table(["launch", "exposures", "final", "with an order", "share with an order", "came / foretold"], rows),
         data=[{"type": "bar", "orientation": "h", "y": [r[0] for r in rows], "x": [r[4] for r in rows], "name": "share that ordered", "marker": {"color": ["@faint" if r[0] == "old lines" else "@c1" for r in rows]},
                "text": [percent(r[4]) for r in rows], "textposition": "auto", "hovertemplate": "%{x:.1%}<extra></extra>"}] if rows else [],
         layout=axes("share of final exposures that ended in an order", xaxis={"tickformat": ".0%"}, yaxis={"automargin": True, "autorange": "reversed"}, showlegend=False),

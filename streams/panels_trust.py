@@ -11,7 +11,7 @@ from models.e_detector import ARMED_AFTER
 from models.react import DONE
 from models.sketches import MILLION, Group, ratio, reliability
 from streams.alerts import KINDS, Alert
-from streams.panels import Panel, State, Table, axes, band, iso, line, number, series, span, total, when, whole
+from streams.panels import ORDER_COUNTS, Panel, State, Table, axes, band, iso, line, number, series, span, total, when, whole
 from streams.records import SHARED, Launch
 from streams.trust import RECENT_MS, Shift, came, design_effect, heard_ms, trust
 from streams.view import Look
@@ -60,13 +60,13 @@ def orders_panel(look: Look, launch: Launch) -> Panel:
     outside = sum(not a <= y <= b for a, y, b in zip(low, hits, high, strict=True))
     says = ""
     if hits:
-        says = f"Since the launch {whole(sum(hits))} orders came and {number(sum(expected), 0)} were foretold. {outside} of {len(hits)} steps lie outside the band."
+        says = f"Since the launch {whole(sum(hits))} exposures ended in an order, and {number(sum(expected), 0)} were foretold to. {outside} of {len(hits)} steps lie outside the band."
     marks = _began(trust(look, launch.id).shift, s.starts, top=True)
     return Panel(
-        "orders", "Orders: foretold and come", says,
+        "orders", "Exposures with an order: foretold and come", says,
         "Every time a delay bin of an exposure closes, we know whether its order came in it. The line is how many orders the scores had foretold for the bins that closed "
         "then; the dots are those that came. The band holds 19 of 20 dots while the scores are right. This shows a shift within hours, long before final labels. "
-        "All orders since the launch are here; the funnel counts only those whose exposure's time is over.",
+        f"All since the launch are here; the funnel counts only exposures whose time is over. {ORDER_COUNTS}",
         Table(["from", "orders foretold", "orders that came", "band from", "band to"], [list(r) for r in zip(s.times, expected, hits, low, high, strict=True)]),
         data=[
             *band(s.times, low, high, "19 of 20", "@bandc1"),
@@ -103,7 +103,7 @@ def calibration_panel(look: Look, launch: Launch) -> Panel:
     return Panel(
         "calibration", "Do probabilities mean what they say?", f"In the last two days {judged.recent.words}." if groups else "",
         f"Came / foretold: orders that came over those that the scores had foretold, with the interval that chance explains. {RIGHT}. It counts delay bins that have closed, so that it is quick; "
-        f"“final labels only” leaves out exposures whose {span(1000 * launch.window_s)} are not over ({whole(final)} of the {whole(so_far.orders)} orders are in it). "
+        f"“final labels only” leaves out exposures whose {span(1000 * launch.window_s)} are not over ({whole(final)} of the {whole(so_far.orders)} with an order are in it). "
         "The chart, on final labels: exposures are put into groups by the probability that their score gave. Right: what was said. Up: how many really ordered, with the range in which the true rate lies "
         "(95 %, allowing for shoppers who are counted more than once). On the dashed line the scores are right; below it they promise too much.",
         Table(["period", "exposures", "said", "came", "from", "to"],

@@ -351,7 +351,14 @@ def _lines(found: Mapping[str, Any], launches: Mapping[str, Mapping[str, Any]]) 
                 *(Cell(fixed(_value(figures, line, name, column.name), column.digits)) for column in (AUC, LOG_LOSS) for name in shown),
             ]
         )
-    heads = ("line", "launched (UTC)", "exposures", "orders", "order rate", *(f"{column.heading}, {name}" for column in (AUC, LOG_LOSS) for name in shown))
+    heads = (
+        "line",
+        "launched (UTC)",
+        "exposures",
+        "with an order",
+        "order rate",
+        *(f"{column.heading}, {name}" for column in (AUC, LOG_LOSS) for name in shown),
+    )
     drawn = [(line, {name: _value(figures, line, name, "auc") for name in shown}) for line in launches]
     drawn = [(line, values) for line, values in drawn if any(map(math.isfinite, values.values()))][: plots.MOST_ROWS]
     compared = [values for _, values in drawn if all(math.isfinite(values.get(name, math.nan)) for name in (HEADSTART, "scratch"))]

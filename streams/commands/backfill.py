@@ -9,13 +9,13 @@ from typing import Annotated
 
 import typer
 
-from features.errors import Mismatch
-from features.events import KINDS
+from features.errors import InputError, Mismatch
+from features.events import KINDS, MAX_TS_MS
 from features.store import decoded
 from models.model import Model
 from streams import namespace
 from streams.at_rest import bounds, put_cursor
-from streams.commands.options import Broker, ByParts, Config, Format, Lines, Namespace, Redis, Set, Trunk
+from streams.commands.options import Broker, ByParts, Config, Format, Lines, Namespace, Redis, Set, Trunk, time_ms
 from streams.commands.progress import progress_bar
 from streams.cutting import cut
 from streams.ledger.base import begin_account
@@ -24,6 +24,7 @@ from streams.offline import run
 from streams.partition import Cursor
 from streams.settings import load_settings
 from streams.topics import broker_names
+from streams.training import before
 
 
 def backfill(
@@ -32,6 +33,9 @@ def backfill(
     redis: Redis = None,
     namespace_: Namespace = None,
     trunk: Trunk = None,
+    until: Annotated[
+        str | None, typer.Option("--until", metavar="TIME", help="Only events before it, ISO 8601 or ms; `headstart publish --from` sends the others.")
+    ] = None,
     by_parts: ByParts = False,
     format: Format = "auto",
     lines: Lines = None,
@@ -42,18 +46,19 @@ def backfill(
 
     Shoppers' states, open exposures, the catalogue and what the old lines still teach end up in Redis; Kafka is asked for its topics only.
     The namespace must not have been worked yet. Workers then read the topics from their beginning, and what is in the history too counts twice: cut the
-    history where the topics begin, or let workers begin where it ends, with `headstart cursor move --partition all --topic all --to TIME --yes`.
+    history where the topics begin (--until), or let workers begin where it ends, with `headstart cursor move --partition all --topic all --to TIME --yes`.
     """
     settings = load_settings(config, needs=("broker", "redis"), assignments=assignments or (), broker=broker, redis=redis, namespace=namespace_, trunk=trunk)
     namespace.require_murmur2(settings)
     artifact = namespace.load_trunk(settings)
     log = open_log(events, by_parts=by_parts, format=format, lines=lines)
+    until_ms = time_ms("--until", until) if until is not None else MAX_TS_MS + 1
     found = namespace.check_partitions(settings)
     names = broker_names(settings.topic_prefix, settings.topic_names)
     begins = bounds(settings, [names[kind] for kind in KINDS])
     rules = namespace.rules_of(settings, artifact, replay=False)
 
-    async def work() -> None:
+    async def work() -> int:
         store = namespace.open_store(settings)
         try:
             wanted = namespace.description(settings, artifact, rules, clock=namespace.LIVE, broker=found)
@@ -62,11 +67,14 @@ def backfill(
                 if (await store.load(str(p), ())).version:
                     raise Mismatch(f"namespace {settings.namespace!r} has been worked already: a history can only come before its first event")
             with progress_bar() as bar:
-                checking = bar.add_task("checking the log", total=log.num_rows)
+                checking, taken = bar.add_task("checking the log", total=log.num_rows), 0
                 for part in parts(log):  # a bad row must be found before anything is written
+                    taken += before(part, until_ms).num_rows
                     bar.advance(checking, part.num_rows)
-                task = bar.add_task("events", total=log.num_rows)
-                ticks = cut(parts(log), settings.replay_tick_ms)
+                if not taken:
+                    raise InputError(f"--until {until}: the log has no event before it")
+                task = bar.add_task("events", total=taken)
+                ticks = cut((before(part, until_ms) for part in parts(log)), settings.replay_tick_ms)
                 past = replace(rules, replay=True)
                 await run(ticks, store, past, Model(artifact), scoring=False, on_tick=lambda tick: bar.advance(task, len(tick.records)))
             for p in range(rules.partitions):  # else what Kafka has deleted by now would count as lost
@@ -75,8 +83,9 @@ def backfill(
                     cursor.offsets = [begins[names[kind], p][0] for kind in KINDS]
                     await put_cursor(store, p, slot.version, cursor)
             await begin_account(store, partitions=rules.partitions, outcome_partitions=rules.outcome_partitions)
+            return taken
         finally:
             await store.close()
 
-    asyncio.run(work())
-    typer.echo(f"{log.num_rows} events are in namespace {settings.namespace!r}; start `headstart worker`")
+    taken = asyncio.run(work())
+    typer.echo(f"{taken} events are in namespace {settings.namespace!r}; start `headstart worker`")

@@ -14,10 +14,10 @@ import msgspec
 import typer
 
 from features.errors import InputError
-from features.events import KINDS, Refused, decode
+from features.events import KINDS, MIN_TS_MS, Refused, decode
 from features.log import events
 from streams import tracing
-from streams.commands.options import Broker, Config, Redis, Set
+from streams.commands.options import Broker, Config, Redis, Set, time_ms
 from streams.kafka_access import client_config
 from streams.publisher import Outgoing, numbered_lines, publish_events, publish_records
 from streams.settings import Settings, load_settings
@@ -49,6 +49,7 @@ def publish(
     raw: Annotated[
         bool, typer.Option("--raw", help="Send JSON lines as they are, broken ones too (to browse if they name no kind), to see how they are refused.")
     ] = False,
+    from_: Annotated[str | None, typer.Option("--from", metavar="TIME", help="Only events at or after it, ISO 8601 or ms.")] = None,
     config: Config = None,
     assignments: Set = None,
 ) -> None:
@@ -63,7 +64,9 @@ def publish(
         from streams import namespace  # needs Redis' client, which a publisher without --redis does not
 
         asyncio.run(namespace.check_publisher(settings))
-    lines = Lines(raw=raw)
+    if raw and from_ is not None:
+        raise InputError("--raw sends every line as it is: --from does not go with it")
+    lines = Lines(raw=raw, from_ms=time_ms("--from", from_) if from_ is not None else MIN_TS_MS)
     with tracing.tracer("headstart-publisher") if settings.trace_share else nullcontext() as tracer:
         counts = _send(settings, file, lines, topics, Published(tracer, settings.trace_share) if tracer is not None else None)
     if sys.stderr.isatty():
@@ -86,9 +89,13 @@ def _send(settings: Settings, file: str, lines: Lines, topics: dict[str, str], t
             raise InputError(f"{file} cannot be read: {error.strerror}") from None
     if lines.raw:
         raise InputError("--raw is for JSON lines; a Parquet log holds valid events only")
+    import pyarrow.compute as pc
+
     from streams.importing import read_log
 
-    return publish_events(settings.broker, events(read_log(Path(file))), topics, client_config=access, progress=_progress, traces=traces)
+    log = read_log(Path(file))
+    log = log.filter(pc.field("ts") >= lines.from_ms)
+    return publish_events(settings.broker, events(log), topics, client_config=access, progress=_progress, traces=traces)
 
 
 def _progress(sent: int) -> None:
@@ -101,6 +108,7 @@ class Lines:
     """JSON lines on their way to Kafka; counts those that were refused."""
 
     raw: bool = False
+    from_ms: int = MIN_TS_MS
     refused: int = field(default=0, init=False)
 
     def outgoing(self, stream: Iterable[bytes]) -> Iterator[Outgoing]:
@@ -110,14 +118,17 @@ class Lines:
                 yield _unvalidated(line)
                 continue
             try:
-                yield _validated(line)
+                record, ts_ms = _validated(line)
             except Refused as refusal:
                 self.refused += 1
                 if self.refused <= SHOWN:
                     typer.echo(f"line {number}: {refusal}", err=True)
+                continue
+            if ts_ms >= self.from_ms:
+                yield record
 
 
-def _validated(line: bytes) -> Outgoing:
+def _validated(line: bytes) -> tuple[Outgoing, int]:
     try:
         kind = _kind_of.decode(line).kind
     except msgspec.ValidationError as error:
@@ -126,8 +137,8 @@ def _validated(line: bytes) -> Outgoing:
         raise Refused("not_json", str(error)[:200]) from None
     if kind not in KINDS:
         raise Refused("wrong_shape", f"kind {kind[:40]!r}; expected one of {', '.join(KINDS)}")
-    event, _ = decode(line, KINDS.index(kind))
-    return Outgoing(kind, event.user_id.encode(), line)
+    event, ts_ms = decode(line, KINDS.index(kind))
+    return Outgoing(kind, event.user_id.encode(), line), ts_ms
 
 
 def _unvalidated(line: bytes) -> Outgoing:

@@ -21,7 +21,7 @@ def scores(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for more when there are none; Ctrl-C ends it.")] = False,
     from_beginning: Annotated[bool, typer.Option("--from-beginning", help="Start with the oldest score that the topic still holds.")] = False,
     launch: Annotated[str | None, typer.Option("--launch", metavar="ID", help="Only scores of this launch.")] = None,
-    most: Annotated[int, typer.Option("--max", metavar="N", help="Stop after so many scores; 0: no limit.")] = 0,
+    most: Annotated[int, typer.Option("--max", metavar="N", min=0, help="Stop after so many scores; 0: no limit.")] = 0,
     broker: Broker = None,
     config: Config = None,
     assignments: Set = None,

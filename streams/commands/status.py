@@ -117,9 +117,9 @@ def rendered(look: Look, lags: dict[int, int]) -> Group:
     for name, justify in (
         ("launch", "left"),
         ("exposures", "right"),
-        ("orders", "right"),
-        ("rate", "right"),
-        ("came / foretold", "right"),
+        ("with an order", "right"),
+        ("of those whose time is over", "right"),
+        ("came / foretold since the launch", "right"),
         ("AUC", "right"),
         ("", "left"),
     ):

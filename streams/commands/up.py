@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import shlex
 import signal
 import threading
 from contextlib import ExitStack
@@ -15,10 +16,11 @@ from features.errors import DependencyDown, InputError
 from streams.commands.options import Config, Set
 from streams.dashboard.child import DashboardServer
 from streams.embedded import EmbeddedStack
-from streams.settings import load_settings, with_changes
+from streams.settings import Settings, as_environment, load_settings, variable, with_changes
 from streams.topics import create_topics
 
 CHECK_S = 0.5
+MADE_WITH = ("partitions", "outcome_partitions", "topic_prefix", "topic_names")  # what the topics are made with, so that the other commands must know it
 
 
 def up(
@@ -51,7 +53,7 @@ def up(
             )
             seen = with_changes(settings, broker=stack.broker, redis=stack.redis_url)
             board = held.enter_context(DashboardServer(seen, dir / "dashboard" if dir is not None else None)) if dashboard else None
-            typer.echo(_welcome(stack, settings.partitions, board.url if board is not None else "(not started)"))
+            typer.echo(_welcome(stack, settings, board.url if board is not None else "(not started)"))
             servers = [stack.kafka, stack.valkey, *([board] if board is not None else [])]
             while not stop.wait(CHECK_S):
                 for server in servers:
@@ -68,9 +70,12 @@ def _days_ago(days: int) -> str:
     return (dt.datetime.now(dt.UTC) - dt.timedelta(days=days)).date().isoformat()
 
 
-def _welcome(stack: EmbeddedStack, partitions: int, dashboard: str) -> str:
+def _welcome(stack: EmbeddedStack, settings: Settings, dashboard: str) -> str:
+    given = as_environment(settings)
+    others = "".join(f" {name}={shlex.quote(given[name])}" for name in map(variable, MADE_WITH) if name in given)
+    began, launched = _days_ago(14), _days_ago(6)
     return f"""\
-Kafka broker  {stack.broker}   (Tansu, embedded; {partitions} partitions for each event topic)
+Kafka broker  {stack.broker}   (Tansu, embedded; {settings.partitions} partitions for each event topic)
 Redis         {stack.redis_url}   (Valkey, embedded)
 Dashboard     {dashboard}
 
@@ -78,13 +83,14 @@ Memory only, for trying out: when this ends, all events, scores and states are g
 
 In another terminal:
 
-  export HEADSTART_BROKER={stack.broker} HEADSTART_REDIS={stack.redis_url}
-  headstart simulate --out shop.parquet --start {_days_ago(14)}         # a simulated shop's last two weeks
-  headstart pretrain shop.parquet --without-line launch --until {_days_ago(6)}   # the trunk, from the older lines
-  headstart worker &                                                    # score events as they arrive
-  headstart launch add spring --line launch --from {_days_ago(6)}           # the new line
-  headstart publish shop.parquet                                        # send the events
-  headstart scores --launch spring --max 3                              # look at the scores
-  headstart launch show spring                                          # and at what was learned
+  export HEADSTART_BROKER={stack.broker} HEADSTART_REDIS={stack.redis_url}{others}
+  headstart simulate --out shop.parquet --start {began}                         # a simulated shop's last two weeks
+  headstart pretrain shop.parquet --without-line launch --until {launched}          # the trunk, from the older lines
+  headstart backfill shop.parquet --until {launched}                                # the shoppers as they were on the day of the launch
+  headstart launch add spring --line launch --from {launched}                       # the new line
+  headstart worker &                                                            # score events as they arrive
+  headstart publish shop.parquet --from {launched}                                  # what came since
+  headstart scores --launch spring --follow --max 3                             # look at the first scores
+  headstart launch show spring                                                  # and at what was learned
 
 Ctrl-C stops both."""

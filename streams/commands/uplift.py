@@ -96,7 +96,7 @@ def _show(launch: str, judged: Uplift, found: Gathered) -> None:
     for warning in warnings(judged, found):
         console.print(f"! {warning}", style="yellow", soft_wrap=True)
     table = Table(title="exposures whose window is over", title_justify="left")
-    for name in ("arm", "users", "that ordered", "share", "predicted", "exposures", "with an order"):
+    for name in ("arm", "users", "that ordered", "share", "foretold at the first", "exposures", "with an order"):
         table.add_column(name, justify="left" if name == "arm" else "right")
     for name, arm in (("treated", judged.treated), ("holdout", judged.holdout)):
         table.add_row(*_row(name, arm))
@@ -112,7 +112,7 @@ def _row(name: str, arm: Arm) -> tuple[str, ...]:
 def _figures(judged: Uplift) -> Iterator[tuple[str, str]]:
     sure, ratio, each = f"{100 * (1 - judged.alpha):g} % at all times", judged.sample_ratio, judged.per_exposure
     yield "lift", f"{signed(judged.lift.value)}, {_between(judged.lift, signed)} ({sure}; orders per assigned user, exact)"
-    settled = "settled" if judged.e_value >= 1 / judged.alpha else "open"
+    settled = "not to be believed" if judged.verdict == "not comparable" else "settled" if judged.e_value >= 1 / judged.alpha else "open"
     yield "evidence", f"e-value {judged.e_value:.3g} ({settled}; {1 / judged.alpha:.0f} settles it), p {judged.p_value:.2g}, valid however often you look"
     yield "difference", f"{_points(judged.difference.value)} orders per 100 users, {_between(judged.difference, _points)} ({sure}; for large numbers)"
     if not math.isnan(judged.variance_reduction):

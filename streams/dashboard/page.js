@@ -61,9 +61,9 @@ function drawCards(launches) {
     card.querySelector(".head").replaceChildren(
       make("h2", {}, make("a", { href: "/launches/" + encodeURIComponent(launch.id) }, launch.id)),
       make("p", { class: "what" }, (launch.products.length ? launch.products.length + " products of line " : "line ") + launch.line + (launch.open ? "" : " · closed") + (launch.holdout ? ` · ${percent(launch.holdout)} held out` : "")));
-    const facts = [["exposures", shown(f.exposures)], ["orders", shown(f.orders)], ["order rate", percent(f.conversion)], ["came / foretold", f.came_foretold === null ? "–" : f.came_foretold.toFixed(2)]];
+    const facts = [["exposures", shown(f.exposures)], ["with an order", shown(f.orders)], ["order rate", percent(f.conversion)], ["came / foretold", f.came_foretold === null ? "–" : f.came_foretold.toFixed(2)]];
     card.querySelector("dl").replaceChildren(...facts.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]));
-    card.querySelector(".note").textContent = f.final ? `The order rate is of the ${shown(f.final)} exposures whose ${hours(launch.window_s)} are over: ${shown(f.final_orders)} orders.` : "";
+    card.querySelector(".note").textContent = f.final ? `The order rate is of the ${shown(f.final)} exposures whose ${hours(launch.window_s)} are over: ${shown(f.final_orders)} with an order.` : "";
     card.querySelector("ul").replaceChildren(...launch.verdicts.map((v) => make("li", { class: v.state }, make("span", {}, ...sign(v.state), v.answer), make("span", { class: "q" }, v.question))));
     Chart.draw(card.querySelector(".spark"), { data: [launch.spark], layout: {} }, { spark: true });
   });

@@ -18,6 +18,7 @@ from streams.cutting import cut
 from streams.log_parts import LogParts
 from streams.offline import run
 from streams.settings import load_settings
+from streams.training import before
 from tests.integration.harness import fresh_name
 from tests.integration.worlds import World
 
@@ -98,6 +99,22 @@ def test_the_store_holds_what_the_pipeline_makes_of_the_history(
     assert code != 0
     assert "has been worked already" in error
     assert held() == now
+
+
+@pytest.mark.usefixtures("at")
+def test_a_history_ends_where_it_is_told_to(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With `--until` the store holds what the events before that time leave; a time before all of them is refused, and leaves the namespace as it was."""
+    pq.write_table(world.log, tmp_path / "whole.parquet")
+    ts = np.sort(world.log["ts"].to_numpy())
+    code, error = command(capsys, "backfill", str(tmp_path / "whole.parquet"), "--until", str(ts[0]))
+    assert (code != 0, "the log has no event before it" in error) == (True, True)
+    middle = int(ts[len(ts) // 2])
+    code, error = command(capsys, "backfill", str(tmp_path / "whole.parquet"), "--until", str(middle))
+    assert code == 0, error
+    settings, memory = load_settings(None), MemoryStore()
+    rules = namespace.rules_of(settings, world.artifact, replay=True)
+    asyncio.run(run(cut(before(world.log, middle), settings.replay_tick_ms), memory, rules, Model(world.artifact), scoring=False))
+    assert {place: value for place, value in held().items() if place[1].startswith(("u:", "ul:"))} == memory._records
 
 
 @pytest.mark.usefixtures("at")

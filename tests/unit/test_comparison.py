@@ -7,9 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from models.baselines import BASELINES
+from models.checkpoint import Artifact
 from models.experts import EXPERTS
 from models.launch_head import MODELS
 from models.learning_curve import conversions_to
@@ -31,22 +34,42 @@ SHOP = Shop(users=500, lines=4, days=9.0, launch_day=4.0, conversion=0.12, windo
 LINES = ("audio", "launch")
 
 
+AT_MS, END_MS = SHOP.start_ms + 4 * DAY_MS, SHOP.start_ms + 9 * DAY_MS
+RULES = Rules(edges_ms=edges_ms(SHOP.window_s), partitioner_check=False)
+
+
 @pytest.fixture(scope="module")
-def runs() -> list[LineRun]:
-    """Two lines of a small shop, launched together."""
-    at_ms = SHOP.start_ms + 4 * DAY_MS
-    log = launched(simulate(SHOP).log, LINES, at_ms)
-    rules = Rules(edges_ms=edges_ms(SHOP.window_s), partitioner_check=False)
+def log() -> pa.Table:
+    """The log of a small shop, of which two lines are launched."""
+    return launched(simulate(SHOP).log, LINES, AT_MS)
+
+
+@pytest.fixture(scope="module")
+def artifact(log: pa.Table) -> Artifact:
+    """What the others teach."""
     settings = PretrainSettings(TrunkSettings(most_steps=40), c_grid=(0.01,), pseudo_steps=20)
-    artifact = train(log, rules, tick_ms=TICK_MS, until_ms=at_ms, seed=0, settings=settings)
-    end_ms = SHOP.start_ms + 9 * DAY_MS
-    return run_lines(log, artifact, LINES, rules, at_ms=at_ms, tick_ms=TICK_MS, end_ms=end_ms)
+    return train(log, RULES, tick_ms=TICK_MS, until_ms=AT_MS, seed=0, settings=settings)
+
+
+@pytest.fixture(scope="module")
+def runs(log: pa.Table, artifact: Artifact) -> list[LineRun]:
+    """Both launched together."""
+    return run_lines(log, artifact, LINES, RULES, at_ms=AT_MS, tick_ms=TICK_MS, end_ms=END_MS)
 
 
 @pytest.fixture(scope="module")
 def compared(runs: list[LineRun]) -> dict[str, Any]:
     """What is said of them."""
     return compare(runs, resamples=50)
+
+
+def test_a_line_without_an_event_since_its_launch_is_left_out(log: pa.Table, artifact: Artifact, runs: list[LineRun]) -> None:
+    """A line that was given up before: nothing of it is judged, and the others are."""
+    gone = log.filter(pc.field("line") != "launch")
+    found = run_lines(gone, artifact, ("launch",), RULES, at_ms=AT_MS, tick_ms=TICK_MS, end_ms=END_MS, baselines=())
+    assert [len(run.y) for run in found] == [0]
+    told = compare([*found, runs[0]], resamples=20)
+    assert (told["lines_without_orders"], told["lines_judged"]) == (["launch"], ["audio"])
 
 
 def test_every_model_is_judged_on_the_same_exposures(runs: list[LineRun]) -> None:

@@ -17,7 +17,7 @@ from features.vector import WIDTH
 from models.pretrain import PretrainSettings
 from models.trunk import TrunkSettings
 from streams.importing import read_log
-from streams.log_parts import LogParts, parts
+from streams.log_parts import LogParts, open_log, parts
 from streams.partition import Rules
 from streams.row_sample import RowSample
 from streams.shop import Shop, simulate
@@ -97,6 +97,14 @@ def test_lines_can_be_left_out(log: pa.Table, tmp_path: Path) -> None:
     line = survey(log).lines[0]
     found = LogParts(on_disk(log, tmp_path, 2), without=[line])
     assert survey(found).lines == survey(log).lines[1:]
+
+
+@pytest.mark.parametrize("by_parts", [False, True])
+def test_a_line_that_is_not_there_cannot_be_left_out(log: pa.Table, tmp_path: Path, by_parts: bool) -> None:
+    """Else a slip of the pen would leave in what a trunk must not have seen."""
+    path = on_disk(log, tmp_path, 1)
+    with pytest.raises(InputError, match="there is no line 'lanch' in the log"):
+        survey(open_log(path if by_parts else next(path.glob("*.parquet")), by_parts=by_parts, without=[survey(log).lines[0], "lanch"]))
 
 
 def test_what_is_not_in_order_is_refused(log: pa.Table, tmp_path: Path) -> None:

@@ -133,6 +133,13 @@ def test_publish_leaves_out_and_names_what_is_no_event(capsys: pytest.CaptureFix
     assert [text.split(":")[0] for text in said] == [f"line {number}" for number in (3, 4, 5, 6, 7, 8)]
 
 
+def test_what_came_before_a_time_stays() -> None:
+    """With a time to begin at, earlier events are not sent, and are not refused either."""
+    lines = Lines(from_ms=5)
+    assert list(lines.outgoing([line(ts=4), line(ts=5), b"{", line(ts=6)])) == [Outgoing("cart", b"u", line(ts=ts)) for ts in (5, 6)]
+    assert lines.refused == 1
+
+
 def test_raw_lines_are_sent_as_they_are() -> None:
     """With raw, broken lines go out too: to browse if they name no kind, without a key if they name no user."""
     sent = list(Lines(raw=True).outgoing([b"{", b'{"kind":"order","user_id":"u"}', b'{"kind":"view","user_id":7}']))
