@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
@@ -182,6 +183,9 @@ class RedisStore:
             except (AuthenticationError, NoPermissionError) as error:
                 raise InputError(f"Redis at {self._access.place} refuses this user: {error}") from None
             except self._lost as error:
+                if not self._access.cluster:  # the others that wait in the pool are as dead, and each would fail somebody long after this is over
+                    with suppress(*self._lost):
+                        await self._redis.connection_pool.disconnect(inuse_connections=False)
                 if not again or loop.time() + pause_s > give_up:
                     raise DependencyDown(f"Redis does not answer at {self._access.place}: {error}") from error
             except RedisError as error:

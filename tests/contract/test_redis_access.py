@@ -231,6 +231,25 @@ def test_all_that_is_kept_is_found(kind: str, request: pytest.FixtureRequest) ->
     asyncio.run(check())
 
 
+def test_a_server_that_came_back_fails_nobody_later(tmp_path: Path) -> None:
+    """Connections that waited in the pool while it was away are let go with the first one that fails: a commit, which is tried once, does not meet them."""
+
+    async def check() -> None:
+        with EmbeddedValkey(tmp_path) as valkey:
+            store = RedisStore(valkey.url, "test", ttl_ms=60_000, patience_s=10.0)
+            slots = [str(p) for p in range(6)]
+            try:
+                assert all(await asyncio.gather(*(store.commit(slot, 0, Changes(cursor=b"x")) for slot in slots)))
+                valkey.kill()
+                valkey.start()
+                await store.meta()
+                assert all(await asyncio.gather(*(store.commit(slot, 0, Changes(cursor=b"x")) for slot in slots)))
+            finally:
+                await store.close()
+
+    asyncio.run(check())
+
+
 def test_a_single_server_is_no_cluster(redis_url: str) -> None:
     """The setting `redis_cluster` with a server that is none is refused with the server's own words."""
     assert "luster" in refused(RedisAccess(redis_url, cluster=True))
