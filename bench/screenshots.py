@@ -33,7 +33,7 @@ from streams.embedded import EmbeddedStack
 from streams.evaluation import as_launch
 from streams.records import Launch
 from streams.replay import prepare, publish, replay_settings, wait_for, workers
-from streams.settings import Settings, as_environment, load_settings, with_changes
+from streams.settings import Settings, child_environment, load_settings, with_changes
 
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 ARGUMENTS = [
@@ -54,7 +54,7 @@ SHOWN_DAYS = 3
 @contextlib.contextmanager
 def dashboard(settings: Settings) -> Iterator[str]:
     """Run `headstart dashboard` and yield its address."""
-    process = subprocess.Popen([sys.executable, "-m", "streams.cli", "dashboard", "--port", "0"], env={**os.environ, **as_environment(settings)},
+    process = subprocess.Popen([sys.executable, "-m", "streams.cli", "dashboard", "--port", "0"], env=child_environment(settings),
                                stdout=subprocess.PIPE, text=True)  # fmt: skip
     try:
         assert process.stdout is not None

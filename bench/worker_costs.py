@@ -36,7 +36,7 @@ from models.checkpoint import save
 from streams.embedded import EmbeddedStack, free_port
 from streams.partition import Cursor
 from streams.publisher import Outgoing, publish_records
-from streams.settings import Settings, as_environment, load_settings
+from streams.settings import Settings, child_environment, load_settings
 from streams.topics import broker_names, create_topics
 from tests.builders import make_artifact
 
@@ -88,7 +88,7 @@ class Run:
     @contextmanager
     def worker(self) -> Iterator[subprocess.Popen[bytes]]:
         """Run the worker; its memory is followed, and its figures are asked for every second."""
-        environment = {**{k: v for k, v in os.environ.items() if not k.startswith("HEADSTART_")}, **as_environment(self.settings)}
+        environment = child_environment(self.settings)
         process = subprocess.Popen([sys.executable, __file__, "--as", self.how], env=environment, stdin=subprocess.DEVNULL)
         thread = threading.Thread(target=self._follow, args=(process.pid,), daemon=True)
         thread.start()

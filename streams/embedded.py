@@ -74,6 +74,10 @@ class EmbeddedServer(ABC):
 
     # What a kind of server has to say of itself.
 
+    def whole_environment(self) -> dict[str, str]:
+        """What the process is started with: ours, and `environment`."""
+        return {**os.environ, **self.environment}
+
     @abstractmethod
     def command(self) -> list[str]:
         """The program and its arguments, for `self.port` and `self.folder`. Raises DependencyDown if it is not installed."""
@@ -142,7 +146,7 @@ class EmbeddedServer(ABC):
                 self._guard = subprocess.Popen(
                     [sys.executable, "-I", "-S", str(GUARD), *remove, *command],
                     stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, bufsize=0,
-                    cwd=self.folder, env={**os.environ, **self.environment}, start_new_session=True,
+                    cwd=self.folder, env=self.whole_environment(), start_new_session=True,
                 )  # fmt: skip
         except OSError as error:
             raise DependencyDown(f"{self.name} cannot be started: {error.filename}: {error.strerror}") from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import subprocess
 import sys
@@ -31,7 +30,7 @@ from streams.offline import put_launches
 from streams.partition import Rules
 from streams.publisher import Outgoing, publish_records
 from streams.records import TICK_HEADER, Launch, Outcome, decode_message
-from streams.settings import ENVIRONMENT_PREFIX, Settings, as_environment, with_changes
+from streams.settings import Settings, child_environment, with_changes
 from streams.ticks import Tick, with_end
 from streams.topics import broker_names, create_topics, require_reachable
 
@@ -112,11 +111,10 @@ async def wait_for(store: Store, last_ms: int, outcome_partitions: int, *, check
 
 def start_worker(settings: Settings, log: Path, environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
     """Start a worker of the settings' namespace as a process of its own, with more in its environment; its log is appended to a file."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(ENVIRONMENT_PREFIX)}
     with log.open("ab") as out:
         return subprocess.Popen(
             [sys.executable, "-m", "streams.cli", "worker"],
-            env={**inherited, **as_environment(settings), **(environment or {})},
+            env={**child_environment(settings), **(environment or {})},
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,

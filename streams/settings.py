@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
+import shlex
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -184,7 +185,7 @@ def load_settings(config: Path | None = None, *, needs: Sequence[str] = (), assi
         try:
             values[name] = ABOUT[name].form.read(raw)
         except ValueError:
-            got = masked(name, raw) if isinstance(raw, str) else raw
+            got = masked(name, str(raw)) if name in SECRETS or isinstance(raw, str) else raw
             raise InputError(f"setting {name!r} from {source}: expected {ABOUT[name].form.expected}, got {got!r}") from None
         came_from[name] = source
 
@@ -270,8 +271,20 @@ def unused_variables() -> list[str]:
 
 
 def as_environment(settings: Settings) -> dict[str, str]:
-    """The variables that give a child process these settings. They hold secrets: for `env=`, never for a log."""
+    """The variables that say what of these settings is not the default. They hold secrets: for a process, never for a log."""
     return {variable(name): shown(getattr(settings, name)) for name in ABOUT if getattr(settings, name) != default(name)}
+
+
+def child_environment(settings: Settings) -> dict[str, str]:
+    """The environment of a child process that is to have these settings: ours, without what it says of settings, and no settings file of its own."""
+    inherited = {name: text for name, text in os.environ.items() if not name.startswith(ENVIRONMENT_PREFIX)}
+    return inherited | {CONFIG_VARIABLE: os.devnull} | as_environment(settings)
+
+
+def for_a_shell(settings: Settings) -> str:
+    """What a person puts before a command to give it these settings; what is secret is named, and left to them."""
+    given = {name: value for name in ABOUT if (value := getattr(settings, name)) != default(name)}
+    return " ".join(f"{variable(name)}={shlex.quote(shown(value)) if masked(name, value) == shown(value) else '…'}" for name, value in given.items())
 
 
 def with_changes(settings: Settings, **changes: Any) -> Settings:

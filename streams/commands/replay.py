@@ -37,7 +37,7 @@ from streams.embedded import EmbeddedStack
 from streams.evaluation import as_launch, launch_time, launched, write_predictions
 from streams.importing import read_log
 from streams.replay import replay_log, replay_settings
-from streams.settings import as_environment, load_settings, with_changes
+from streams.settings import for_a_shell, load_settings, with_changes
 
 EMBEDDED_SESSION_S = 6
 
@@ -98,8 +98,7 @@ def replay(
         if stack is not None:
             settings = with_changes(settings, broker=stack.broker, redis=stack.redis_url, session_timeout_s=EMBEDDED_SESSION_S)
         settings = with_changes(replay_settings(settings, name or f"replay-{secrets.token_hex(4)}"), trunk=settings.trunk.resolve())
-        variables = " ".join(f"{name}={value}" for name, value in as_environment(settings).items())
-        invitation = f"the namespace is ready; start workers with: {variables} headstart worker"
+        invitation = f"the namespace is ready; start workers with: {for_a_shell(settings)} headstart worker"
         published = bar.add_task("events published", total=log.num_rows)
         learned = bar.add_task("hours of event time learned", total=round((end_ms - first_ms) / 3_600_000))
         judged = replay_log(

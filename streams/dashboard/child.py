@@ -5,11 +5,10 @@ from __future__ import annotations
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
 from pathlib import Path
 
 from streams.embedded import HOST, EmbeddedServer
-from streams.settings import Settings, as_environment, with_changes
+from streams.settings import Settings, child_environment, with_changes
 
 
 class DashboardServer(EmbeddedServer):
@@ -20,7 +19,11 @@ class DashboardServer(EmbeddedServer):
     def __init__(self, settings: Settings, folder: Path | None = None) -> None:
         super().__init__(folder)
         self._token = settings.http_token
-        self.environment: Mapping[str, str] = as_environment(with_changes(settings, dashboard_host=HOST))
+        self._settings = with_changes(settings, dashboard_host=HOST)
+
+    def whole_environment(self) -> dict[str, str]:
+        """What the settings say, and nothing that is said of them elsewhere."""
+        return child_environment(self._settings)
 
     @property
     def url(self) -> str:

@@ -154,7 +154,12 @@ class _Audit:
         if (await self.store.load(str(p), ())).version != slot.version:
             raise NotAtRest(f"partition {p} was worked while the ledger read it; try again when the namespace is at rest, or stop the workers")
         sums.update(
-            published=published.read, distinct=len(wanted.first), repeated=wanted.repeats, rejected=published.reasons.total(), waiting=lag, lost=cursor.totals.lost
+            published=published.read,
+            distinct=len(wanted.first),
+            repeated=wanted.repeats,
+            rejected=published.reasons.total(),
+            waiting=lag,
+            lost=cursor.totals.lost,
         )
         sums.update({f"rejected as {reason}": n for reason, n in published.reasons.items()})
         sums["before_log"] += published.before_log

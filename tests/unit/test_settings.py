@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,21 @@ import pytest
 from features.errors import InputError
 from streams import topics
 from streams.setting_values import masked, shown
-from streams.settings import ABOUT, SECRETS, TOPICS, as_environment, default, load_settings, origins, unused_variables, variable, with_changes
+from streams.settings import (
+    ABOUT,
+    SECRETS,
+    TOPICS,
+    Settings,
+    as_environment,
+    child_environment,
+    default,
+    for_a_shell,
+    load_settings,
+    origins,
+    unused_variables,
+    variable,
+    with_changes,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -174,6 +189,41 @@ def test_an_override_that_is_no_setting_is_a_bug() -> None:
 def test_a_password_in_a_url_is_masked(url: str, expected: str) -> None:
     """Only the password goes; odd characters in it do not let a part of it out."""
     assert masked("redis", url) == expected
+
+
+def test_what_a_person_is_told_to_set_holds_no_secret() -> None:
+    """Settings as words for a shell, quoted; a secret, and an address with a password in it, are named and left out."""
+    told = for_a_shell(Settings(broker="k:9092", topic_prefix="a b.", sasl_password="hunter2hunter2", redis="redis://u:hunter2hunter2@r:6379", partitions=3))
+    assert "hunter2" not in told
+    assert "HEADSTART_TOPIC_PREFIX='a b.'" in told
+    assert {"HEADSTART_BROKER=k:9092", "HEADSTART_PARTITIONS=3", "HEADSTART_SASL_PASSWORD=…", "HEADSTART_REDIS=…"} <= set(told.split())
+
+
+def test_a_child_has_its_parents_settings_whatever_lies_about(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A settings file in the folder and variables in the environment, which the parent has overruled, are not read again by a child."""
+    (tmp_path / "headstart.toml").write_text('timezone = "Europe/Berlin"\n')
+    (tmp_path / "token").write_text("t0ken-t0ken")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HEADSTART_HTTP_TOKEN_FILE", str(tmp_path / "token"))
+    monkeypatch.setenv("HEADSTART_PARTITIONS", "7")
+    parent = load_settings(assignments=["timezone=UTC", "partitions=12"])
+    given = child_environment(parent)
+    for name in [name for name in os.environ if name.startswith("HEADSTART_")]:
+        monkeypatch.delenv(name)
+    for name, text in given.items():
+        monkeypatch.setenv(name, text)
+    child = load_settings()
+    assert {name: getattr(child, name) for name in ABOUT} == {name: getattr(parent, name) for name in ABOUT}
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_secret_of_the_wrong_kind_is_not_shown(name: str, tmp_path: Path) -> None:
+    """A number in the settings file where a text is expected."""
+    file = tmp_path / "settings.toml"
+    file.write_text(f"{name} = 123456789\n")
+    with pytest.raises(InputError) as refused:
+        load_settings(file)
+    assert "123456789" not in str(refused.value)
 
 
 def test_a_value_named_like_a_secret_is_masked_whole() -> None:
