@@ -12,6 +12,7 @@ import gzip
 import hashlib
 import os
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, Literal
@@ -20,10 +21,10 @@ import msgspec
 
 from features.errors import InputError, Mismatch
 from features.redis_store import Entry, RedisStore
+from streams.namespace import RESTORED, sizes_of
 
 FORMAT: Final = 1
 AT_ONCE: Final = 500  # keys that are written together
-CHANGING: Final = "being restored"
 
 Progress = Callable[[int], None]
 
@@ -59,8 +60,7 @@ async def versions(store: RedisStore) -> dict[str, str]:
 async def write(store: RedisStore, namespace: str, file: Path, *, progress: Progress = lambda _: None) -> Header:
     """Write the namespace into a new file, whole or not at all. Raises NotAtRest, and InputError if there is nothing or the file cannot be written."""
     meta = await store.meta()
-    if not meta:
-        raise InputError(f"Redis has no namespace {namespace!r}")
+    sizes_of(meta, namespace)
     header = Header(namespace=namespace, made_at_ms=time.time_ns() // 1_000_000, meta=meta, versions=await versions(store))
     part = file.with_name(file.name + ".part")
     try:
@@ -113,9 +113,11 @@ def read_entries(file: Path) -> Iterator[Entry]:
                 keys += 1
             except msgspec.ValidationError:
                 break
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                raise InputError(f"{file} was damaged: its key number {keys + 1} cannot be read") from None
         try:
             end = decode_end(held)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeDecodeError):
             raise InputError(f"{file} was cut: it has no end") from None
         if (end.keys, end.sha256) != (keys, checksum.hexdigest()):
             raise InputError(f"{file} was damaged: its checksum is not that of its {keys} keys")
@@ -149,7 +151,7 @@ class _Opened:
                 if len(raw) < size:
                     return
                 yield raw
-        except (EOFError, OSError) as error:
+        except (EOFError, OSError, zlib.error) as error:
             raise InputError(f"{self._file} is no whole backup: {error}") from None
 
     def __exit__(self, *_: object) -> Literal[False]:
@@ -160,19 +162,19 @@ class _Opened:
 def _header(raw: bytes, file: Path) -> Header:
     try:
         header = msgspec.msgpack.decode(raw, type=Header)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         raise InputError(f"{file} is no backup of Headstart") from None
     if header.headstart_backup != FORMAT:
         raise InputError(f"{file} is a backup of format {header.headstart_backup}, this version reads {FORMAT}")
     return header
 
 
-async def put(store: RedisStore, entries: Iterable[Entry], meta: Mapping[str, str], *, progress: Progress = lambda _: None) -> int:
+async def put(store: RedisStore, entries: Iterable[Entry], meta: Mapping[str, str], *, meanwhile: str = RESTORED, progress: Progress = lambda _: None) -> int:
     """Write keys into a namespace that holds nothing (or in the place of all that it holds), and its description at last; returns how many.
 
-    Meanwhile the description says so, and whoever comes is refused. What was begun and not ended is begun again.
+    `meanwhile` is what its description says until then. What was begun and not ended is begun again.
     """
-    await store.put_meta({**meta, "partitions": CHANGING})
+    await store.put_meta({**meta, "partitions": meanwhile})
     await store.delete_entries()
     batch: list[Entry] = []
     keys = 0

@@ -47,13 +47,12 @@ class Believer:
 async def believer(store: Store, settings: Settings) -> Believer:
     """Return what the namespace believes now, with its own trunk: from its store if it is there, else from the settings' folder. Raises InputError, Mismatch."""
     held = await store.meta()
-    if not held:
-        raise InputError(f"namespace {settings.namespace!r} is empty: no worker has joined it yet")
+    partitions, outcome_partitions = namespace.sizes_of(held, settings.namespace)
     base = held["trunk"]
     artifact = await trunks.fetch(store, base) if await trunks.manifest(store, base) is not None else namespace.load_trunk(settings)
     clock = namespace.clock_of(held)
     rules = namespace.rules_of(settings, artifact, replay=clock != namespace.LIVE)
-    rules = replace(rules, partitions=int(held["partitions"]), outcome_partitions=int(held["outcome_partitions"]))
+    rules = replace(rules, partitions=partitions, outcome_partitions=outcome_partitions)
     if artifact.sha256 != base:
         raise InputError(f"the namespace's trunk is {base[:16]}, the given one {artifact.sha256[:16]}: give the one that it works with (--trunk)")
     model = Model(artifact)

@@ -136,7 +136,8 @@ def _rules(settings: Settings, artifact: Artifact, held: dict[str, str]) -> Rule
     rules = namespace.rules_of(settings, artifact, replay=clock != namespace.LIVE)
     wanted = namespace.description(settings, artifact, rules, clock=clock, broker={})
     namespace.compare(held, {name: wanted[name] for name in ("schema", "rules")}, f"namespace {settings.namespace!r}")
-    return replace(rules, partitions=int(held["partitions"]), outcome_partitions=int(held["outcome_partitions"]))
+    partitions, outcome_partitions = namespace.sizes_of(held, settings.namespace)
+    return replace(rules, partitions=partitions, outcome_partitions=outcome_partitions)
 
 
 async def _knowledge(store: Store, artifact: Artifact, held: dict[str, str], rules: Rules) -> Knowledge:

@@ -21,6 +21,9 @@ from streams.topics import broker_names, cluster_id, partition_counts, topic_ids
 from streams.trunks import is_kept
 
 LIVE = "live"
+RESTORED: Final = "being restored"
+DIVIDED: Final = "being divided anew"
+"""In the place of how many partitions a namespace has, while what it holds is replaced: whoever comes is refused."""
 SHOWN: Final = 80  # characters of a text that differs
 WHAT_DIFFERS = {
     "clock": "the clock: a replay needs a namespace of its own",
@@ -135,6 +138,15 @@ def _where_they_differ(*texts: str) -> list[str]:
     same = next((i for i, letters in enumerate(zip(*texts, strict=False)) if len(set(letters)) > 1), 0)
     begin = max(texts[0].rfind(mark, 0, same) + 1 for mark in " ,")
     return [f"{'…' if begin else ''}{text[begin : begin + SHOWN]}{'…' if len(text) > begin + SHOWN else ''}" for text in texts]
+
+
+def sizes_of(held: Mapping[str, str], name: str) -> tuple[int, int]:
+    """Return how many partitions and outcome partitions a namespace has. Raises InputError for one that is not there, Mismatch for one that is not whole."""
+    if not held:
+        raise InputError(f"namespace {name!r} is empty: no worker has joined it yet")
+    if not held["partitions"].isdigit():
+        raise Mismatch(f"namespace {name!r} is {held['partitions']}: wait for the command that does it, or run that again to its end")
+    return int(held["partitions"]), int(held["outcome_partitions"])
 
 
 def clock_of(held: dict[str, str]) -> str:

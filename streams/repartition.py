@@ -27,6 +27,8 @@ from streams.learner_cursor import LearnerCursor
 from streams.ledger.base import BASE, LearnerBase, PartitionBase, bins_of, counted_in
 from streams.outbox import first_epoch
 from streams.partition import Cursor, Totals
+from streams.records import Seen
+from streams.seen import merge_seen
 
 VERSION = "version"
 CURSOR = "cursor"
@@ -129,5 +131,6 @@ class Divided:
                 tick_ms=max((cursor.tick_ms for cursor in last), default=0),
                 time_ms=max((cursor.time_ms for cursor in last), default=0),
                 totals=totals if p == 0 else Totals(),
+                seen=merge_seen([cursor.seen for cursor in last]) if p == 0 else Seen(),
                 counts=merge([cursor.counts for cursor in last if cursor.counts]) if p == 0 else {},
             )

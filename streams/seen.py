@@ -6,6 +6,7 @@ depend on their order, and so neither on partitions nor on batches.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -53,6 +54,19 @@ def see_events(seen: Seen, kinds: NDArray[np.int64], fate: NDArray[np.uint8], la
 def _add(domains: dict[str, list[int]], name: str, counts: list[int]) -> None:
     held = domains.get(name)
     domains[name] = counts if held is None else [a + b for a, b in zip(held, counts, strict=True)]
+
+
+def merge_seen(parts: Sequence[Seen]) -> Seen:
+    """Return what several partitions have seen together."""
+    out = Seen()
+    for seen in parts:
+        for name, counts in seen.domains.items():
+            _add(out.domains, name, counts)
+        for reason, n in seen.refused.items():
+            out.refused[reason] = out.refused.get(reason, 0) + n
+        out.read += seen.read
+        out.examples += seen.examples
+    return out
 
 
 def in_order(seen: Seen) -> Seen:

@@ -10,7 +10,6 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from features.errors import InputError
 from features.store import Store, decoded
 from models.chronicle import Blocks, Rows
 from models.launch_head import LaunchHead
@@ -97,9 +96,7 @@ class Reader:
 
     async def _look(self) -> Look:
         meta = await self._store.meta()
-        if not meta:
-            raise InputError(f"namespace {self._name!r} is empty: no worker has joined it yet")
-        partitions, outcome_partitions = int(meta["partitions"]), int(meta["outcome_partitions"])
+        partitions, outcome_partitions = namespace.sizes_of(meta, self._name)
         control = await self._store.load(CONTROL_SLOT, ("launches",))
         self._launches = {name: decode_launch(value) for name, value in sorted(control.hashes["launches"].items())}
         cursors = {}

@@ -72,7 +72,7 @@ def restore(
         store = namespace.open_store(settings, patience_s=10.0)
         try:
             held = await store.meta()
-            if held and not replace and held.get("partitions") != copies.CHANGING:
+            if held and not replace and held.get("partitions") != namespace.RESTORED:
                 raise Mismatch(f"namespace {settings.namespace!r} is in use: give --replace to delete what it holds, or --namespace for another one")
             with progress_bar() as bar:
                 task = bar.add_task("keys", total=None)

@@ -116,11 +116,11 @@ def move(
     async def work() -> list[str]:
         store = namespace.open_store(settings, patience_s=5.0)
         try:
-            held = await store.meta() or await _begun(store, settings, join=yes)
-            partitions, outcome_partitions = int(held["partitions"]), int(held["outcome_partitions"])
+            held = await store.meta() or await _begun(store, settings, join=False)
+            partitions, outcome_partitions = namespace.sizes_of(held, settings.namespace)
             if partition != "all" and not (partition.isdigit() and int(partition) < partitions):
                 raise InputError(f"--partition {partition}: expected a number below {partitions}, or all")
-            lines = []
+            lines, moved = [], list[tuple[int, int, Cursor]]()
             for p in range(partitions) if partition == "all" else [int(partition)]:
                 slot = await store.load(str(p), ())
                 if slot.version:
@@ -137,9 +137,12 @@ def move(
                     past = cursor.offsets[kind] - max(before, found[names[name], p][0])
                     what = f"{past} records are passed over" if past >= 0 else f"{-past} records are read again"
                     lines.append(f"{name}[{p}]: {before} → {cursor.offsets[kind]}; {what}")
-                if yes:
-                    await put_cursor(store, p, slot.version, cursor)
-            if yes:
+                moved.append((p, slot.version, cursor))
+            if yes:  # and all of them can be moved
+                if not await store.meta():
+                    await _begun(store, settings, join=True)
+                for p, version, cursor in moved:
+                    await put_cursor(store, p, version, cursor)
                 await begin_account(store, partitions=partitions, outcome_partitions=outcome_partitions)
             return lines
         finally:
@@ -167,9 +170,7 @@ def _time_ms(to: str) -> int:
 
 async def _sizes(store: RedisStore, settings: Settings) -> tuple[int, int]:
     held = await store.meta()
-    if not held:
-        raise InputError(f"Redis has no namespace {settings.namespace!r}")
-    return int(held["partitions"]), int(held["outcome_partitions"])
+    return namespace.sizes_of(held, settings.namespace)
 
 
 def _settings(config: Config, assignments: Set, broker: str | None, redis: str | None, name: str | None, trunk: Trunk = None) -> Settings:

@@ -11,6 +11,7 @@ import typer
 from features.errors import InputError, Mismatch
 from features.events import KINDS
 from features.redis_store import RedisStore
+from features.vector import SCHEMA_HASH
 from streams import backup as copies
 from streams import namespace
 from streams.at_rest import bounds, cursors_of, require_stopped, unlearned
@@ -58,11 +59,16 @@ def repartition(
 
 async def _work(store: RedisStore, settings: Settings, file: Path, *, is_there: bool) -> list[str]:
     held = await store.meta()
-    if not held:
-        raise InputError(f"Redis has no namespace {settings.namespace!r}")
-    again = held["partitions"] == copies.CHANGING
+    again = held.get("partitions") == namespace.DIVIDED
     if again and not is_there:
-        raise InputError(f"a restore or a repartition of namespace {settings.namespace!r} was interrupted: give its file with --backup")
+        raise InputError(f"a repartition of namespace {settings.namespace!r} was interrupted: give its file with --backup")
+    if not again:
+        namespace.sizes_of(held, settings.namespace)
+    _lacking(settings)  # or it cannot be, and no backup is written
+    if held["schema"] != SCHEMA_HASH:
+        raise Mismatch(
+            f"namespace {settings.namespace!r} holds records of feature schema {held['schema']}, this program has {SCHEMA_HASH}: run the release that made it"
+        )
     if not again:
         if held["partitions"] == str(settings.partitions):
             raise InputError(f"namespace {settings.namespace!r} has {settings.partitions} partitions already")
@@ -73,7 +79,9 @@ async def _work(store: RedisStore, settings: Settings, file: Path, *, is_there: 
             task = bar.add_task("keys kept", total=None)
             await copies.write(store, settings.namespace, file, progress=lambda n: bar.update(task, completed=n))
     header = copies.check(file)
-    lines = _grow(settings, header.meta)
+    if header.namespace != settings.namespace:
+        raise InputError(f"{file} is of namespace {header.namespace!r}, not {settings.namespace!r}")
+    lines = _grow(settings)
 
     names, before = broker_names(settings.topic_prefix, settings.topic_names), header.meta["topics"].split(",")
     found = bounds(settings, [names[kind] for kind in KINDS])
@@ -89,7 +97,7 @@ async def _work(store: RedisStore, settings: Settings, file: Path, *, is_there: 
     }
     with progress_bar() as bar:
         task = bar.add_task("keys moved", total=None)
-        await copies.put(store, divided.entries(), meta, progress=lambda n: bar.update(task, completed=n))
+        await copies.put(store, divided.entries(), meta, meanwhile=namespace.DIVIDED, progress=lambda n: bar.update(task, completed=n))
     moved = ", ".join(f"{n:,} {what}" for what, n in divided.moved.items()) or "no shopper"
     return [
         *lines,
@@ -113,8 +121,8 @@ async def _require_level(store: RedisStore, settings: Settings, held: dict[str, 
         raise Mismatch(f"outcomes of {n} partitions wait to be learned: start a worker for a moment, and try again")
 
 
-def _grow(settings: Settings, meta: dict[str, str]) -> list[str]:
-    """Give the topics of the settings the partitions that they lack; raises Mismatch where they have more."""
+def _lacking(settings: Settings) -> dict[str, int]:
+    """Return the topics that have fewer partitions than the settings say, and how many they have. Raises Mismatch where one has more, or is missing."""
     names = broker_names(settings.topic_prefix, settings.topic_names)
     wanted = [names[spec.name] for spec in TOPICS if spec.partitions == "input"]
     counts = partition_counts(settings.broker, wanted, client_config=client_config(settings))
@@ -124,7 +132,12 @@ def _grow(settings: Settings, meta: dict[str, str]) -> list[str]:
     more = [name for name, count in counts.items() if count > settings.partitions and name in {names[kind] for kind in KINDS}]
     if more:
         raise Mismatch(f"topic {more[0]} has {counts[more[0]]} partitions, and Kafka takes none away: make new topics, and name them in the settings")
-    fewer = {name: settings.partitions for name, count in counts.items() if count < settings.partitions}
-    if fewer:
-        add_partitions(settings.broker, fewer, client_config=client_config(settings))
-    return [f"{name}: {counts[name]} → {settings.partitions} partitions" for name in fewer]
+    return {name: count for name, count in counts.items() if count < settings.partitions}
+
+
+def _grow(settings: Settings) -> list[str]:
+    """Give the topics of the settings the partitions that they lack."""
+    lacking = _lacking(settings)
+    if lacking:
+        add_partitions(settings.broker, dict.fromkeys(lacking, settings.partitions), client_config=client_config(settings))
+    return [f"{name}: {count} → {settings.partitions} partitions" for name, count in lacking.items()]

@@ -15,7 +15,7 @@ from typing import Final
 
 import numpy as np
 
-from features.errors import InputError, Mismatch
+from features.errors import Mismatch
 from features.events import KINDS, REASONS
 from features.exposures import Exposure
 from features.redis_store import RedisStore
@@ -66,10 +66,8 @@ class _Audit:
     async def run(self) -> None:
         """Read and compare everything."""
         meta = await self.store.meta()
-        if not meta:
-            raise InputError(f"Redis has no namespace {self.settings.namespace!r}")
+        self.partitions, self.outcome_partitions = namespace.sizes_of(meta, self.settings.namespace)
         self.replay = namespace.clock_of(meta) != namespace.LIVE
-        self.partitions, self.outcome_partitions = int(meta["partitions"]), int(meta["outcome_partitions"])
         self.ttl_ms, self.bins = _rules(meta["rules"])
         self.bases, self.learner_bases = await read_base(self.store)
         self.learned = {q: Learned() for q in range(self.outcome_partitions)}
@@ -149,7 +147,7 @@ class _Audit:
         known = check_exposures(account, p, counted, pending, bins=self.bins, opened=opened, complete=complete)
         scored = await read_scored(self.topics, p, {name: i for i, name in enumerate(published.users)})
         check_scored(
-            account, published, wanted, scored, known, replay=self.replay, others=bool(lag or any(base.offsets)), complete=complete and not published.before_log and not scored.first_at_ms
+            account, published, wanted, scored, known, replay=self.replay, others=bool(lag) or any(any(b.offsets) or b.before for b in self.bases.values()), complete=complete and not published.before_log and not scored.first_at_ms
         )  # fmt: skip
         if (await self.store.load(str(p), ())).version != slot.version:
             raise NotAtRest(f"partition {p} was worked while the ledger read it; try again when the namespace is at rest, or stop the workers")

@@ -20,12 +20,13 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 
-from features.errors import InputError
+from features.errors import HeadstartError, InputError
 from features.events import KINDS, Event
 from features.layout import USER
 from features.redis_store import RedisStore
 from features.store import Changes
 from streams import backup, cli
+from streams.namespace import RESTORED
 from streams.settings import as_environment, with_changes
 from tests.integration.harness import Live, connected
 from tests.integration.test_ledger import account_of, settle
@@ -227,6 +228,16 @@ def test_a_file_that_is_not_whole_is_refused(store_url: str, tmp_path: Path) -> 
             backup.check(file)
     with pytest.raises(InputError, match="cannot be read"):
         backup.check(tmp_path / "nothing")
+    rng, kept = random.Random(1), list(backup.read_entries(tmp_path / "f"))
+    for number in range(300):  # one bit of the file, or of what is in it, is another
+        flipped = bytearray(plain if number % 2 else raw)
+        flipped[rng.randrange(10, len(flipped))] ^= 1 << rng.randrange(8)
+        file.write_bytes(gzip.compress(flipped, 1) if number % 2 else flipped)
+        try:
+            backup.check(file)
+        except InputError:
+            continue
+        assert list(backup.read_entries(file)) == kept, "some bits of a compressed file mean nothing"
 
 
 def test_a_backup_of_what_is_being_worked_is_refused(store_url: str, tmp_path: Path) -> None:
@@ -257,7 +268,7 @@ def test_an_interrupted_restore_keeps_everybody_out_and_is_done_again(store_url:
     """Whoever joins is refused while keys are missing; the same restore then makes it whole."""
 
     async def interrupted() -> None:
-        one, two = opened(store_url, "one"), opened(store_url, "two")
+        one, two, one_more = (opened(store_url, name) for name in ("one", "two", "three"))
         await fill(one)
         header = await backup.write(one, "one", tmp_path / "f")
 
@@ -269,10 +280,14 @@ def test_an_interrupted_restore_keeps_everybody_out_and_is_done_again(store_url:
 
         with pytest.raises(KeyboardInterrupt):
             await backup.put(two, half(), header.meta)
-        assert (await two.meta())["partitions"] == backup.CHANGING
+        assert (await two.meta())["partitions"] == RESTORED
+        for name in ("two", "three"):
+            with pytest.raises(HeadstartError, match="namespace '(two|three)' is (being restored|empty)"):
+                await backup.write(two if name == "two" else one_more, name, tmp_path / "g")
+        assert not (tmp_path / "g").exists()
         await backup.put(two, backup.read_entries(tmp_path / "f"), header.meta)
-        await one.close()
-        await two.close()
+        for store in (one, two, one_more):
+            await store.close()
 
     asyncio.run(interrupted())
     assert dump(store_url, "one") == dump(store_url, "two")

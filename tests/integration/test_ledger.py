@@ -267,5 +267,5 @@ def test_a_namespace_that_is_not_there_is_said(quick_trunk: Path, broker: str, r
     job.prepare()
     with connected(redis_url) as store:
         store.flushall()
-    with pytest.raises(InputError, match="has no namespace"):
+    with pytest.raises(InputError, match="is empty: no worker has joined it yet"):
         account_of(job)
