@@ -33,7 +33,7 @@ from river.drift import ADWIN, KSWIN, PageHinkley
 
 from models.delay import default_edges_s, fit_curve
 from models.delay_curve import DelayCurve
-from models.e_detector import EDetector
+from models.e_detector import SHARE_POWER, EDetector
 from models.fit import design_effect
 from models.logistic import sigmoid
 from models.offset import DEFAULT_PI, HALF_LIFE_MS, Offset, log_prior
@@ -64,8 +64,8 @@ SHIFT_DAY, HEARD_DAYS, NULL_DAYS = 7, 14, 50
 CLOSED_DAYS = 7
 """How long after the drift the e-detectors listen: what they have not found by then they count as not found."""
 WATCHES = ("frozen", "adapted", "steady", "said")
-POWERS = {"": 0.5, ", evidence whole": 0.0, ", evidence / deff": 1.0}
-"""Evidence is raised to 1 / deff to this power; other than the default only for the frozen forecast."""
+POWERS = {"": SHARE_POWER, ", evidence whole": 0.0, ", evidence / deff": 1.0}
+"""Evidence is raised to 1 / deff to this power; other than the one that learners take (`evidence_share`) only for the frozen forecast."""
 ANY = "said, any exposure"
 COLUMNS = (*WATCHES, ANY, *(f"frozen{how}" for how in POWERS if how))
 RIVER = ("ADWIN", "KSWIN", "PageHinkley")

@@ -70,14 +70,18 @@ def fit_trees(raw: Matrix, y: Vector, *, seed: int, weight: Vector | None = None
     return arrays_of(lightgbm.train(parameters, data, num_boost_round=settings.trees))
 
 
-def out_of_fold(raw: Matrix, y: Vector, user: NDArray[np.int64], *, seed: int, settings: TreesSettings | None = None, folds: int = 3) -> Vector:
-    """The logit (N,) of each row by trees that were trained on other users: what a head may learn from; raw (N, F + 1), y and user (N,)."""
+def out_of_fold(
+    raw: Matrix, y: Vector, user: NDArray[np.int64], *, seed: int, weight: Vector | None = None, settings: TreesSettings | None = None, folds: int = 3
+) -> Vector:  # fmt: skip
+    """The logit (N,) of each row by trees that were trained on other users: what a head may learn from; raw (N, F + 1), y, user and weight (N,)."""
     logit = np.zeros(len(y))
     fold = user_fold(user, folds, salt=5)
     for k in range(folds):
         seen, unseen = fold != k, fold == k
         if unseen.any():
-            logit[unseen] = Trees(fit_trees(raw[seen], y[seen], seed=seed, settings=settings)).logit(raw[unseen])
+            logit[unseen] = Trees(fit_trees(raw[seen], y[seen], seed=seed, weight=None if weight is None else weight[seen], settings=settings)).logit(
+                raw[unseen]
+            )
     return logit
 
 

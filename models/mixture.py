@@ -77,13 +77,6 @@ class Mixture:
         """Another belief with the same content."""
         return Mixture(self.w.copy(), self.losses.copy(), self.own.copy(), self.last_ms.copy())
 
-    def combine(self, said: Matrix) -> Vector:
-        """Return Σ w_k said_k, (N,), for what the experts say, (N, K); expert by expert, so that a row's bits do not depend on its batch."""
-        total = np.zeros(len(said))
-        for k, weight in enumerate(self.w.tolist()):
-            total += weight * said[:, k]
-        return np.minimum(total, 1.0)
-
     def learn_many(
         self, p: Matrix, f_prev: Vector, f_next: Vector, y: Vector, close_ms: NDArray[np.int64], *, prior: Vector, share_per_day: float = SHARE_PER_DAY
     ) -> None:

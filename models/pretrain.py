@@ -158,7 +158,7 @@ def _learn_sources(
     c_raw = settings.c_grid[0] if len(settings.c_grid) == 1 else choose_c(raw, y, user, grid=settings.c_grid)
     _tell(progress, "fitting the heads", 1, 4)
     trees = fit_trees(raw, y, seed=seed, weight=weight, settings=settings.trees)
-    leaves = np.stack([out_of_fold(raw, y, user, seed=seed, settings=settings.trees), np.ones(len(y))], axis=1)
+    leaves = np.stack([out_of_fold(raw, y, user, seed=seed, weight=weight, settings=settings.trees), np.ones(len(y))], axis=1)
     _tell(progress, "fitting the heads", 2, 4)
     metrics = _validate({"raw": (raw, c_raw), "trunk": (z, settings.c_trunk), "trees": (leaves, C_TREES)}, y, held_out) if settings.validate else {}
     _tell(progress, "fitting the heads", 3, 4)

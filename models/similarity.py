@@ -65,11 +65,6 @@ class Similarity:
     pooled_h_score: float | None
     note: str
 
-    def row_weights(self, rows: Rows) -> Vector:
-        """The weight (N,) of each row in a pooled fit, by its line; 1 for lines that are no source here, such as the target."""
-        by_line = {s.line: s.weight for s in self.sources}
-        return np.array([by_line.get(line, 1.0) for line in rows.lines])[rows.line]
-
 
 def similarity(rows: Rows, target: str, *, about_line: Collection[str] = (), labelled: bool = True) -> Similarity:
     """Measure every other line of `rows` against `target`, and weigh them.

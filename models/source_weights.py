@@ -13,7 +13,7 @@ What is left costs nothing up to `free` of its `Limits`, and then takes weight a
 of one population are all pooled, and few rows leave nothing out. A measure that cannot be computed costs nothing. If every source were left out, all
 are pooled, and `note` says so.
 
-`weight` is the weight of the source's rows in a pooled fit. `pi`, sum 1, is the trust in each source: weight × score × conversions / (conversions + 50),
+`weight` is the weight of the source's rows in a pooled fit. `pi`, sum 1, is the trust in each source: weight × score × (conversions + ½) / (conversions + 50),
 for whoever takes one line rather than the pool. `score` = 1 / (1 + the sum of the differences in units of `gone`), noise and all: it ranks those of equal
 weight.
 """

@@ -111,7 +111,7 @@ def _held_out(launch: Launch, users: list[str]) -> NDArray[np.bool_]:
 
 
 def write(chosen: Audience, file: Path) -> None:
-    """Write users by rank as .csv, .jsonl or .parquet. Raises InputError if the file cannot be written."""
+    """Write users by rank as .csv, .jsonl or .parquet; ids as the shop gave them, since a machine reads them. Raises InputError if the file cannot be written."""
     rows = list(
         zip(chosen.users.tolist(), range(1, len(chosen.users) + 1), chosen.score.tolist(), chosen.probability.tolist(), chosen.last_ms.tolist(), strict=True)
     )

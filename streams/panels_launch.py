@@ -263,8 +263,3 @@ def _alerts(look: Look, launch: Launch) -> Panel:
         "What the detectors have found, the latest first, with what was done about it. The same records go out on the topic `alerts`. A page should wake somebody; a note explains.",
         Table(["at", "severity", "kind", "what", "since about", "done"], rows), wide=True, empty="No alert so far.",
     )  # fmt: skip
-
-
-def _short(name: str) -> str:
-    """A feature's name as a label."""
-    return name.replace("_", " ")

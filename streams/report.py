@@ -360,12 +360,12 @@ def _lines(found: Mapping[str, Any], launches: Mapping[str, Mapping[str, Any]]) 
         *(f"{column.heading}, {name}" for column in (AUC, LOG_LOSS) for name in shown),
     )
     drawn = [(line, {name: _value(figures, line, name, "auc") for name in shown}) for line in launches]
-    drawn = [(line, values) for line, values in drawn if any(map(math.isfinite, values.values()))][: plots.MOST_ROWS]
+    drawn = [(line, values) for line, values in drawn if any(map(math.isfinite, values.values()))]
     compared = [values for _, values in drawn if all(math.isfinite(values.get(name, math.nan)) for name in (HEADSTART, "scratch"))]
     ahead = sum(values[HEADSTART] > values["scratch"] for values in compared)
     return {
         "table": Table("The launches one by one", heads, rows, frozenset({"launched (UTC)"})) if rows else None,
-        "plot": plots.auc_by_line(drawn) if drawn else None,
+        "plot": plots.auc_by_line(drawn[: plots.MOST_ROWS]) if drawn else None,
         "sentence": f"Headstart ranks better than scratch in {ahead} of {len(compared)} lines." if compared else "",
     }
 

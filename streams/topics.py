@@ -7,7 +7,6 @@ when no broker answers, InputError for a name, number or permission that is the 
 from __future__ import annotations
 
 import logging
-import re
 import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,6 +21,7 @@ from kafka.errors import CoordinatorNotAvailableError, IncompatibleBrokerVersion
 from features.errors import DependencyDown, InputError
 from features.events import KINDS
 from streams.kafka_proof import prove
+from streams.setting_values import TOPIC_NAME
 
 # kafka-python logs each failed connection; what matters of it is in our one line, unless the program sets up logging itself.
 logging.getLogger("kafka").addHandler(logging.NullHandler())
@@ -29,7 +29,6 @@ logging.getLogger("kafka").addHandler(logging.NullHandler())
 DAY_MS: Final = 86_400_000
 GONE_S: Final = 10.0
 COORDINATOR_S: Final = 20.0
-_LEGAL = re.compile(r"[A-Za-z0-9._-]{1,249}")
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ def broker_names(prefix: str = "", names: Mapping[str, str] | None = None) -> di
             raise InputError(f"topic_names: there is no topic {name!r}; the topics are {', '.join(NAMES)}")
     given = {name: names.get(name, prefix + name) for name in NAMES}
     for name, on_broker in given.items():
-        if not _LEGAL.fullmatch(on_broker) or on_broker in {".", ".."}:
+        if not TOPIC_NAME.fullmatch(on_broker) or on_broker in {".", ".."}:
             raise InputError(f"topic {name}: {on_broker!r} is no Kafka topic name (1 to 249 letters, digits, '.', '_', '-')")
         others = [other for other, theirs in given.items() if theirs == on_broker and other != name]
         if others:

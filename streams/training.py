@@ -86,19 +86,18 @@ class Survey:
     events: int
     lines: list[str]
     first_ms: int
-    last_ms: int
     fingerprint: str
 
 
 def survey(log: Log, until_ms: int | None = None) -> Survey:
     """Look through a log once. Raises InputError if it has no events before `until_ms`."""
     lines, digest = set[str](), hashlib.sha256()
-    count, first_ms, last_ms, rest = 0, 0, 0, None
+    count, first_ms, rest = 0, 0, None
     for part in parts(log):
         known = before(part, until_ms) if until_ms is not None else part
         if not known.num_rows:
             continue
-        first_ms, last_ms = first_ms if count else int(known["ts"][0].as_py()), int(known["ts"][-1].as_py())
+        first_ms = first_ms if count else int(known["ts"][0].as_py())
         count += known.num_rows
         lines.update(pc.unique(known["line"]).to_pylist())
         rest = known if rest is None else pa.concat_tables([rest, known])
@@ -109,7 +108,7 @@ def survey(log: Log, until_ms: int | None = None) -> Survey:
     if rest is None:
         raise InputError("the log has no events before the end of training")
     _digest(digest, rest)
-    return Survey(count, sorted(lines), first_ms, last_ms, digest.hexdigest())
+    return Survey(count, sorted(lines), first_ms, digest.hexdigest())
 
 
 def _digest(digest: Any, some: pa.Table) -> None:

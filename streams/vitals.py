@@ -16,7 +16,6 @@ from streams.inflow import Reading, Waits
 from streams.measuring import Polls, Row
 from streams.worker import OUTCOMES, Worker
 
-NAMES: Final = (*KINDS, "outcomes")
 SILENT_S: Final = 10.0
 """A broker that has answered no fetch for so long is down. One that is well answers several times a second, with records or without."""
 

@@ -35,7 +35,7 @@ def audience(
     """Write the users with the highest current scores of a launch, the best first, as a campaign needs them. The holdout is left out, always.
 
     Every user whose state is kept is scored as if they looked at the launch now. Columns: user_id, rank, score (to rank by), probability (of an order),
-    last_seen_ms. The share is of the users that may be targeted, holdout not counted.
+    last_seen_ms. The share is of the users that may be targeted, holdout not counted. Ids are as the shop gave them: a spreadsheet must take them for text.
     """
     settings = load_settings(config, needs=("redis",), assignments=assignments or (), redis=redis, namespace=namespace_, trunk=trunk)
     share, number = read_share(top)

@@ -70,7 +70,7 @@ def show(
         table.add_column(column, justify="right")
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
-    Console(width=WIDE).print(table)
+    Console(width=WIDE, markup=False).print(table)
     for q, found in learners.items():
         waits = max(0, ends.get((names["outcomes"], q), (0, 0))[1] - found.offset)
         typer.echo(f"outcomes[{q}]: next offset {found.offset}, {waits} wait; {found.tried} outcomes learned, {found.hit} orders among them, {found.lost} lost")

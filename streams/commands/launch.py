@@ -100,7 +100,7 @@ def list_(redis: Redis = None, namespace_: Namespace = None, json: Json = None, 
             str(launch.closed_ms or ""),
         )
     if for_people(json):
-        Console(width=WIDE).print(table)
+        Console(width=WIDE, markup=False).print(table)
     if json is not None:
         write_json(json, [msgspec.to_builtins(launch) for launch in found.values()])
 

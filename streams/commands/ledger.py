@@ -68,7 +68,7 @@ def show(account: Account) -> None:
         if name == "rejected":
             for reason in sorted(key for key in account.sums if key.startswith("rejected as ")):
                 table.add_row(f"{account.sums[reason]:,}", f"  {reason.removeprefix('rejected ')}")
-    Console(width=110).print(table)
+    Console(width=110, markup=False).print(table)
     for note in account.notes[:10]:
         typer.echo(f"note: {note}")
     if account.balances:

@@ -123,7 +123,7 @@ def print_figures(lines: Mapping[str, Mapping[str, Mapping[str, float]]], *, tit
                 f"{f['log_loss']:.4f}", f"{f['precision_at_5pct']:.4f}", f"{f['pcoc']:.3f}",
             )  # fmt: skip
         table.add_section()
-    Console(width=124).print(table)
+    Console(width=124, markup=False).print(table)
 
 
 def print_comparison(compared: Mapping[str, Any], *, title: str) -> None:
@@ -142,7 +142,7 @@ def print_comparison(compared: Mapping[str, Any], *, title: str) -> None:
         )  # fmt: skip
         if model in (compared["experts"][-1], "headstart"):
             table.add_section()
-    Console(width=124).print(table)
+    Console(width=124, markup=False).print(table)
 
 
 def _advantage(gap: Mapping[str, float], *, higher_is_better: bool) -> str:

@@ -17,8 +17,8 @@ LINE_EVERY_S: Final = 30.0
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
     """Show progress on standard error, and the last state in the end."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    console = Console(stderr=True, markup=False)
     with Progress(*columns, console=console, transient=False) as progress:
         if console.is_terminal:
             yield progress

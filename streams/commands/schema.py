@@ -52,7 +52,7 @@ def log_page() -> list[str]:
     """Return the lines of a page on the columns of a log as Parquet."""
     lines = [
         "# A log of events as Parquet", "",
-        "Made by `headstart schema`. What `evaluate`, `pretrain`, `similarity`, `backfill` and `replay` read as `--format parquet`: one file, or a folder of files in order of `ts`.",
+        "Made by `headstart schema`. What `evaluate`, `pretrain`, `similarity`, `backfill` and `replay` read as `--format parquet`; `pretrain` and `backfill` also a folder of files in order of `ts`.",
         "Other columns are passed over. As JSONL it is the events as on the wire ([event.schema.json](event.schema.json)), each with its `kind`.", "",
         "| column | type | | |", "| --- | --- | --- | --- |",
     ]  # fmt: skip

@@ -97,7 +97,7 @@ def as_json(found: Similarity) -> dict[str, Any]:
 
 def _show(found: Similarity) -> None:
     """Print what follows, what was measured, and what the words mean."""
-    console = Console(width=140)
+    console = Console(width=140, markup=False)
     verdicts = Table(title=f"sources for {found.target}: {found.target_rows} exposures, {found.target_conversions} orders", title_justify="left")
     _columns(verdicts, ("line", "verdict", "weight", "trust", "similarity", "exposures", "orders", "days", "zeros", "why"), left=("line", "verdict", "why"))
     for s in found.sources:

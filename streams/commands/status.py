@@ -53,7 +53,7 @@ def status(
     if json is not None:
         write_json(json, told)
     if for_people(json):
-        Console(width=WIDTH, highlight=False).print(rendered(look, lags))
+        Console(width=WIDTH, highlight=False, markup=False).print(rendered(look, lags))
     if check and (bad := [v for v in told["verdicts"] if v["state"] == "bad"]):
         raise InputError("; ".join(f"{v['of']}: {v['answer']}" for v in bad))
 
@@ -78,7 +78,7 @@ async def _watching(settings: Settings) -> None:
     store = namespace.open_store(settings, patience_s=5.0)
     reader, lag = Reader(store, settings.namespace), LagReader(settings) if settings.broker else None
     try:
-        with Live(console=Console(width=WIDTH, highlight=False), auto_refresh=False, screen=False) as live:
+        with Live(console=Console(width=WIDTH, highlight=False, markup=False), auto_refresh=False, screen=False) as live:
             while True:
                 live.update(rendered(*await _looked(reader, lag)), refresh=True)
                 await asyncio.sleep(AGAIN_S)

@@ -173,7 +173,7 @@ def _show(found: Comparison, decided: str, from_ms: int, end_ms: int) -> None:
     for figure, label in zip(JUDGED_BY, ("log-loss", "AUC"), strict=True):
         a, b, gap = _intervals(found, figure).values()
         table.add_row(label, f"{a.value:.5f}", f"{b.value:.5f}", f"{gap.value:+.5f} ({gap.low:+.5f} to {gap.high:+.5f})")
-    Console(width=110).print(table)
+    Console(width=110, markup=False).print(table)
     typer.echo(f"verdict: {decided}")
 
 
@@ -238,7 +238,7 @@ def list_(redis: Redis = None, namespace_: Namespace = None, json: Json = None, 
             row["sha256"][:16], row["state"], str(row["from_ms"] or "the beginning"), str(row["trained_until_ms"] or ""), lines, (row["parent"] or "")[:16]
         )
     if for_people(json):
-        Console(width=WIDE).print(table)
+        Console(width=WIDE, markup=False).print(table)
     if json is not None:
         write_json(json, rows)
 

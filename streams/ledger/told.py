@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from features.catalogue import SHOP
 from features.errors import Mismatch
 from features.events import KINDS
 from features.exposures import Exposure
@@ -58,7 +59,7 @@ async def read_told(topics: Topics, outcome_partitions: int, folder: Path) -> To
                     launch = topic.launches.setdefault(message.key, len(topic.launches))
                     rows.append((*place, int(closed.exposure.id, 16), closed.bin, closed.y, closed.label, launch, [0] * len(KINDS), True, record.offset))
                 else:
-                    rows.append((*place, 0, 0, 0, 0, -1, message.counts.get("shop", [0] * 6)[: len(KINDS)], False, record.offset))
+                    rows.append((*place, 0, 0, 0, 0, -1, message.counts.get(SHOP, [0] * len(KINDS))[: len(KINDS)], False, record.offset))
                 boxes.append(message.partition)
             topic.spill.add(rows, boxes)
     return topic

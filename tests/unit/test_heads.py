@@ -9,6 +9,7 @@ import pytest
 
 from features.errors import Mismatch
 from models.checkpoint import Artifact
+from models.head import Vector
 from models.launch_head import MODELS, LaunchHead, view_of
 from models.launch_scoring import score
 from models.metrics import figures
@@ -61,6 +62,14 @@ def test_a_row_has_the_same_bits_in_every_batch(model: Model) -> None:
     assert predict(rows.x[order]).tobytes() == whole[order].tobytes()
 
 
+def mixed_by(weights: Vector, said: list[Vector]) -> Vector:
+    """Σ w_k said_k, expert by expert."""
+    total = np.zeros(len(said[0]))
+    for weight, of_expert in zip(weights.tolist(), said, strict=True):
+        total += weight * of_expert
+    return np.minimum(total, 1.0)
+
+
 def test_the_kernel_says_what_the_experts_say(model: Model) -> None:
     """Before and after it has learned, and for rows in any order: each expert's own prediction, and the mixture's sum of them, to the bit."""
     rows = make_rows(300, seed=8)
@@ -69,7 +78,7 @@ def test_the_kernel_says_what_the_experts_say(model: Model) -> None:
     for learned in range(2):
         view = view_of(model, shared, model.maps(rows.x))
         own = [expert.predict(model.priors, view) for expert in launch.experts]
-        mixed = [launch.mixture.combine(np.stack([getattr(p, part) for p in own], axis=1)) for part in ("score", "probability")]
+        mixed = [mixed_by(launch.mixture.w, [getattr(p, part) for p in own]) for part in ("score", "probability")]
         wanted = np.stack([*mixed, *(a for p in own for a in p)], axis=1)
         some = np.random.default_rng(learned).permutation(len(rows))[:100]
         assert launch.score(model, view, some).tobytes() == wanted[some].tobytes()

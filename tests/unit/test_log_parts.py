@@ -17,7 +17,7 @@ from features.vector import WIDTH
 from models.pretrain import PretrainSettings
 from models.trunk import TrunkSettings
 from streams.importing import read_log
-from streams.log_parts import LogParts, open_log, parts
+from streams.log_parts import LogParts, last_ms, open_log, parts
 from streams.partition import Rules
 from streams.row_sample import RowSample
 from streams.shop import Shop, simulate
@@ -70,7 +70,7 @@ def test_training_on_either_gives_the_same_trunk(log: pa.Table, tmp_path: Path) 
             source,
             Rules(edges_ms=edges_ms(WINDOW_S)),
             tick_ms=3_600_000,
-            until_ms=survey(log).last_ms + 1,
+            until_ms=last_ms(log) + 1,
             seed=1,
             settings=TINY,
             progress=lambda step, done, of: told.setdefault(f"{step} of {of}", []).append(done),

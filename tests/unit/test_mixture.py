@@ -115,13 +115,3 @@ def test_prior_is_learned_from_launches() -> None:
     assert base[2] < few[2] < many[2]
     assert many[2] > 0.5
     assert many.min() >= LEAST_PRIOR - 1e-15
-
-
-def test_combines_row_by_row() -> None:
-    """A row's forecast does not depend on what else is in its batch, and stays within [0, 1]."""
-    mixture = Mixture.unlearned(PRIOR)
-    said = np.random.default_rng(0).random((50, 4))
-    said[0] = 1.0
-    whole = mixture.combine(said)
-    assert whole.max() <= 1.0
-    assert [mixture.combine(row[None])[0] for row in said] == whole.tolist()

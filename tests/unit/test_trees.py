@@ -149,6 +149,15 @@ def test_out_of_fold_logits_do_not_know_their_user() -> None:
     assert before[fold == 2].tobytes() == expected.tobytes()
 
 
+def test_out_of_fold_trees_heed_weights_as_all_trees_do() -> None:
+    """Rows of no weight teach the trees of no fold."""
+    raw, y, user = make_raw(900)
+    weight = (np.arange(900) % 2).astype(np.float64)
+    found = out_of_fold(raw, y, user, seed=0, weight=weight, settings=SMALL)
+    assert np.array_equal(found, out_of_fold(raw, np.where(weight > 0, y, 1.0 - y), user, seed=0, weight=weight, settings=SMALL))
+    assert not np.array_equal(found, out_of_fold(raw, y, user, seed=0, settings=SMALL))
+
+
 def test_with_a_single_user_out_of_fold_is_the_logit_of_no_rows() -> None:
     """Nobody else is there to learn from: logit 0, and no error."""
     raw, y, _ = make_raw(100)
