@@ -62,6 +62,11 @@ class Access:
             return bool(self.user and colon) and both
         return False
 
+    @property
+    def asks_for(self) -> str:
+        """What a request lacks that may not pass, in words."""
+        return "ask by a name of this machine, such as 127.0.0.1" if self.is_open else "a token, or a name and a password, is asked for"
+
 
 def is_loopback(host: str) -> bool:
     """Whether a host is this machine's own loopback, by address or as localhost."""

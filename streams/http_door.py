@@ -174,7 +174,7 @@ def _handler(answer: Callable[[str, str], Answer], access: Access) -> type[BaseH
         def do_GET(self) -> None:
             self.server.is_read(self.connection)
             if not access.allows(self.headers.get("Authorization"), self.headers.get("Host")):
-                self._send(HTTPStatus.UNAUTHORIZED, "text/plain", b"a token, or a name and a password, is asked for\n")
+                self._send(HTTPStatus.UNAUTHORIZED, "text/plain", f"{access.asks_for}\n".encode())
                 return
             self._send(*answer(self.path.partition("?")[0], self.headers.get("Accept", "")))
 

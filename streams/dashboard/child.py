@@ -12,12 +12,13 @@ from streams.settings import Settings, child_environment, with_changes
 
 
 class DashboardServer(EmbeddedServer):
-    """`headstart dashboard` on a free port of this machine, for the settings' namespace."""
+    """`headstart dashboard` on a port of this machine, a free one if the settings do not say which, for their namespace."""
 
     name = "Dashboard"
 
     def __init__(self, settings: Settings, folder: Path | None = None) -> None:
-        super().__init__(folder)
+        given = "dashboard_port" in settings.came_from
+        super().__init__(folder, port=settings.dashboard_port if given else None)
         self._token = settings.http_token
         self._settings = with_changes(settings, dashboard_host=HOST)
 

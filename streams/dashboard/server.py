@@ -111,8 +111,8 @@ def _guard(access: Access) -> Any:
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         if not access.allows(request.headers.get("Authorization"), request.headers.get("Host")):
-            logger.warning("refused %s from %s: no valid token or password", request.raw_path, request.remote)  # as it came, so that it is one line
-            return web.Response(status=401, text="a token or a password is needed\n", headers={"WWW-Authenticate": CHALLENGE})
+            logger.warning("refused %s from %s: %s", request.raw_path, request.remote, access.asks_for)  # as it came, so that it is one line
+            return web.Response(status=401, text=f"{access.asks_for}\n", headers={"WWW-Authenticate": CHALLENGE})
         response = await handler(request)
         if not response.prepared:
             response.headers.update(HEADERS)
