@@ -183,9 +183,8 @@ class RedisStore:
             except (AuthenticationError, NoPermissionError) as error:
                 raise InputError(f"Redis at {self._access.place} refuses this user: {error}") from None
             except self._lost as error:
-                if not self._access.cluster:  # the others that wait in the pool are as dead, and each would fail somebody long after this is over
-                    with suppress(*self._lost):
-                        await self._redis.connection_pool.disconnect(inuse_connections=False)
+                if not self._access.cluster:
+                    await self._forget_idle()
                 if not again or loop.time() + pause_s > give_up:
                     raise DependencyDown(f"Redis does not answer at {self._access.place}: {error}") from error
             except RedisError as error:
@@ -194,6 +193,12 @@ class RedisStore:
                 raise DependencyDown(f"Redis refused a command: {error}") from error
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, 1.0)
+
+    async def _forget_idle(self) -> None:
+        """Let go of the connections that wait in the pool: where one has failed they are dead too, and each would fail somebody long after this is over."""
+        for connection in list(self._redis.connection_pool._available_connections):
+            with suppress(*self._lost):
+                await connection.disconnect(nowait=True)  # else another task could take it while its TLS says goodbye
 
     async def load(self, slot: str, hashes: Sequence[str]) -> Slot:
         keys = [self._key(slot, "cursor"), *(self._key(slot, name) for name in hashes)]

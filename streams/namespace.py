@@ -135,7 +135,7 @@ def compare(held: Mapping[str, str], wanted: Mapping[str, str], subject: str) ->
 
 def _where_they_differ(*texts: str) -> list[str]:
     """Return two texts from the first word on in which they differ, not too much of it."""
-    same = next((i for i, letters in enumerate(zip(*texts, strict=False)) if len(set(letters)) > 1), 0)
+    same = next((i for i, letters in enumerate(zip(*texts, strict=False)) if len(set(letters)) > 1), min(map(len, texts)))
     begin = max(texts[0].rfind(mark, 0, same) + 1 for mark in " ,")
     return [f"{'…' if begin else ''}{text[begin : begin + SHOWN]}{'…' if len(text) > begin + SHOWN else ''}" for text in texts]
 

@@ -6,9 +6,9 @@ old log as soon as it came in.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import takewhile
 from typing import Any, Final, NamedTuple
 
 from kafka import KafkaProducer
@@ -32,6 +32,13 @@ class Outgoing(NamedTuple):
     value: bytes | None
     partition: int | None = None
     headers: tuple[tuple[str, bytes], ...] = ()
+
+
+class _Sent(NamedTuple):
+    """What was handed to the producer, and when (monotonic)."""
+
+    future: Any
+    at_s: float
 
 
 def publish_events(
@@ -67,7 +74,7 @@ def publish_records(
     """
     _require_topics(broker, topics, client_config)
     counts = dict.fromkeys(KINDS, 0)
-    waiting: deque[Any] = deque()
+    waiting: deque[_Sent] = deque()
     limit_ms = int(delivery_timeout_s * 1000)
     config = {
         "bootstrap_servers": broker.split(","),
@@ -91,11 +98,18 @@ def publish_records(
             counts[record.kind] += 1
             trace = traces.begin(record.kind, record.key) if traces is not None else None
             headers = [*record.headers, *(trace[0] if trace is not None else ())]
-            waiting.append(producer.send(topics[record.kind], key=record.key, value=record.value, partition=record.partition, headers=headers))
+            future, now_s = (
+                producer.send(topics[record.kind], key=record.key, value=record.value, partition=record.partition, headers=headers),
+                time.monotonic(),
+            )
+            waiting.append(_Sent(future, now_s))
             if trace is not None:
-                waiting[-1].add_both(lambda _, end=trace[1]: end())
-            # What is known by now: a source that goes on for long must not be read on past a record that was not delivered.
-            confirmed += _confirm(waiting, sum(1 for _ in takewhile(_is_done, waiting)), delivery_timeout_s)
+                future.add_both(lambda _, end=trace[1]: end())
+            # A source that goes on for long must not be read on past a record that was not delivered: kafka-python itself may never tell.
+            while waiting[0].future.is_done or now_s - waiting[0].at_s > delivery_timeout_s:
+                confirmed += _confirm(waiting, 1, 0.0)
+                if not waiting:
+                    break
             if len(waiting) >= IN_FLIGHT:
                 confirmed += _confirm(waiting, IN_FLIGHT // 2, delivery_timeout_s)
             if progress is not None and sent % PROGRESS_EVERY == 0:
@@ -103,7 +117,7 @@ def publish_records(
         producer.flush(timeout=delivery_timeout_s)
         confirmed += _confirm(waiting, len(waiting), delivery_timeout_s)
     except (KafkaError, OSError) as error:
-        confirmed += sum(future.succeeded() for future in waiting)
+        confirmed += sum(sent.future.succeeded() for sent in waiting)
         raise DependencyDown(f"the broker at {broker} has {confirmed} of {sent} records for certain, then: {error or type(error).__name__}") from None
     finally:
         if producer is not None:
@@ -122,14 +136,10 @@ def _close(producer: Any, timeout_s: float) -> None:
         producer._sender.join(5.0)
 
 
-def _is_done(future: Any) -> bool:
-    return bool(future.is_done)
-
-
-def _confirm(waiting: deque[Any], number: int, timeout_s: float) -> int:
+def _confirm(waiting: deque[_Sent], number: int, timeout_s: float) -> int:
     """Wait until the oldest `number` records are on the broker; a KafkaError says that one is not."""
     for _ in range(number):
-        waiting[0].get(timeout=timeout_s)
+        waiting[0].future.get(timeout=timeout_s)
         waiting.popleft()
     return number
 

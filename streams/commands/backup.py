@@ -94,6 +94,8 @@ def to_be_worked(settings: Settings, offsets: dict[int, list[int]]) -> list[str]
     found = bounds(settings, [names[kind] for kind in KINDS])
     if len(found) != len(KINDS) * len(offsets):
         now = len(found) // len(KINDS)
+        if now < len(offsets):
+            return [f"the event topics have {now} partitions, the backup is of {len(offsets)}: make new ones, and name them in the settings (topic_names)"]
         return [
             f"the event topics have {now} partitions, the backup is of {len(offsets)}: run `headstart repartition --partitions {now} --backup FILE` before workers start;",
             "they work what came after it, but what came before the topics were enlarged lies in other partitions, and is refused as wrong_partition",

@@ -114,9 +114,15 @@ async def _require_level(store: RedisStore, settings: Settings, held: dict[str, 
     before = dict(zip((spec.name for spec in TOPICS), held["topics"].split(","), strict=True))
     found = bounds(settings, [before[kind] for kind in KINDS])
     cursors = await cursors_of(store, partitions, outcome_partitions)
+    if len(found) < len(KINDS) * partitions:
+        raise Mismatch(f"the event topics have fewer than the namespace's {partitions} partitions: make new ones, and name them in the settings (topic_names)")
     waiting = sum(max(0, found[before[kind], p][1] - offset) for p, c in cursors.items() for kind, offset in zip(KINDS, c.offsets, strict=True))
     if waiting and len(found) == len(KINDS) * partitions:
         raise Mismatch(f"{waiting} records wait to be worked: stop the producers, let the workers work everything off, stop them, and try again")
+    if waiting:
+        typer.echo(
+            f"{waiting} records wait in the namespace's partitions; those from before there were more of them will be refused as wrong_partition", err=True
+        )
     if n := await unlearned(store, cursors, outcome_partitions):
         raise Mismatch(f"outcomes of {n} partitions wait to be learned: start a worker for a moment, and try again")
 
