@@ -28,7 +28,7 @@ from streams import launches, namespace
 from streams.kafka_access import client_config, consumer_config
 from streams.records import Launch, Outcome, decode_message
 from streams.settings import Settings
-from streams.topics import broker_names, require_reachable
+from streams.topics import broker_names, require_reachable, topic_ids
 
 REQUIRED: Final = ("user_id", "arm", "close_ms", "label")
 
@@ -77,9 +77,9 @@ class TopicReader:
 
     def __init__(self, settings: Settings, launch: Launch) -> None:
         self._settings, self._launch = settings, launch
+        self._topic = ""  # its id
         self._rows: list[Row] = []
-        self._first: int | None = None  # the offset of the first record that was there
-        self._next = 0
+        self._next = self._deleted = 0  # where to read on, and how many records were deleted before they were read
 
     def read(self, *, timeout_s: float, progress: Progress = lambda *_: None) -> Gathered:
         """Read on to the present end, and return everything. Raises DependencyDown when the time is over before, and Mismatch.
@@ -88,9 +88,7 @@ class TopicReader:
         """
         key = self._launch.id.encode()
         for record in self._records(key, timeout_s, progress):
-            if record.offset < self._next:  # the topic was made anew
-                self._rows, self._first = [], None
-            self._first = record.offset if self._first is None else self._first
+            self._deleted += record.offset - self._next
             if record.key == key:
                 try:
                     message = decode_message(record.value)
@@ -100,8 +98,8 @@ class TopicReader:
                     self._rows.append(_row(message, self._launch))
             self._next = record.offset + 1
         notes: tuple[str, ...] = ()
-        if self._first:
-            notes = (f"the broker has deleted the first {self._first} outcomes of this partition (retention): users from before are missing",)
+        if self._deleted:
+            notes = (f"the broker has deleted {self._deleted} outcomes of this partition before they were read (retention): users of that time are missing",)
         return gathered(self._rows, notes)
 
     def _records(self, key: bytes, timeout_s: float, progress: Progress) -> Iterator[Any]:
@@ -115,6 +113,8 @@ class TopicReader:
                 there = consumer.partitions_for_topic(name)
                 if not there:
                     raise Mismatch(f"the broker at {self._settings.broker} has no topic {name}; create it with `headstart topics create`")
+                if (topic := topic_ids(self._settings.broker, [name], client_config=client_config(self._settings))[name]) != self._topic:
+                    self._topic, self._rows, self._next, self._deleted = topic, [], 0, 0  # the first time, or it was made anew
                 tp = TopicPartition(name, partition_for(key, len(there)))
                 consumer.assign([tp])
                 if self._next:

@@ -6,6 +6,7 @@ import tempfile
 import threading
 import time
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +19,7 @@ from features.errors import InputError
 from models.checkpoint import Artifact, save
 from models.metrics import figures
 from streams import namespace
-from streams.commands.options import Json, print_figures, without_nan, write_json
+from streams.commands.options import Json, for_people, print_figures, without_nan, write_json
 from streams.commands.progress import Steps, progress_bar
 from streams.dashboard.child import DashboardServer
 from streams.embedded import EmbeddedStack
@@ -51,7 +52,7 @@ def demo(
     shop = Shop(users=users, seed=seed)
     if shop.launch_day is None:
         raise InputError("the demo needs a launch")
-    say = typer.echo
+    say = partial(typer.echo, err=not for_people(json))
     say(f"1  A simulated shop, seed {seed}: {SYNTHETIC}")
     made = simulate(shop)
     launch_ms = shop.start_ms + round(shop.launch_day * DAY_MS)
@@ -82,7 +83,8 @@ def demo(
                 threading.Event().wait()
     results = {shop.launch_line: with_oracle(judged, made, shop)}
     say(f"4  {scores} scores were published, and {len(judged.of(shop.launch_line))} exposures of the launch became final. How good were the predictions?\n")
-    print_figures(results, title=f"SYNTHETIC shop, seed {seed}: the launch's first {shop.days - shop.launch_day:g} days")
+    if for_people(json):
+        print_figures(results, title=f"SYNTHETIC shop, seed {seed}: the launch's first {shop.days - shop.launch_day:g} days")
     say(
         "headstart: source heads that stay fresh, and the launch's own level, learned online   frozen: the same heads, never updated\n"
         "scratch: a head that starts from nothing at the launch   oracle: the true probability, which only a simulation knows\n"

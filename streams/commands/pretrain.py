@@ -6,6 +6,7 @@ import datetime as dt
 import os
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -18,7 +19,7 @@ from models.checkpoint import load, save
 from models.fine_tune import FEWEST_CONVERSIONS, Start
 from models.ranks import device_of, joined
 from streams import namespace
-from streams.commands.options import ByParts, Config, Format, Json, Lines, Set, Trunk, Window, time_ms, without_nan, write_json
+from streams.commands.options import ByParts, Config, Format, Json, Lines, Set, Trunk, Window, for_people, time_ms, without_nan, write_json
 from streams.commands.progress import Steps, progress_bar
 from streams.log_parts import last_ms, open_log
 from streams.row_sample import MOST_ROWS
@@ -108,9 +109,10 @@ def pretrain(
     created = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     saved = save(replace(artifact, created=created), settings.trunk)
     descent = f", from {old.sha256[:16]}" if old is not None else ""
-    typer.echo(f"trunk {saved.sha256[:16]} of {len(saved.lines)} lines in {settings.trunk}{descent}, {saved.trunk.parameters()} parameters")
+    say = partial(typer.echo, err=not for_people(json))
+    say(f"trunk {saved.sha256[:16]} of {len(saved.lines)} lines in {settings.trunk}{descent}, {saved.trunk.parameters()} parameters")
     for name, value in saved.metrics.items():
-        typer.echo(f"  {name:32} {value:.4f}")
+        say(f"  {name:32} {value:.4f}")
     if json is not None:
         write_json(
             json,

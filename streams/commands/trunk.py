@@ -90,7 +90,8 @@ def compare(
     if found is None:
         raise InputError(f"no exposure after {from_ms} ms, the later end of training, has a window that is over by the log's end at {end_ms} ms")
     decided = verdict(found)
-    _show(found, decided, from_ms, end_ms)
+    if for_people(json):
+        _show(found, decided, from_ms, end_ms)
     if json is not None:
         about = {name: {"sha256": a.sha256, "trained_until_ms": a.trained_until_ms, "lines": list(a.lines)} for name, a in artifacts.items()}
         counts = {"rows": found.rows, "conversions": found.conversions, "users": found.users, "lines": found.groups, "resamples": found.resamples}
@@ -245,11 +246,13 @@ def list_(redis: Redis = None, namespace_: Namespace = None, json: Json = None, 
 
 def _tell(done: tuple[trunks.Activation, bool], what: str, json: Path | None) -> None:
     activation, carried = done
-    typer.echo(f"trunk {activation.sha256[:16]} {what} at {activation.from_ms} ms; before it: {activation.previous[:16] or 'none'}")
+    if for_people(json):
+        typer.echo(f"trunk {activation.sha256[:16]} {what} at {activation.from_ms} ms; before it: {activation.previous[:16] or 'none'}")
     if not carried:
         typer.echo(
             "warning: its scaler differs from that of the trunk before it (it was not made with --from): launches keep their level, mixture weights and delays, "
-            "all other heads start again"
+            "all other heads start again",
+            err=not for_people(json),
         )
     if json is not None:
         write_json(json, {"sha256": activation.sha256, "from_ms": activation.from_ms, "previous": activation.previous, "heads_carried": carried})

@@ -17,6 +17,7 @@ from streams.uplift import TopicReader
 from streams.uplift_words import conclusion, warnings
 
 AGAIN_S: Final = 20.0
+FORGOTTEN_S: Final = 3_600.0
 TIMEOUT_S: Final = 600.0
 EXPLAINS: Final = (
     "Some shoppers are held out by a draw, and must not be targeted. If more of the others order, the campaign sells more. The interval and the evidence stay valid however often you look: "
@@ -36,6 +37,7 @@ class _Known:
     says: str = ""
     progress: str = ""
     as_of_s: float = -math.inf
+    looked_s: float = 0.0
     task: asyncio.Task[None] | None = None
 
 
@@ -58,6 +60,9 @@ class UpliftReader:
                 "",
             )
         known = self._known.setdefault(launch.id, _Known(TopicReader(self._settings, launch)))
+        known.looked_s = time.monotonic()
+        for name in [name for name, of in self._known.items() if known.looked_s - of.looked_s > FORGOTTEN_S and (of.task is None or of.task.done())]:
+            del self._known[name]  # and the exposures that it holds
         if (known.task is None or known.task.done()) and time.monotonic() - known.as_of_s >= AGAIN_S:
             known.task = asyncio.create_task(self._read(launch, known))
         return _panel(known.judged, known.progress or "Reading the outcomes.", known.warns, known.says)

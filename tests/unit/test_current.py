@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from features.errors import InputError
+from features.errors import InputError, Mismatch
 from features.hashing import partition_for
 from features.memory_store import MemoryStore
 from features.residents import FIRST_ROWS
@@ -175,3 +176,18 @@ def test_arrivals_are_not_counted_by_asking() -> None:
         assert partition.users.rows[place].tobytes() == before
 
     asyncio.run(go())
+
+
+@pytest.mark.parametrize(
+    ("held", "wanted", "said"),
+    [
+        ("a=1 timezone=UTC", "a=1 timezone=Europe/Berlin", "(…timezone=UTC there, …timezone=Europe/Berlin here)"),
+        (f"{'x' * 90} zone=GMT", f"{'x' * 90} zone=GMT+3", "(…zone=GMT there, …zone=GMT+3 here)"),
+        ("12", "24", "(12 there, 24 here)"),
+        ("scores,rejected", "scores,rejected-2", "(…rejected there, …rejected-2 here)"),
+    ],
+)
+def test_where_two_descriptions_differ_is_shown(held: str, wanted: str, said: str) -> None:
+    """Not the beginning, which may be the same for long; also where one ends in the middle of the other."""
+    with pytest.raises(Mismatch, match=re.escape(said)):
+        namespace.compare({"rules": held}, {"rules": wanted}, "the namespace")

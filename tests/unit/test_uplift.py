@@ -424,6 +424,7 @@ def read(consumer: FakeConsumer, monkeypatch: pytest.MonkeyPatch) -> Gathered:
     """What a reader of the topic makes of the fake."""
     monkeypatch.setattr(source, "KafkaConsumer", consumer)
     monkeypatch.setattr(source, "require_reachable", lambda *_: None)
+    monkeypatch.setattr(source, "topic_ids", lambda *_, **__: {"outcomes": "id"})
     return source.TopicReader(Settings(), LAUNCH).read(timeout_s=0.05)
 
 
@@ -442,7 +443,7 @@ def test_outcomes_get_the_arm_of_the_score(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_what_the_broker_no_longer_has_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """When retention has taken the first records the report says how many."""
-    assert "deleted the first 7 outcomes" in read(FakeConsumer([(b"held", outcome("u", 1))], first=7), monkeypatch).notes[0]
+    assert "deleted 7 outcomes" in read(FakeConsumer([(b"held", outcome("u", 1))], first=7), monkeypatch).notes[0]
 
 
 def test_what_was_read_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -450,8 +451,9 @@ def test_what_was_read_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> Non
     reader = source.TopicReader(Settings(), LAUNCH)
     monkeypatch.setattr(source, "require_reachable", lambda *_: None)
 
-    def after(records: list[tuple[bytes, bytes]], first: int = 0) -> list[str]:
+    def after(records: list[tuple[bytes, bytes]], first: int = 0, topic: str = "id") -> list[str]:
         monkeypatch.setattr(source, "KafkaConsumer", FakeConsumer(records, first))
+        monkeypatch.setattr(source, "topic_ids", lambda *_, **__: {"outcomes": topic})
         users: list[str] = reader.read(timeout_s=0.05).matured.user.tolist()
         return users
 
@@ -465,7 +467,10 @@ def test_what_was_read_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> Non
         reader.read(timeout_s=0.05, progress=interrupt)
     assert after([(b"held", b"never read again")] * 3 + told[3:]) == ["a", "b", "c"]
     assert after(told) == ["a", "b", "c"]
-    assert after(told[2:3]) == ["b"]
+    assert after([(b"held", outcome("d", 1))], first=9) == ["a", "b", "c", "d"], "what retention takes is told as such"
+    assert "deleted 5 outcomes" in reader.read(timeout_s=0.05).notes[0]
+    assert after([*told, *told, *told], topic="another") == ["a", "b", "c"]
+    assert after([], topic="a third") == []
 
 
 def test_reading_ends_at_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
