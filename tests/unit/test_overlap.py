@@ -83,7 +83,7 @@ class Log(LateSource):
         self.before()
         self.sought.append(offsets)
         self.epoch += 1
-        asyncio.get_running_loop().call_soon(self._give, offsets[0], self.end)
+        asyncio.get_running_loop().call_soon(lambda: self._give(offsets[0], self.end))  # what has come by then
 
 
 class Shop:
