@@ -90,15 +90,17 @@ def pcoc_intervals(
     Users are drawn again, not conversions (as a Poisson interval would): one user's orders come together, and a Poisson interval is too narrow for that.
     All methods share the draws. The percentiles are rounded outwards to a resample.
     """
-    labels = {name: _labels(y, p) for name, p in predictions.items()}
+    labels = np.asarray(y, np.float64)
+    for p in predictions.values():
+        _labels(y, p)  # or it raises
     if user.shape != y.shape:
         raise ValueError(f"user is {user.shape}, expected {y.shape}")
-    if not np.any(y):
+    if not labels.any():
         return {name: Ratio(math.nan, math.nan, math.nan) for name in predictions}
     who = np.unique(user, return_inverse=True)[1]
     said, users = {name: np.bincount(who, p) for name, p in predictions.items()}, int(who.max()) + 1
     spread: dict[str, list[NDArray[np.float64]]] = {name: [] for name in predictions}
-    came = np.bincount(who, np.asarray(y, np.float64))
+    came = np.bincount(who, labels)
     for times in redrawn(users, resamples, seed=seed, rows=users):
         observed = times @ came
         for name, ratios in spread.items():
@@ -107,7 +109,7 @@ def pcoc_intervals(
     found = {}
     for name, p in predictions.items():
         ordered = np.sort(np.concatenate(spread[name]))
-        found[name] = Ratio(math.fsum(p.tolist()) / float(labels[name].sum()), float(ordered[low]), float(ordered[high]))
+        found[name] = Ratio(math.fsum(p.tolist()) / float(labels.sum()), float(ordered[low]), float(ordered[high]))
     return found
 
 

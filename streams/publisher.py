@@ -98,18 +98,14 @@ def publish_records(
             counts[record.kind] += 1
             trace = traces.begin(record.kind, record.key) if traces is not None else None
             headers = [*record.headers, *(trace[0] if trace is not None else ())]
-            future, now_s = (
-                producer.send(topics[record.kind], key=record.key, value=record.value, partition=record.partition, headers=headers),
-                time.monotonic(),
-            )
+            future = producer.send(topics[record.kind], key=record.key, value=record.value, partition=record.partition, headers=headers)
+            now_s = time.monotonic()
             waiting.append(_Sent(future, now_s))
             if trace is not None:
                 future.add_both(lambda _, end=trace[1]: end())
             # A source that goes on for long must not be read on past a record that was not delivered: kafka-python itself may never tell.
-            while waiting[0].future.is_done or now_s - waiting[0].at_s > delivery_timeout_s:
+            while waiting and (waiting[0].future.is_done or now_s - waiting[0].at_s > delivery_timeout_s):
                 confirmed += _confirm(waiting, 1, 0.0)
-                if not waiting:
-                    break
             if len(waiting) >= IN_FLIGHT:
                 confirmed += _confirm(waiting, IN_FLIGHT // 2, delivery_timeout_s)
             if progress is not None and sent % PROGRESS_EVERY == 0:

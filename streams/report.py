@@ -20,6 +20,7 @@ from markupsafe import Markup
 from features.errors import InputError
 from models.intervals import Interval
 from streams import report_plots as plots
+from streams.panels import ORDER_COUNTS
 from streams.report_cells import (
     ADVANTAGE,
     AUC,
@@ -366,7 +367,7 @@ def _lines(found: Mapping[str, Any], launches: Mapping[str, Mapping[str, Any]]) 
     return {
         "table": Table("The launches one by one", heads, rows, frozenset({"launched (UTC)"})) if rows else None,
         "plot": plots.auc_by_line(drawn[: plots.MOST_ROWS]) if drawn else None,
-        "sentence": f"Headstart ranks better than scratch in {ahead} of {len(compared)} lines." if compared else "",
+        "sentence": (f"Headstart ranks better than scratch in {ahead} of {len(compared)} lines. " if compared else "") + ORDER_COUNTS,
     }
 
 

@@ -88,7 +88,6 @@ class TopicReader:
         """
         key = self._launch.id.encode()
         for record in self._records(key, timeout_s, progress):
-            self._deleted += record.offset - self._next
             if record.key == key:
                 try:
                     message = decode_message(record.value)
@@ -117,11 +116,11 @@ class TopicReader:
                     self._topic, self._rows, self._next, self._deleted = topic, [], 0, 0  # the first time, or it was made anew
                 tp = TopicPartition(name, partition_for(key, len(there)))
                 consumer.assign([tp])
-                if self._next:
-                    consumer.seek(tp, self._next)
-                else:
-                    consumer.seek_to_beginning(tp)
-                read, end = 0, None
+                first = consumer.beginning_offsets([tp])[tp]
+                self._deleted += max(0, first - self._next)
+                self._next = max(first, self._next)
+                consumer.seek(tp, self._next)
+                read, end = self._next, None
                 while end is None or read < end:
                     if time.monotonic() > give_up_s:
                         raise DependencyDown(

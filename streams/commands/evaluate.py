@@ -36,7 +36,6 @@ from streams.commands.options import (
     Set,
     Window,
     for_people,
-    iso_time,
     need_past,
     print_comparison,
     print_figures,
@@ -50,6 +49,7 @@ from streams.comparison import LineRun, compare, run_lines
 from streams.evaluation import Figures, launch_time, launched, require_lines, write_predictions
 from streams.importing import read_log
 from streams.lines import rule_in_words
+from streams.panels import iso
 from streams.records import checked_id
 from streams.report import write_report
 from streams.settings import Settings, load_settings
@@ -140,7 +140,7 @@ def evaluate(
     runs = [run for runs in found for run in runs]
     window_ms = round(1000 * found[0][0].window_s)
     results: dict[str, Figures] = {run.line: run.judged.figures(run.line, until_ms=end_ms, window_ms=window_ms) for run in runs}
-    title = f"launched at {iso_time(at_ms)}; exposures whose window ends by {iso_time(end_ms)}"
+    title = f"launched at {iso(at_ms)}; exposures whose window ends by {iso(end_ms)}"
     if (len(runs) == 1 or not baselines) and for_people(json):
         print_figures(results, title=title)
     compared: dict[str, Any] = compare(runs, seed=seed) if baselines or report is not None else {}
@@ -239,7 +239,7 @@ def _facts(log: pa.Table, events: Path, lines: str | None, at_ms: int, window_s:
         "users": f"{pc.count_distinct(log['user_id']).as_py():,}",
         "lines": f"{pc.count_distinct(log['line']).as_py():,}",
         "lines by": rule_in_words(lines),
-        "launched at": iso_time(at_ms),
+        "launched at": iso(at_ms),
         "label window": f"{window_s / 3600:g} hours",
         "trained on": f"a log of its own: the trunk {trunk.name}" if trunk else f"the {days:.1f} days of log before the launch",
         "time zone of the features": settings.timezone,

@@ -7,7 +7,6 @@ import math
 import os
 import sys
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -90,11 +89,6 @@ def time_ms(option: str, text: str) -> int:
         return milliseconds(int(text) if text.lstrip("-").isdigit() else text)
     except Refused as refused:
         raise InputError(f"{option} {text}: {refused.detail}") from None
-
-
-def iso_time(at_ms: int) -> str:
-    """Return a time as people read it, UTC."""
-    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="seconds")
 
 
 def need_past(trained_until_ms: int, launch_ms: int, folder: Path) -> None:

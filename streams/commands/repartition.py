@@ -60,10 +60,10 @@ def repartition(
 async def _work(store: RedisStore, settings: Settings, file: Path, *, is_there: bool) -> list[str]:
     held = await store.meta()
     again = held.get("partitions") == namespace.DIVIDED
-    if again and not is_there:
-        raise InputError(f"a repartition of namespace {settings.namespace!r} was interrupted: give its file with --backup")
     if not again:
         namespace.sizes_of(held, settings.namespace)
+    elif not is_there:
+        raise InputError(f"a repartition of namespace {settings.namespace!r} was interrupted: give its file with --backup")
     _lacking(settings)  # or it cannot be, and no backup is written
     if held["schema"] != SCHEMA_HASH:
         raise Mismatch(

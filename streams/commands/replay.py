@@ -24,7 +24,6 @@ from streams.commands.options import (
     Set,
     Trunk,
     for_people,
-    iso_time,
     need_past,
     print_figures,
     require_writable,
@@ -36,6 +35,7 @@ from streams.commands.progress import progress_bar
 from streams.embedded import EmbeddedStack
 from streams.evaluation import as_launch, launch_time, launched, write_predictions
 from streams.importing import read_log
+from streams.panels import iso
 from streams.replay import replay_log, replay_settings
 from streams.settings import for_a_shell, load_settings, with_changes
 
@@ -110,7 +110,7 @@ def replay(
     window_ms = round(1000 * artifact.window_s)
     results = {line: judged.figures(line, until_ms=end_ms, window_ms=window_ms) for line in names}
     if for_people(json):
-        print_figures(results, title=f"launched at {iso_time(at_ms)}; exposures whose window ends by {iso_time(end_ms)}")
+        print_figures(results, title=f"launched at {iso(at_ms)}; exposures whose window ends by {iso(end_ms)}")
     if predictions is not None:
         write_predictions([judged], predictions, until_ms=end_ms, window_ms=window_ms)
     if json is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -13,7 +14,7 @@ from features.names import names_of
 from streams.domains import KEPT, Launches
 from streams.line_records import line_records
 from streams.records import SHARED, Launch, Seen
-from streams.seen import MILLION, see_events
+from streams.seen import MILLION, merge_seen, see_events
 from tests.builders import make_event
 
 LINES = ("shoes", "bags", "hats")
@@ -121,3 +122,15 @@ def test_what_is_seen_is_counted_launch_by_launch(seed: int, believed: bool) -> 
             if not there and fate[i] == APPLIED:
                 wanted.setdefault(SHARED, [0] * (len(KINDS) + 1))[kinds[i]] += 1
     assert seen.domains == wanted
+
+
+def test_what_partitions_have_seen_adds_up() -> None:
+    """Together it is the sum of each, and none of them is changed."""
+    parts = [
+        Seen({"shoes": [1, 0, 0, 0, 5], SHARED: [2, 1, 0, 0, 0]}, 9, {"empty": 1}, []),
+        Seen({"shoes": [3, 2, 1, 0, 7]}, 4, {"empty": 2, "not_json": 1}, []),
+        Seen(),
+    ]
+    before = [msgspec.to_builtins(part) for part in parts]
+    assert merge_seen(parts) == Seen({"shoes": [4, 2, 1, 0, 12], SHARED: [2, 1, 0, 0, 0]}, 13, {"empty": 3, "not_json": 1}, [])
+    assert [msgspec.to_builtins(part) for part in parts] == before
