@@ -26,7 +26,7 @@ def scores(
     config: Config = None,
     assignments: Set = None,
 ) -> None:
-    """Print scores as JSON, a line each. Without --follow, print what is there from the beginning and end."""
+    """Print scores as JSON, a line each. Without --follow, print what is there from the beginning and end; where nothing was, standard error says so."""
     settings = load_settings(config, needs=("broker",), assignments=assignments or (), broker=broker)
     name = broker_names(settings.topic_prefix, settings.topic_names)["scores"]
     require_reachable(settings.broker, client_config(settings))
@@ -41,11 +41,13 @@ def scores(
                 consumer.seek_to_beginning(*tps)
             else:
                 consumer.seek_to_end(*tps)
-            _print(consumer, tps, follow, launch, most)
+            printed, read = _print(consumer, tps, follow, launch, most)
         finally:
             consumer.close()
     except KafkaError as error:
         raise DependencyDown(f"the broker at {settings.broker} does not answer: {error}") from None
+    if not printed:
+        typer.echo(f"{name} holds no score" if not read else f"records in {name}: {read}; scores of launch {launch!r}: none", err=True)
 
 
 def _belongs(value: bytes, launch: str) -> bool:
@@ -55,17 +57,19 @@ def _belongs(value: bytes, launch: str) -> bool:
         return False  # somebody else's record
 
 
-def _print(consumer: KafkaConsumer, tps: list[TopicPartition], follow: bool, launch: str | None, most: int) -> None:
-    printed = 0
+def _print(consumer: KafkaConsumer, tps: list[TopicPartition], follow: bool, launch: str | None, most: int) -> tuple[int, int]:
+    """Print until the end of what is there, or of patience; returns how many were printed, and how many read."""
+    printed = seen = 0
     while True:
         for records in consumer.poll(timeout_ms=500).values():
             for record in records:
+                seen += 1
                 if launch is not None and not _belongs(record.value, launch):
                     continue
                 typer.echo(record.value.decode())
                 printed += 1
                 if most and printed >= most:
-                    return
+                    return printed, seen
         read = all((end := consumer.highwater(tp)) is not None and consumer.position(tp) >= end for tp in tps)
         if read and not follow:
-            return
+            return printed, seen
