@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from subprocess import Popen
 from typing import Any, Self
@@ -88,9 +89,17 @@ class Job:
 
     def stop(self, worker: Popen[bytes]) -> int:
         """SIGTERM once the worker is up, and return the exit code: one that is still starting would end by the signal."""
-        wait_until(lambda: self._alive[worker.pid].exists() or worker.poll() is not None, "the worker is up", log=self.log)
+        self.wait_up(worker)
         stop_worker(worker)
         return worker.returncode
+
+    def wait_up(self, *workers: Popen[bytes]) -> None:
+        """Return when each has partitions, or has ended. The embedded broker goes on taking one that leaves a joiner behind for the group's leader, for good."""
+        for worker in workers:
+            wait_until(partial(self._is_up_or_ended, worker), "the worker is up", log=self.log)
+
+    def _is_up_or_ended(self, worker: Popen[bytes]) -> bool:
+        return self._alive[worker.pid].exists() or worker.poll() is not None
 
     def close(self) -> None:
         """Kill the workers that still run, stopped ones too."""

@@ -171,6 +171,7 @@ def test_a_trunk_is_promoted_and_taken_back_under_load(quick_trunk: Path, refres
         assert isinstance(after, LaunchHead)
         assert after.n_learned >= before.n_learned > 0
         assert [row["state"] for row in headstart(job, "list")] == ["", "", "active"]
+        job.wait_up(first, third)
         for worker in (first, third):
             assert worker.poll() is None
             assert job.stop(worker) == 0
