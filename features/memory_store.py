@@ -36,6 +36,8 @@ class MemoryStore:
         for records in (changes.records, *(block.split() for block in changes.blocks)):
             for key, value in records.items():
                 self._records[slot, key] = value
+        for key in changes.erased:
+            self._records.pop((slot, key), None)
         for name, fields in changes.drop.items():
             for field in fields:
                 self._hashes.get((slot, name), {}).pop(field, None)

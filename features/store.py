@@ -43,13 +43,17 @@ class Block:
 
 @dataclass
 class Changes:
-    """What one commit writes. `records`, alone or in blocks, may expire (`ttl_ms`); hashes and the cursor do not. `version` None: the expected one and 1."""
+    """What one commit writes. `records`, alone or in blocks, may expire (`ttl_ms`); hashes and the cursor do not. `erased`: names of records that go.
+
+    `version` None: the expected one and 1.
+    """
 
     cursor: bytes
     records: dict[str, bytes] = field(default_factory=dict)
     blocks: list[Block] = field(default_factory=list)
     put: dict[str, dict[str, bytes]] = field(default_factory=dict)
     drop: dict[str, list[str]] = field(default_factory=dict)
+    erased: list[str] = field(default_factory=list)
     version: int | None = None
 
 

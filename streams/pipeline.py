@@ -271,9 +271,9 @@ async def close_bins(partition: Partition, due_ms: int, most: int | None = None)
                 count(partition.cursor.counts, exposure.line, exposure.category, what)
     if matured:
         places = await partition.place_users([user for user, _ in matured])
-        partition.users.change(places)
         records = partition.users.rows
-        seen = records["ref_ms"][places] > 0
+        seen = records["ref_ms"][places] > 0  # whoever has expired or was erased gets no record for it
+        partition.users.change(places[seen])
         np.add.at(records["matured"], places[seen], 1)
         np.add.at(records["converted"], places[seen], np.array([label for _, label in matured])[seen])
     return not partition.pending.has_due(until_ms)

@@ -25,7 +25,7 @@ WORDS = {
     "outcomes_waiting": "of which not learned yet", "told_again": "sent again, or by a life that is forgotten",
     "outcomes_learned": "outcomes learned (tried)", "outcomes_hit": "of which hit",
     "outcome_duplicates_dropped": "dropped by learners as duplicates", "outcomes_refilled": "lost by the broker, taken from the outbox",
-    "outcomes_lost": "lost by the broker and not learned", "users": "users", "users_checked_to_the_counter": "users whose counters were recomputed",
+    "outcomes_lost": "lost by the broker and not learned", "users": "users", "users_erased": "of whom erased", "users_checked_to_the_counter": "users whose counters were recomputed",
 }  # fmt: skip
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from features.errors import Mismatch
 from features.events import KINDS, REASONS
@@ -21,6 +22,7 @@ from features.exposures import Exposure
 from features.redis_store import RedisStore
 from features.store import Slot, decoded
 from streams import namespace
+from streams.erasing import ERASED, mark_of
 from streams.knowledge import HEADS, outcome_slot
 from streams.learner_cursor import LearnerCursor
 from streams.ledger.base import LearnerBase, PartitionBase, bins_of, counted_in, read_base
@@ -118,7 +120,7 @@ class _Audit:
         return {slot: len(names) for slot, names in seen.items()}
 
     async def _check_partition(self, p: int, rejected: Spill, users_held: int) -> None:
-        slot = await self.store.load(str(p), ("pending",))
+        slot = await self.store.load(str(p), ("pending", ERASED))
         cursor = decoded(slot.cursor, Cursor, "a partition's cursor") if slot.version else _untouched(self.outcome_partitions)
         base = self.bases.get(p, PartitionBase(offsets=[0] * len(KINDS), totals=Totals()))
         account, sums = self.account, self.account.sums
@@ -132,13 +134,14 @@ class _Audit:
         )  # fmt: skip
         for kind, text in published.wrong:
             account.find(kind, [text])
-        wanted = due(published, ttl_ms=self.ttl_ms)
+        wanted, erased = due(published, ttl_ms=self.ttl_ms), _erased(published.users, slot.hashes[ERASED])
         lag = self._lag(p, cursor.offsets)
         before = base.before
 
         counted = self._outcomes(p, cursor, base)
-        applied = await check_state(account, self.store, published, wanted, before=before)
-        self._totals(p, cursor.totals, base, published, wanted, applied)
+        applied = await check_state(account, self.store, published, wanted, erased, before=before)
+        self._totals(p, cursor.totals, base, published, wanted, None if erased.any() else applied)
+        sums["in_users_states"] += applied
         if not before and not published.before_log:
             account.expect("unknown_user", f"partition {p}: users in Redis", users_held, 0, len(published.users))
         pending = {int(name, 16): decoded(value, Exposure, "an open exposure") for name, value in slot.hashes["pending"].items()}
@@ -189,8 +192,8 @@ class _Audit:
             self.account.expect("catalogue", f"partition {p}: events counted", counted_now, cursor.totals.applied - base.totals.applied)
         return np.concatenate(facts)
 
-    def _totals(self, p: int, totals: Totals, base: PartitionBase, published: Published, wanted: Due, applied: int) -> None:
-        """Check the partition's totals against its topics, and against the sum over its users."""
+    def _totals(self, p: int, totals: Totals, base: PartitionBase, published: Published, wanted: Due, applied: int | None) -> None:
+        """Check the partition's totals against its topics, and against the sum over its users, if that is known."""
         account, where, was = self.account, f"partition {p}", base.totals
         hidden = published.before_log  # of these we know only how many offsets they had
         account.expect("totals", f"{where}: read + lost", totals.read - was.read + totals.lost - was.lost, published.read, published.read + hidden)
@@ -199,11 +202,11 @@ class _Audit:
         distinct = len(wanted.first)
         account.expect("totals", f"{where}: rejected", totals.rejected - was.rejected, published.refused, published.refused + maybe + hidden)
         account.expect("totals", f"{where}: applied", totals.applied - was.applied, distinct - maybe, distinct + again + hidden)
-        if not hidden and not base.before and not wanted.unclear.any():
+        if applied is not None and not hidden and not base.before and not wanted.unclear.any():
             account.expect("totals", f"{where}: the sum over its users", applied, totals.applied)
         account.sums.update(
             read=totals.read - was.read, applied=totals.applied - was.applied, duplicates_dropped=totals.duplicate - was.duplicate,
-            in_users_states=applied, exposures_untracked=totals.untracked - was.untracked, late_orders=totals.late_orders - was.late_orders,
+            exposures_untracked=totals.untracked - was.untracked, late_orders=totals.late_orders - was.late_orders,
         )  # fmt: skip
 
     def _check_learner(self, q: int, slot: Slot) -> None:
@@ -230,6 +233,11 @@ class _Audit:
 
     def _expect(self, what: str, found: int, wanted: int, unknown: int) -> None:
         self.account.expect("learned_twice" if found > wanted else "not_learned", what, found, wanted, wanted + unknown)
+
+
+def _erased(users: Sequence[str], marks: Mapping[str, bytes]) -> NDArray[np.bool_]:
+    """Return which users (N,) were erased: nobody can say how many of their events a state must hold."""
+    return np.array([bool(marks) and mark_of(user) in marks for user in users], np.bool_)
 
 
 def _learned(cursor: bytes) -> tuple[object, ...]:

@@ -140,6 +140,21 @@ def test_hashes_keep_put_and_drop_fields(run: Run) -> None:
     run(check)
 
 
+@pytest.mark.parametrize("run", ["memory", "redis", "cluster"], indirect=True)  # a worker's user may not
+def test_records_are_erased_with_the_commit_that_names_them(run: Run) -> None:
+    """Those named go, with what else it changes; others stay, one that is not there is no trouble, and a refused commit erases nothing."""
+
+    async def check(store: Store) -> None:
+        await store.commit("7", 0, Changes(cursor=b"a", records={"u:a": b"1", "u:b": b"2", "ul:a\x1fl": b"3"}))
+        assert not await store.commit("7", 5, Changes(cursor=b"x", erased=["u:a"]))
+        changes = Changes(cursor=b"b", records={"u:c": b"4"}, put={"erased": {"a": b"9"}}, drop={"pending": ["z"]}, erased=["u:a", "u:none", "ul:a\x1fl"])
+        assert await store.commit("7", 1, changes)
+        assert await store.read("7", ["u:a", "u:b", "u:c", "ul:a\x1fl"]) == [None, b"2", b"4", None]
+        assert await store.load("7", ("erased",)) == Slot(2, b"b", {"erased": {"a": b"9"}})
+
+    run(check)
+
+
 def test_slots_do_not_see_each_other(run: Run) -> None:
     """Version, records and hashes belong to one slot."""
 

@@ -132,7 +132,7 @@ def test_each_role_does_its_work(base: Settings, quick_trunk: Path, tmp_path: Pa
             run_as(marketer, ["launch", "close", "launch"])
         assert 0 < len(campaign.read_text().splitlines()) - 1 < SHOPPERS, "the holdout is left out"
         run_as(
-            operator, ["ledger"], ["cursor", "show"], ["backup", file], ["restore", file, "--replace"], ["repartition", "--partitions", "3", "--backup", f"{file}-2"],
+            operator, ["ledger"], ["cursor", "show"], ["erase", "u0", "--yes"], ["ledger"], ["backup", file], ["restore", file, "--replace"], ["repartition", "--partitions", "3", "--backup", f"{file}-2"],
         )  # fmt: skip
         assert "DEBUG" in said
         assert not [name for name, password in USERS.items() if password in said]
