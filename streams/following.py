@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,14 +20,8 @@ from streams.pair import Pair, is_source
 from streams.partition import Partition
 
 
-class _Opening(NamedTuple):
-    """An exposure that may open: at which step, of which event, in which of its launches (or 0, in its line)."""
-
-    step: int
-    event: int
-    k: int
-    domain: str
-    id: str
+_Opening = tuple[int, int, int, str, str]
+"""An exposure that may open: at which step, of which event, in which of its launches (or 0, in its line), its domain and its id."""
 
 
 def follow(
@@ -81,7 +74,7 @@ def _steps(
     def opening(i: int, k: int, domain: str, share: float) -> None:
         event = arrived[i].event
         name = exposure_id(domain, event.user_id, event.event_id)
-        openings.append(_Opening(len(steps), i, k, domain, name))
+        openings.append((len(steps), i, k, domain, name))
         steps.open(i, domain, name, is_followed(name, share))
 
     for i in touching:

@@ -7,6 +7,7 @@ depend on their order, and so neither on partitions nor on batches.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import add
 from typing import Final
 
 import numpy as np
@@ -53,7 +54,7 @@ def see_events(seen: Seen, kinds: NDArray[np.int64], fate: NDArray[np.uint8], la
 
 def _add(domains: dict[str, list[int]], name: str, counts: list[int]) -> None:
     held = domains.get(name)
-    domains[name] = counts if held is None else [a + b for a, b in zip(held, counts, strict=True)]
+    domains[name] = counts if held is None else [*map(add, held, counts)]
 
 
 def merge_seen(parts: Sequence[Seen]) -> Seen:
