@@ -257,9 +257,10 @@ def fit(
                 best, best_loss, waited = {k: v.clone() for k, v in trunk.state_dict().items()}, valid_loss, 0
             else:
                 waited += 1
+            over = waited >= settings.patience or step >= settings.most_steps
             if progress:
-                progress(f"training the trunk (held-out log-loss {valid_loss:.4f})", step, settings.most_steps)
-            if waited >= settings.patience or step >= settings.most_steps:
+                progress(f"training the trunk (held-out log-loss {valid_loss:.4f})", step, step if over else settings.most_steps)
+            if over:
                 break
     return best
 

@@ -141,6 +141,17 @@ def test_held_out_users_are_whole() -> None:
     assert 0.05 < held_out.mean() < 0.35
 
 
+def test_training_that_stops_early_tells_that_it_is_over() -> None:
+    """What is shown of it ends full, at the steps that were taken and not at those that were allowed."""
+    rows = make_rows(600, 20)
+    mean, std = fit_scaler(rows.x)
+    told: list[tuple[int, int]] = []
+    settings = TrunkSettings(most_steps=100_000, patience=1)
+    train_trunk(rows, mean, std, seed=0, settings=settings, progress=lambda _, done, of: told.append((done, of)))
+    assert told[-1][0] == told[-1][1] < settings.most_steps
+    assert all(done < of == settings.most_steps for done, of in told[:-1])
+
+
 def test_scoring_needs_no_torch() -> None:
     """Importing what scores and what loads an artifact does not import torch."""
     code = "import sys, models.model, models.checkpoint, models.metrics; sys.exit('torch' in sys.modules)"
