@@ -19,7 +19,6 @@ from streams.launched import Launched
 from streams.pair import Pair, is_source
 from streams.partition import Partition
 
-
 _Opening = tuple[int, int, int, str, str]
 """An exposure that may open: at which step, of which event, in which of its launches (or 0, in its line), its domain and its id."""
 
