@@ -260,7 +260,9 @@ class RedisStore:
             self._msetex = False
         return bool(answer)
 
-    async def settled(self) -> None:
+    async def settled(self, *slots: str) -> None:
+        """As the contract says; of these slots also what others have committed."""
+        self._written.update(self._key(slot, SETTLED) for slot in slots)
         if self._durability == "replica" and await self._tried(self._confirmed) < 1:
             raise DependencyDown("no Redis replica confirmed the commit (durability 'replica')")
 

@@ -51,7 +51,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "restore": ("streams.commands.backup", "restore", "Put a backup into Redis; what came after it is worked again from Kafka."),
     "cursor": ("streams.commands.cursor", "cursor_app", "Show where each partition reads, or move it by hand."),
     "repartition": ("streams.commands.repartition", "repartition", "Give the event topics another number of partitions, and move the shoppers' state."),
-    "erase": ("streams.commands.erase", "erase", "Erase all that is kept of shoppers who want to be forgotten; workers go on."),
+    "erase": ("streams.commands.erase", "erase", "Erase the states of shoppers who want to be forgotten; workers go on."),
     "config": ("streams.commands.config", "config", "Show every setting: its value, with secrets masked, and where it came from."),
     "rights": ("streams.commands.rights", "rights", "What each role must be allowed in Kafka and Redis, and no more; print it or apply it."),
     "schema": ("streams.commands.schema", "schema", "Write the JSON Schema of events and scores."),

@@ -6,9 +6,10 @@ the shopper's records too, and goes on from the cursor. Of whoever was erased st
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from features.errors import InputError, Mismatch
@@ -22,7 +23,7 @@ from streams.settings import Settings
 
 ERASED: Final = "erased"  # the hash of a partition's slot: when (ms), by `mark_of` the shopper
 TRIES: Final = 100
-LOOKS: Final = 3  # a worker may write a record between the look and the commit
+LOOKS: Final = 10  # a worker may write a record between the look and the commit; so it is over when a look finds nothing
 
 
 def mark_of(user: str) -> str:
@@ -32,8 +33,8 @@ def mark_of(user: str) -> str:
 
 def check_user(user: str) -> str:
     """Return the id. Raises InputError for one that no event can have."""
-    if not 0 < len(user) <= ID_LENGTH or any(character < " " for character in user):
-        raise InputError(f"{user[:40]!r} is no user id: 1 to {ID_LENGTH} characters, none of them a control character")
+    if not 0 < len(user) <= ID_LENGTH or any(character < " " or "\ud800" <= character <= "\udfff" for character in user):
+        raise InputError(f"{user[:40]!r} is no user id: 1 to {ID_LENGTH} characters of UTF-8, none of them a control character")
     return user
 
 
@@ -51,44 +52,45 @@ async def homes(store: Store, settings: Settings, users: Sequence[str]) -> dict[
     return found
 
 
-async def kept(store: RedisStore, partition: int, user: str) -> list[str]:
-    """Return the names of a shopper's records in a partition."""
-    slot, name = str(partition), f"u:{user}"
-    found = {name} if (await store.read(slot, [name]))[0] is not None else set[str]()
-    async for names in store.records(slot, f"ul:{user}\x1f"):
-        found.update(names)
-    return sorted(found)
+async def kept(store: RedisStore, partition: int, users: Sequence[str]) -> dict[str, list[str]]:
+    """Return the names of shoppers' records in a partition, of those who have any. One pass over the keys in Redis, however many shoppers."""
+    slot = str(partition)
+    own = await store.read(slot, [f"u:{user}" for user in users])
+    found = {user: {f"u:{user}"} for user, value in zip(users, own, strict=True) if value is not None}
+    wanted = {f"ul:{user}": user for user in users}
+    async for names in store.records(slot, os.path.commonprefix([f"{name}\x1f" for name in wanted])):
+        for name in names:
+            if (who := wanted.get(name.partition("\x1f")[0])) is not None:
+                found.setdefault(who, set()).add(name)
+    return {user: sorted(found[user]) for user in users if user in found}
 
 
-async def erase(store: RedisStore, partition: int, users: Sequence[str], looked: Callable[[], object] = lambda: None) -> Counter[str]:
-    """Erase shoppers' records in a partition, together, since each commit makes its worker load again; returns how many there were of each.
+async def erase(store: RedisStore, partition: int, users: Sequence[str], *, ttl_ms: int) -> dict[str, int]:
+    """Erase shoppers' records in a partition, together, since each commit makes its worker load again; returns how many there were, of those who had any.
 
-    What comes of them from now on is kept as that of new ones. `looked` is called for each of them. Raises Mismatch where the partition changes faster than
-    it can be written, and DependencyDown. Then try again: what is erased stays erased.
+    What comes of them from now on is kept as that of new ones. `ttl_ms`: how long a state lives, and the mark of who was erased. Raises Mismatch where
+    shoppers' events come, or the partition changes, faster than it can be written, and DependencyDown. Then try again: what is erased stays erased.
     """
     erased: Counter[str] = Counter()
-    for look in range(LOOKS):
-        names: list[str] = []
-        there = []
-        for user in users:
-            if found := await kept(store, partition, user):
-                names += found
-                there.append(user)
-                erased[user] += len(found)
-            if not look:
-                looked()
-        if not names:
-            break
-        await _commit(store, str(partition), names, there)
-    return erased
+    for _ in range(LOOKS):
+        found = await kept(store, partition, users)
+        if not found:
+            await store.settled(str(partition))  # what an earlier try erased, too
+            return dict(erased)
+        await _commit(store, str(partition), found, ttl_ms)
+        erased.update({user: len(names) for user, names in found.items()})
+    raise Mismatch(f"events of {next(iter(found))!r:.60} come all the time: stop sending what is to be erased, and try again")
 
 
-async def _commit(store: Store, slot: str, names: list[str], users: Sequence[str]) -> None:
-    now = str(time.time_ns() // 1_000_000).encode()
-    put = {ERASED: {mark_of(user): now for user in users}}
+async def _commit(store: RedisStore, slot: str, found: Mapping[str, Sequence[str]], ttl_ms: int) -> None:
+    now_ms, names = time.time_ns() // 1_000_000, [name for some in found.values() for name in some]
+    put = {ERASED: {mark_of(user): str(now_ms).encode() for user in found}}
     for _ in range(TRIES):
-        held = await store.load(slot, ())
-        if await store.commit(slot, held.version, Changes(cursor=held.cursor, put=put, erased=names, version=fresh_version(held.version))):
-            await store.settled()
+        held = await store.load(slot, (ERASED,))
+        if not held.version:
+            break
+        old = [mark for mark, at_ms in held.hashes[ERASED].items() if int(at_ms) < now_ms - ttl_ms]
+        changes = Changes(cursor=held.cursor, put=put, drop={ERASED: old}, erased=names, version=fresh_version(held.version))
+        if await store.commit(slot, held.version, changes):
             return
-    raise Mismatch(f"partition {slot} is being committed without a pause; try again")
+    raise Mismatch(f"partition {slot} is being committed without a pause, or put back from a backup; try again")

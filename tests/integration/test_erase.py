@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from features.errors import DependencyDown, Mismatch
 from features.events import Event
 from features.layout import USER
-from tests.integration.harness import Live, connected, wait_until
+from features.redis_store import Entry, RedisStore
+from features.store import Changes, Slot
+from streams.erasing import ERASED, erase, kept, mark_of
+from tests.integration.harness import Live, connected, fresh_name, wait_until
 from tests.integration.test_backup import headstart
 from tests.integration.test_ledger import PARTITIONS, account_of, events, settle
 
 LINES = ("launch", "books")
+TTL_MS = 60_000
 
 
 def looks(*users: str, at: str) -> Iterator[tuple[str, Event]]:
@@ -59,7 +65,7 @@ def test_a_shopper_is_forgotten_while_a_worker_runs(quick_trunk: Path, broker: s
         ), told.stderr
         assert records_of(job, "ann") == before
         listed = tmp_path / "users.txt"
-        listed.write_text("cleo\n\nann\n")
+        listed.write_text("\ufeffcleo\r\n\nann\n", encoding="utf-8")  # as some editors write it
         done = headstart(job, "erase", "ann", "--users", str(listed), "--yes", "--json", "-")
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout) == {"erased": True, "users": [{"user_id": "ann", "records": 3}, {"user_id": "cleo", "records": 3}]}
@@ -104,8 +110,103 @@ def test_what_cannot_be_erased_is_one_line(quick_trunk: Path, broker: str, redis
     """Nobody, no user id, a file that is not there, a namespace that is empty."""
     with Live(quick_trunk, broker, redis_url, tmp_path) as job:
         for arguments, why in (
-            ((), "whom? Give user ids"), (("a\x1fb",), "is no user id"), (("",), "is no user id"), (("--users", str(tmp_path / "none")), "cannot be read"),
-            (("ann",), "is empty: no worker has joined it yet"),
+            ((), "whom? Give user ids"), (("a\x1fb",), "is no user id"), (("",), "is no user id"), (("\udcff",), "is no user id"),
+            (("--users", str(tmp_path / "none")), "cannot be read"), (("ann",), "is empty: no worker has joined it yet"),
         ):  # fmt: skip
             told = headstart(job, "erase", *arguments, "--yes")
             assert (told.returncode, told.stderr.count("\n"), why in told.stderr) == (1, 1, True), told
+
+
+class Watched(RedisStore):
+    """A store that counts passes over the keys, and writes something after each of the first few, as a worker does whose shopper goes on."""
+
+    def __init__(self, url: str, *, writes: int = 0, durability: str = "memory") -> None:
+        super().__init__(url, fresh_name(), ttl_ms=TTL_MS, patience_s=2.0, durability=durability)
+        self.passes, self.writes = 0, writes
+
+    async def records(self, slot: str, prefix: str) -> AsyncIterator[list[str]]:
+        self.passes += 1
+        async for names in super().records(slot, prefix):
+            yield names
+        if self.passes <= self.writes:
+            await self.write({"u:ann": b"late", f"ul:ann\x1fline-{self.passes}": b"late"})
+
+    async def write(self, records: dict[str, bytes]) -> None:
+        """Commit records to partition 7, whoever has committed before."""
+        held = await self.load("7", ())
+        assert await self.commit("7", held.version, Changes(cursor=b"c", records=records))
+
+    async def users(self) -> set[str]:
+        """Of whom anything is kept."""
+        return {name.partition(":")[2].partition("\x1f")[0] async for _, name in self.names() if name.startswith(("u:", "ul:"))}
+
+
+def with_store(store: Watched, does: Callable[[Watched], Awaitable[None]]) -> None:
+    """Do something with a store, and close it."""
+
+    async def done() -> None:
+        try:
+            await does(store)
+        finally:
+            await store.close()
+
+    asyncio.run(done())
+
+
+def test_many_are_erased_in_one_pass_and_nobody_else(redis_url: str) -> None:
+    """Forty of fifty shoppers: a pass to find them, and one to see that nothing is left; marks of long ago go, others stay."""
+
+    async def check(store: Watched) -> None:
+        users = [f"u{i}" for i in range(50)]
+        await store.write({name: b"x" for user in users for name in (f"u:{user}", f"ul:{user}\x1fhats", f"ul:{user}\x1f\x1elaunch")})
+        held = await store.load("7", ())
+        long_ago, now = b"1000", str(time.time_ns() // 1_000_000).encode()
+        await store.commit("7", held.version, Changes(cursor=b"c", put={ERASED: {"old": long_ago, "new": now}}))
+        assert await kept(store, 7, ["u1", "u11", "nobody"]) == {u: [f"u:{u}", f"ul:{u}\x1f\x1elaunch", f"ul:{u}\x1fhats"] for u in ("u1", "u11")}
+        store.passes = 0
+        assert await erase(store, 7, [*users[:40], "nobody"], ttl_ms=TTL_MS) == dict.fromkeys(users[:40], 3)
+        assert store.passes == 2
+        assert await store.users() == set(users[40:])
+        assert set((await store.load("7", (ERASED,))).hashes[ERASED]) == {"new", *map(mark_of, users[:40])}
+
+    with_store(Watched(redis_url), check)
+
+
+def test_what_is_written_meanwhile_is_erased_too_or_it_is_told(redis_url: str) -> None:
+    """A worker writes between look and commit: then it is over when a look finds nothing, and where that never comes it is an error."""
+
+    async def check(store: Watched) -> None:
+        await store.write({"u:ann": b"x", "ul:ann\x1fhats": b"x", "u:bob": b"x"})
+        await erase(store, 7, ["ann"], ttl_ms=TTL_MS)
+        assert await store.users() == {"bob"}
+        store.passes, store.writes = 0, 1_000
+        await store.write({"u:ann": b"x"})
+        with pytest.raises(Mismatch, match="stop sending"):
+            await erase(store, 7, ["ann"], ttl_ms=TTL_MS)
+
+    with_store(Watched(redis_url, writes=3), check)
+
+
+def test_what_no_replica_has_is_not_said_to_be_erased(redis_url: str) -> None:
+    """With durability 'replica' and none there: neither at first nor when it is tried again, though nothing is found any more."""
+
+    async def check(store: Watched) -> None:
+        await store.write({"u:ann": b"x"})
+        for _ in range(2):
+            with pytest.raises(DependencyDown, match="no Redis replica confirmed"):
+                await erase(store, 7, ["ann"], ttl_ms=TTL_MS)
+            assert await store.users() == set()
+
+    with_store(Watched(redis_url, durability="replica"), check)
+
+
+def test_a_partition_that_is_gone_is_told(redis_url: str) -> None:
+    """A restore or a repartition has deleted it in between: no cursor of ours may come in its way."""
+
+    async def check(store: Watched) -> None:
+        await store.put_entries([Entry("7", "u:ann", record=b"x")])
+        with pytest.raises(Mismatch, match="put back from a backup"):
+            await erase(store, 7, ["ann"], ttl_ms=TTL_MS)
+        assert await store.load("7", ()) == Slot(0, b"", {})
+
+    with_store(Watched(redis_url), check)
