@@ -6,7 +6,6 @@ the shopper's records too, and goes on from the cursor. Of whoever was erased st
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -58,7 +57,7 @@ async def kept(store: RedisStore, partition: int, users: Sequence[str]) -> dict[
     own = await store.read(slot, [f"u:{user}" for user in users])
     found = {user: {f"u:{user}"} for user, value in zip(users, own, strict=True) if value is not None}
     wanted = {f"ul:{user}": user for user in users}
-    async for names in store.records(slot, os.path.commonprefix([f"{name}\x1f" for name in wanted])):
+    async for names in store.records(slot, f"ul:{users[0]}\x1f" if len(users) == 1 else "ul:"):
         for name in names:
             if (who := wanted.get(name.partition("\x1f")[0])) is not None:
                 found.setdefault(who, set()).add(name)
