@@ -135,6 +135,8 @@ class _Audit:
         for kind, text in published.wrong:
             account.find(kind, [text])
         wanted, erased = due(published, ttl_ms=self.ttl_ms), _erased(published.users, slot.hashes[ERASED])
+        if again := int(erased[published.rows["user"]].sum() - wanted.by_user[erased].sum()):
+            account.notes.append(f"partition {p}: {again} records of users who were erased repeat others; what came again after that was worked again")
         lag = self._lag(p, cursor.offsets)
         before = base.before
 

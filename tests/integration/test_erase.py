@@ -82,6 +82,26 @@ def test_a_shopper_is_forgotten_while_a_worker_runs(quick_trunk: Path, broker: s
         account = account_of(job)
         assert account.first == []
         assert (account.sums["users"], account.sums["users_erased"], account.sums["applied"]) == (5, 2, sent)
+        assert account.notes == []
+
+
+@pytest.mark.timeout(300)
+def test_what_is_sent_again_after_an_erasure_is_noted(quick_trunk: Path, broker: str, redis_url: str, tmp_path: Path) -> None:
+    """Nobody knows any more that it was there: it is worked again, and the ledger says why it does not balance."""
+    with Live(quick_trunk, broker, redis_url, tmp_path, partitions=PARTITIONS) as job:
+        job.prepare()
+        (worker,) = job.start_ready(1)
+        again = list(looks("ann", at="once"))
+        sent = job.send([*again, *looks("bob", at="once")])
+        wait_until(lambda: job.totals().get("read") == sent, "all is worked", log=job.log)
+        assert headstart(job, "erase", "ann", "--yes").returncode == 0
+        sent += job.send([*again, *looks("bob", at="once")])
+        settle(job, sent)
+        assert job.stop(worker) == 0
+        account = account_of(job)
+        assert (applied(job, "ann"), job.totals()["duplicate"]) == (2, 2)
+        (note,) = account.notes
+        assert "2 records of users who were erased repeat others" in note
 
 
 @pytest.mark.timeout(300)
