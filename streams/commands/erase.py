@@ -46,7 +46,8 @@ def erase(
     try:
         asyncio.run(_work(settings, wanted, found, yes=yes))
     except HeadstartError:
-        _tell({user: found[user] for user in wanted if found[user]}, yes=yes)  # what was done by then
+        if for_people(json):
+            _tell({user: found[user] for user in wanted if found[user]}, yes=yes)  # what was done by then
         raise
     if json is not None:
         write_json(json, {"erased": yes, "users": [{"user_id": user, "records": found[user]} for user in wanted]})
