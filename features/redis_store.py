@@ -162,7 +162,7 @@ class RedisStore:
         self._redis = _client(self._access, timeout_s=answer_s)
         self._replicas_ms = int(500 * answer_s)  # Redis says how many have confirmed well before the socket gives up
         self._prefix = f"hs:{namespace}:"
-        self._ttl_ms, self._durability, self._patience_s = ttl_ms, durability, patience_s
+        self.ttl_ms, self._durability, self._patience_s = ttl_ms, durability, patience_s
         self._commit = self._redis.register_script(_COMMIT)
         self._load = self._redis.register_script(_LOAD)
         self._claim = self._redis.register_script(_CLAIM)
@@ -232,7 +232,7 @@ class RedisStore:
     async def commit(self, slot: str, expected: int, changes: Changes) -> bool:
         keys = [self._key(slot, "cursor")]
         version = expected + 1 if changes.version is None else changes.version
-        arguments: list[bytes | str | int] = [expected, version, changes.cursor, self._ttl_ms, int(self._msetex), len(changes.records)]
+        arguments: list[bytes | str | int] = [expected, version, changes.cursor, self.ttl_ms, int(self._msetex), len(changes.records)]
         for key, value in changes.records.items():
             keys.append(self._key(slot, key))
             arguments.append(value)

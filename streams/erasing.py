@@ -64,10 +64,10 @@ async def kept(store: RedisStore, partition: int, users: Sequence[str]) -> dict[
     return {user: sorted(found[user]) for user in users if user in found}
 
 
-async def erase(store: RedisStore, partition: int, users: Sequence[str], *, ttl_ms: int) -> dict[str, int]:
+async def erase(store: RedisStore, partition: int, users: Sequence[str]) -> dict[str, int]:
     """Erase shoppers' records in a partition, together, since each commit makes its worker load again; returns how many there were, of those who had any.
 
-    What comes of them from now on is kept as that of new ones. `ttl_ms`: how long a state lives, and the mark of who was erased. Raises Mismatch where
+    What comes of them from now on is kept as that of new ones; the mark of who was erased, for as long as a state. Raises Mismatch where
     shoppers' events come, or the partition changes, faster than it can be written, and DependencyDown. Then try again: what is erased stays erased.
     """
     erased: Counter[str] = Counter()
@@ -76,19 +76,19 @@ async def erase(store: RedisStore, partition: int, users: Sequence[str], *, ttl_
         if not found:
             await store.settled(str(partition))  # what an earlier try erased, too
             return dict(erased)
-        await _commit(store, str(partition), found, ttl_ms)
+        await _commit(store, str(partition), found)
         erased.update({user: len(names) for user, names in found.items()})
     raise Mismatch(f"events of {next(iter(found))!r:.60} come all the time: stop sending what is to be erased, and try again")
 
 
-async def _commit(store: RedisStore, slot: str, found: Mapping[str, Sequence[str]], ttl_ms: int) -> None:
+async def _commit(store: RedisStore, slot: str, found: Mapping[str, Sequence[str]]) -> None:
     now_ms, names = time.time_ns() // 1_000_000, [name for some in found.values() for name in some]
     put = {ERASED: {mark_of(user): str(now_ms).encode() for user in found}}
     for _ in range(TRIES):
         held = await store.load(slot, (ERASED,))
         if not held.version:
             break
-        old = [mark for mark, at_ms in held.hashes[ERASED].items() if int(at_ms) < now_ms - ttl_ms]
+        old = [mark for mark, at_ms in held.hashes[ERASED].items() if int(at_ms) < now_ms - store.ttl_ms]
         changes = Changes(cursor=held.cursor, put=put, drop={ERASED: old}, erased=names, version=fresh_version(held.version))
         if await store.commit(slot, held.version, changes):
             return

@@ -65,15 +65,15 @@ async def _work(settings: Settings, users: list[str], found: Counter[str], *, ye
             for p, there in places.items():
                 for first in range(0, len(there), AT_ONCE):
                     some = there[first : first + AT_ONCE]
-                    found.update(await _counted(store, p, some, 2000 * settings.ttl_s, yes=yes))
+                    found.update(await _counted(store, p, some, yes=yes))
                     bar.advance(task, len(some))
     finally:
         await store.close()
 
 
-async def _counted(store: RedisStore, partition: int, users: list[str], ttl_ms: int, *, yes: bool) -> dict[str, int]:
+async def _counted(store: RedisStore, partition: int, users: list[str], *, yes: bool) -> dict[str, int]:
     if yes:
-        return await erasing.erase(store, partition, users, ttl_ms=ttl_ms)
+        return await erasing.erase(store, partition, users)
     return {user: len(names) for user, names in (await erasing.kept(store, partition, users)).items()}
 
 

@@ -134,16 +134,17 @@ class _Audit:
         )  # fmt: skip
         for kind, text in published.wrong:
             account.find(kind, [text])
-        wanted, erased = due(published, ttl_ms=self.ttl_ms), _erased(published.users, slot.hashes[ERASED])
-        if again := int(erased[published.rows["user"]].sum() - wanted.by_user[erased].sum()):
+        erased = _erased(published.users, slot.hashes[ERASED])
+        wanted = due(published, ttl_ms=self.ttl_ms, erased=erased)
+        sums["users_erased"] += int(erased.sum())
+        if again := int(wanted.again[erased].sum()):
             account.notes.append(f"partition {p}: {again} records of users who were erased repeat others; what came again after that was worked again")
         lag = self._lag(p, cursor.offsets)
         before = base.before
 
         counted = self._outcomes(p, cursor, base)
-        applied = await check_state(account, self.store, published, wanted, erased, before=before)
-        self._totals(p, cursor.totals, base, published, wanted, None if erased.any() else applied)
-        sums["in_users_states"] += applied
+        applied = await check_state(account, self.store, published, wanted, before=before)
+        self._totals(p, cursor.totals, base, published, wanted, applied)
         if not before and not published.before_log:
             account.expect("unknown_user", f"partition {p}: users in Redis", users_held, 0, len(published.users))
         pending = {int(name, 16): decoded(value, Exposure, "an open exposure") for name, value in slot.hashes["pending"].items()}
@@ -194,8 +195,8 @@ class _Audit:
             self.account.expect("catalogue", f"partition {p}: events counted", counted_now, cursor.totals.applied - base.totals.applied)
         return np.concatenate(facts)
 
-    def _totals(self, p: int, totals: Totals, base: PartitionBase, published: Published, wanted: Due, applied: int | None) -> None:
-        """Check the partition's totals against its topics, and against the sum over its users, if that is known."""
+    def _totals(self, p: int, totals: Totals, base: PartitionBase, published: Published, wanted: Due, applied: int) -> None:
+        """Check the partition's totals against its topics, and against the sum over its users."""
         account, where, was = self.account, f"partition {p}", base.totals
         hidden = published.before_log  # of these we know only how many offsets they had
         account.expect("totals", f"{where}: read + lost", totals.read - was.read + totals.lost - was.lost, published.read, published.read + hidden)
@@ -204,11 +205,11 @@ class _Audit:
         distinct = len(wanted.first)
         account.expect("totals", f"{where}: rejected", totals.rejected - was.rejected, published.refused, published.refused + maybe + hidden)
         account.expect("totals", f"{where}: applied", totals.applied - was.applied, distinct - maybe, distinct + again + hidden)
-        if applied is not None and not hidden and not base.before and not wanted.unclear.any():
+        if not hidden and not base.before and not wanted.unclear.any():
             account.expect("totals", f"{where}: the sum over its users", applied, totals.applied)
         account.sums.update(
             read=totals.read - was.read, applied=totals.applied - was.applied, duplicates_dropped=totals.duplicate - was.duplicate,
-            exposures_untracked=totals.untracked - was.untracked, late_orders=totals.late_orders - was.late_orders,
+            in_users_states=applied, exposures_untracked=totals.untracked - was.untracked, late_orders=totals.late_orders - was.late_orders,
         )  # fmt: skip
 
     def _check_learner(self, q: int, slot: Slot) -> None:
@@ -238,7 +239,7 @@ class _Audit:
 
 
 def _erased(users: Sequence[str], marks: Mapping[str, bytes]) -> NDArray[np.bool_]:
-    """Return which users (N,) were erased: nobody can say how many of their events a state must hold."""
+    """Return which users (N,) were erased."""
     return np.array([bool(marks) and mark_of(user) in marks for user in users], np.bool_)
 
 

@@ -125,8 +125,8 @@ def keys(users: NDArray[np.int32], ids: NDArray[np.uint64]) -> NDArray[np.uint64
         return ids ^ (users.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
 
 
-def due(published: Published, *, ttl_ms: int) -> Due:
-    """Return what must have become of a partition's events."""
+def due(published: Published, *, ttl_ms: int, erased: NDArray[np.bool_]) -> Due:
+    """Return what must have become of a partition's events, some of whose users (N,) were erased."""
     rows, n_users, n_lines = published.rows, len(published.users), len(published.lines)
     key = keys(rows["user"], rows["id"])
     order = np.lexsort((rows["at_ms"], key))
@@ -151,14 +151,16 @@ def due(published: Published, *, ttl_ms: int) -> Due:
             mine = times[at[user] : at[user + 1]]
             between = np.searchsorted(mine, rows["at_ms"][i] + slack[user], "right") - np.searchsorted(mine, rows["at_ms"][began] - slack[user])
             late[user] += between > RING
+    late[erased] = np.bincount(rows["user"][again], minlength=n_users)[erased]
     unclear |= late > 0
     maybe = np.bincount(distinct["user"][distinct["maybe"]], minlength=n_users)
     unclear |= maybe > 0
-    # A state without an event for longer than its life begins anew.
+    # A state without an event for longer than its life begins anew, and so does one that was erased.
     by_ts = distinct[np.lexsort((distinct["ts_ms"], distinct["user"]))]
     renewed = (np.diff(by_ts["ts_ms"]) > ttl_ms) & (np.diff(by_ts["user"]) == 0)
-    unclear[by_ts["user"][1:][renewed]] = True
-    maybe[by_ts["user"][1:][renewed]] = len(rows)
+    for anew in (by_ts["user"][1:][renewed], np.flatnonzero(erased)):
+        unclear[anew] = True
+        maybe[anew] = len(rows)
     return Due(
         key=key, first=first, repeats=len(again), by_user=np.bincount(distinct["user"], minlength=n_users), by_line=np.bincount(distinct["line"], minlength=n_lines),
         maybe=maybe, again=late, unclear=unclear,

@@ -27,16 +27,13 @@ async def records(store: Store, number: int, names: Sequence[str], dtype: np.dty
     return np.concatenate(parts) if parts else np.empty(0, dtype)
 
 
-async def check_state(account: Account, store: Store, published: Published, due: Due, erased: NDArray[np.bool_], *, before: int) -> int:
-    """Check every user's and user-line pair's counts; returns how many events the users' states hold. `before`: so many were applied before the account.
-
-    Users (N,) who were `erased` may have fewer events than were published for them.
-    """
+async def check_state(account: Account, store: Store, published: Published, due: Due, *, before: int) -> int:
+    """Check every user's and user-line pair's counts; returns how many events the users' states hold. `before`: so many were applied before the account."""
     where, names = f"partition {published.number}", published.users
     users = await records(store, published.number, [f"u:{name}" for name in names], USER)
     applied = users["applied"].astype(np.int64)
     loose = bool(before or published.before_log)  # then a state may hold more than we have read
-    short: NDArray[np.bool_] = (applied < due.by_user - due.maybe) & ~erased
+    short: NDArray[np.bool_] = applied < due.by_user - due.maybe
     over: NDArray[np.bool_] = (applied > due.by_user + due.again) & (not loose)
     account.find("not_applied", [f"{where}: user {names[at]} has {applied[at]} of {due.by_user[at]}" for at in np.flatnonzero(short)[:5]], int(short.sum()))
     account.find("applied_twice", [f"{where}: user {names[at]} has {applied[at]} of {due.by_user[at]}" for at in np.flatnonzero(over)[:5]], int(over.sum()))
@@ -44,7 +41,7 @@ async def check_state(account: Account, store: Store, published: Published, due:
 
     lines = await records(store, published.number, [f"ul:{names[user]}\x1f{line}" for user, line in published.lines], USER_LINE)
     owner = np.array([user for user, _ in published.lines], np.int64)
-    clear: NDArray[np.bool_] = ~due.unclear & ~erased & ~short & ~over & (not loose)
+    clear: NDArray[np.bool_] = ~due.unclear & ~short & ~over & (not loose)
     distinct = published.rows[due.first]
     wrong = clear[owner] & (lines["applied"] != due.by_line) if len(owner) else np.empty(0, np.bool_)
     texts = [f"{where}: user {names[owner[at]]} has {lines['applied'][at]} of {due.by_line[at]} in one line" for at in np.flatnonzero(wrong)[:5]]
@@ -55,7 +52,6 @@ async def check_state(account: Account, store: Store, published: Published, due:
         texts = [f"{where}: user {names[at if index == 'user' else owner[at]]}" for at in np.flatnonzero(off)[:5]]
         account.find("counters", texts, int(off.sum()))
     account.sums["users"] += len(names)
-    account.sums["users_erased"] += int(erased.sum())
     account.sums["users_checked_to_the_counter"] += int(clear.sum())
     _check_rings(account, where, names, users, distinct, clear)
     return int(applied.sum())

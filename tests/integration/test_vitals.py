@@ -152,8 +152,7 @@ def test_a_worker_that_stands_still_ends_itself_and_the_next_one_goes_on(
             assert worker.wait(40) == 70
         assert why in job.log.read_text()
         if kind == "desk":  # the one that lost what it was given
-            job.settings = with_changes(job.settings, stall_s=180)  # its join waits for the session of the one that ended
-            job.start_worker()
+            job.start_worker(stall_s=180)  # its join waits for the session of the one that ended
             assert len(job.wait_for_scores(first + sent)) == first + sent
 
 
