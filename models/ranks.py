@@ -17,6 +17,9 @@ import numpy as np
 import torch
 import torch.distributed as distributed
 
+# Imported by torch itself once a group is there, its functions keep that group as a default for good: gloo's threads would go on while the process ends.
+import torch.distributed.nn
+
 from features.errors import InputError
 from models.head import Matrix
 

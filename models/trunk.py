@@ -232,7 +232,7 @@ def fit(
         torch.manual_seed(
             generator.initial_seed() + 1 + ranks.rank
         )  # each drops out units of its own; the batches are common, so `generator` is not drawn from
-        logits_of = nn.parallel.DistributedDataParallel(logits_of, broadcast_buffers=False)
+        logits_of = nn.parallel.DistributedDataParallel(logits_of)
     batch = settings.batch * ranks.size
     every = max(settings.check_steps, len(train) // batch // 4)
     best, best_loss, waited, step = {k: v.clone() for k, v in trunk.state_dict().items()}, float("inf"), 0, 0

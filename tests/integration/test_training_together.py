@@ -47,11 +47,14 @@ def pretrained(log: Path, folder: Path, ranks: int) -> str:
 STEPS = TrunkSettings(most_steps=40, dropout=0.0, batch=240, check_steps=10)
 A_RANKS_STEPS = """
 import sys
+from pathlib import Path
 from models.ranks import joined
-from tests.integration.test_training_together import steps
+from tests.integration.test_training_together import gloos_threads, steps
 
 with joined(2) as ranks:
     steps(ranks, sys.argv[1] + f"/{ranks.rank}.npz")
+    then = gloos_threads()
+Path(sys.argv[1], f"threads_{ranks.rank}").write_text(f"{then > 0} {gloos_threads()}")
 """
 
 
@@ -62,13 +65,24 @@ def steps(ranks: Ranks, file: str) -> None:
     np.savez(file, **trunk.to_arrays().as_dict())  # type: ignore[arg-type]  # savez's own flags are keywords too
 
 
+def gloos_threads() -> int:
+    """How many of this process' threads are gloo's; their names are Linux' to tell."""
+    return sum("gloo" in name.read_text() for name in Path("/proc/self/task").glob("*/comm"))
+
+
 def test_the_gradient_is_that_of_the_common_batch(tmp_path: Path) -> None:
-    """Without dropout, two ranks with half of the batch each take the steps of one with all of it, an uneven last batch included; both ranks to the same bits."""
+    """Without dropout, two ranks with half of the batch each take the steps of one with all of it, an uneven last batch included; both ranks to the same bits.
+
+    Nothing of gloo goes on when they are done: its threads would do so while the interpreter ends, which can abort a process that has done its work.
+    """
     (tmp_path / "steps.py").write_text(A_RANKS_STEPS)
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = {**ENVIRONMENT, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([*start, str(tmp_path / "steps.py"), str(tmp_path)], capture_output=True, text=True, timeout=240, env=environment, check=False)
     assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
+    for rank in (0, 1):
+        assert (tmp_path / f"threads_{rank}").read_text() == "True 0", "gloo's threads while the ranks were joined, and afterwards"
     steps(ALONE, str(tmp_path / "alone.npz"))
     alone, first, second = (dict(np.load(tmp_path / f"{name}.npz").items()) for name in ("alone", "0", "1"))
     assert {name: array.tobytes() for name, array in first.items()} == {name: array.tobytes() for name, array in second.items()}
