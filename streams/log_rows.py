@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import re
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,17 +23,20 @@ MAX_CHARACTERS: Final = dict.fromkeys(("event_id", "user_id", "product_id"), 256
     ("line", "category", "channel", "session_id", "campaign_id", "age_band", "gender", "region"), 128
 )
 RANGES: Final = {"ts": (MIN_TS_MS, MAX_TS_MS), "registered_ts": (MIN_TS_MS, MAX_TS_MS), "price": (0, 1e12), "quantity": (0, 1e12), "level": (0, 1_000_000)}
+FILLED_LINE: Final = "filled line"  # a CSV's: its reader passes over empty ones, and counts the others
 
 
 class Rows:
-    """A table and the place of each row: a text file's line or a Parquet file's row, both from 1."""
+    """A table and the place of each row, from 1: a Parquet file's row, a text file's line, or its line of those that are not empty, as `unit` says."""
 
     def __init__(self, path: Path, table: pa.Table, place: np.ndarray, unit: str) -> None:
         self.path, self.table, self.place, self.unit = path, table, place, unit
 
     def bad(self, row: int, column: str, what: str) -> InputError:
         """Return the error that names a row and its column."""
-        return InputError(f"{self.path}, {self.unit} {self.place[row]}, column {column!r}: {what}")
+        place = int(self.place[row])
+        where = f"line {line_of(self.path, place)}" if self.unit == FILLED_LINE else f"{self.unit} {place}"
+        return InputError(f"{self.path}, {where}, column {column!r}: {what}")
 
     def refuse(self, column: str, mask: Any, what: Callable[[int], str]) -> None:
         """Raise `InputError` for the first row where the mask (N,) holds; a null in it does not."""
@@ -125,6 +129,13 @@ def first_line(path: Path) -> str:
     return text.strip().lstrip("\ufeff")
 
 
+def line_of(path: Path, place: int) -> int:
+    """Return which line of a text file is the one at `place` among those that are not empty, both from 1."""
+    with opened(path) as stream:
+        filled = (number for number, line in enumerate(stream, 1) if line.rstrip(b"\r\n"))
+        return int(next(islice(filled, place - 1, None), place))
+
+
 def _csv_rows(path: Path, names: tuple[str, ...]) -> Rows:
     first = [field.strip('" ') for field in first_line(path).split(",")]
     has_header = names[0] in first
@@ -139,9 +150,11 @@ def _csv_rows(path: Path, names: tuple[str, ...]) -> Rows:
             )
         except pa.ArrowException as error:
             found = re.search(r"Row #(\d+): Expected (\d+) columns, got (\d+)", str(error))
-            what = ", line {}: expected {} fields, got {}".format(*found.groups()) if found else f" cannot be read as CSV: {one_line(error)}"
-            raise InputError(f"{path}{what}") from None
-    return Rows(path, table, np.arange(table.num_rows) + 1 + int(has_header), "line")
+            if found is None:
+                raise InputError(f"{path} cannot be read as CSV: {one_line(error)}") from None
+            row, expected, got = found.groups()
+            raise InputError(f"{path}, line {line_of(path, int(row))}: expected {expected} fields, got {got}") from None
+    return Rows(path, table, np.arange(table.num_rows) + 1 + int(has_header), FILLED_LINE)
 
 
 def _first_uncastable(values: Any, to: pa.DataType) -> int:
