@@ -34,9 +34,9 @@ logger = logging.getLogger(__name__)
 DURABILITIES: Final = ("memory", "disk", "replica")
 LONGEST_ANSWER_S: Final = 30.0  # a connection that says nothing for so long is given up, also by a store with more patience
 
-# KEYS: cursor, then the records, then those of each block, then for each part a hash, or the records that go.
+# KEYS: cursor, then the records, then those of each block, then for each part a hash, or the records that go, or the hashes that expire.
 # ARGV: expected version, new version, cursor, ttl ms, whether to try MSETEX, number of records, their values, number of blocks, for each its count, width
-# and values in one, then for each part: "put"|"drop", n, n fields (and values), or "erase", n.
+# and values in one, then for each part: "put"|"drop", n, n fields (and values), or "DEL"|"PEXPIRE", n.
 # Answers 0: another version; 1: done; 2: done, but not by MSETEX. Words are handed to a command as many at a time as Lua allows.
 _COMMIT: Final = """
 local version = redis.call('HGET', KEYS[1], 'version') or '0'
@@ -73,8 +73,11 @@ end
 write()
 while a <= #ARGV do
   local command, count = 'HDEL', tonumber(ARGV[a + 1])
-  if ARGV[a] == 'erase' then
+  if ARGV[a] == 'DEL' then
     for i = k, k + count - 1 do redis.call('DEL', KEYS[i]) end
+    a, k = a + 2, k + count
+  elseif ARGV[a] == 'PEXPIRE' then
+    for i = k, k + count - 1 do redis.call('PEXPIRE', KEYS[i], ARGV[4]) end
     a, k = a + 2, k + count
   else
     if ARGV[a] == 'put' then command, count = 'HSET', 2 * count end
@@ -250,9 +253,10 @@ class RedisStore:
                 keys.append(self._key(slot, name))
                 fields_and_values: Iterator[str | bytes] = chain.from_iterable(values.items())
                 arguments += ["put", len(values), *fields_and_values]
-        if changes.erased:
-            keys += [self._key(slot, name) for name in changes.erased]
-            arguments += ["erase", len(changes.erased)]
+        for command, names in (("DEL", changes.erased), ("PEXPIRE", changes.expire)):
+            if names:
+                keys += [self._key(slot, name) for name in names]
+                arguments += [command, len(names)]
         self._written.add(self._key(slot, SETTLED))
         answer = await self._tried(lambda: self._commit(keys=keys, args=arguments), again=False)
         if answer == 2:

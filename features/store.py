@@ -43,7 +43,9 @@ class Block:
 
 @dataclass
 class Changes:
-    """What one commit writes. `records`, alone or in blocks, may expire (`ttl_ms`); hashes and the cursor do not. `erased`: names of records that go.
+    """What one commit writes. `records`, alone or in blocks, may expire (`ttl_ms`); hashes and the cursor do not, but for those named in `expire`.
+
+    `erased`: names of records that go.
 
     `version` None: the expected one and 1.
     """
@@ -54,6 +56,7 @@ class Changes:
     put: dict[str, dict[str, bytes]] = field(default_factory=dict)
     drop: dict[str, list[str]] = field(default_factory=dict)
     erased: list[str] = field(default_factory=list)
+    expire: list[str] = field(default_factory=list)
     version: int | None = None
 
 

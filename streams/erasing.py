@@ -89,7 +89,7 @@ async def _commit(store: RedisStore, slot: str, found: Mapping[str, Sequence[str
         if not held.version:
             break
         old = [mark for mark, at_ms in held.hashes[ERASED].items() if int(at_ms) < now_ms - store.ttl_ms]
-        changes = Changes(cursor=held.cursor, put=put, drop={ERASED: old}, erased=names, version=fresh_version(held.version))
+        changes = Changes(cursor=held.cursor, put=put, drop={ERASED: old}, erased=names, expire=[ERASED], version=fresh_version(held.version))
         if await store.commit(slot, held.version, changes):
             return
     raise Mismatch(f"partition {slot} is being committed without a pause, or put back from a backup; try again")

@@ -51,7 +51,7 @@ ROLES: Final[dict[str, Role]] = {
         Role(
             "operator",
             "makes, checks and enlarges topics, adds launches, promotes trunks, saves and restores the state, reads everything",
-            redis=(*_READ, *_WRITE, "scan", "pttl", "del", "unlink", "config|get"),
+            redis=(*_READ, *_WRITE, "scan", "pttl", "pexpire", "del", "unlink", "config|get"),
         ),
     )
 }

@@ -147,7 +147,14 @@ def test_records_are_erased_with_the_commit_that_names_them(run: Run) -> None:
     async def check(store: Store) -> None:
         await store.commit("7", 0, Changes(cursor=b"a", records={"u:a": b"1", "u:b": b"2", "ul:a\x1fl": b"3"}))
         assert not await store.commit("7", 5, Changes(cursor=b"x", erased=["u:a"]))
-        changes = Changes(cursor=b"b", records={"u:c": b"4"}, put={"erased": {"a": b"9"}}, drop={"pending": ["z"]}, erased=["u:a", "u:none", "ul:a\x1fl"])
+        changes = Changes(
+            cursor=b"b",
+            records={"u:c": b"4"},
+            put={"erased": {"a": b"9"}},
+            drop={"pending": ["z"]},
+            erased=["u:a", "u:none", "ul:a\x1fl"],
+            expire=["erased", "none"],
+        )
         assert await store.commit("7", 1, changes)
         assert await store.read("7", ["u:a", "u:b", "u:c", "ul:a\x1fl"]) == [None, b"2", b"4", None]
         assert await store.load("7", ("erased",)) == Slot(2, b"b", {"erased": {"a": b"9"}})
@@ -239,15 +246,16 @@ def test_namespaces_do_not_see_each_other(redis_url: str) -> None:
 
 
 def test_only_records_expire(redis_url: str) -> None:
-    """Records have the time to live that was set, cursor, hashes and meta none; every key but meta has its slot's hash tag."""
+    """Records have the time to live that was set, cursor and meta none, hashes if a commit says so; every key but meta has its slot's hash tag."""
 
     async def check() -> None:
         async with redis_store(redis_url, "ns", ttl_ms=50_000) as store:
-            await store.commit("7", 0, Changes(cursor=b"x", records={"u:a": b"x"}, put={"pending": {"a": b"x"}}))
+            await store.commit("7", 0, Changes(cursor=b"x", records={"u:a": b"x"}, put={"pending": {"a": b"x"}, "erased": {"a": b"x"}}, expire=["erased"]))
             await store.put_meta({"clock": "live"})
         async with redis.Redis.from_url(redis_url) as client:
             ttl = {key.decode(): await client.pttl(key) for key in cast(list[bytes], await client.keys("*"))}
-        assert 40_000 < ttl.pop("hs:ns:{7}:u:a") <= 50_000
+        for name in ("u:a", "erased"):
+            assert 40_000 < ttl.pop(f"hs:ns:{{7}}:{name}") <= 50_000
         assert ttl == {"hs:ns:{7}:cursor": -1, "hs:ns:{7}:pending": -1, "hs:ns:meta": -1}
 
     asyncio.run(check())

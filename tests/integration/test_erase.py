@@ -176,7 +176,7 @@ def with_store(store: Watched, does: Callable[[Watched], Awaitable[None]]) -> No
 
 
 def test_many_are_erased_in_one_pass_and_nobody_else(redis_url: str) -> None:
-    """Forty of fifty shoppers: a pass to find them, and one to see that nothing is left; marks of long ago go, others stay."""
+    """Forty of fifty shoppers: a pass to find them, and one to see that nothing is left; marks of long ago go, others stay, for as long as a state."""
 
     async def check(store: Watched) -> None:
         users = [f"u{i}" for i in range(50)]
@@ -190,6 +190,8 @@ def test_many_are_erased_in_one_pass_and_nobody_else(redis_url: str) -> None:
         assert store.passes == 2
         assert await store.users() == set(users[40:])
         assert set((await store.load("7", (ERASED,))).hashes[ERASED]) == {"new", *map(mark_of, users[:40])}
+        with connected(redis_url) as server:
+            assert TTL_MS / 2 < server.pttl(store._key("7", ERASED)) <= TTL_MS
 
     with_store(Watched(redis_url), check)
 
