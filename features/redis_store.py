@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 DURABILITIES: Final = ("memory", "disk", "replica")
 LONGEST_ANSWER_S: Final = 30.0  # a connection that says nothing for so long is given up, also by a store with more patience
 
-# KEYS: cursor, then the records, then those of each block, then for each part a hash, or the records that go, or the hashes that expire.
+# KEYS: cursor, then the records, then those of each block, then for each part a hash, or the records that go, or the hashes that will.
 # ARGV: expected version, new version, cursor, ttl ms, whether to try MSETEX, number of records, their values, number of blocks, for each its count, width
 # and values in one, then for each part: "put"|"drop", n, n fields (and values), or "DEL"|"PEXPIRE", n.
 # Answers 0: another version; 1: done; 2: done, but not by MSETEX. Words are handed to a command as many at a time as Lua allows.
@@ -73,11 +73,10 @@ end
 write()
 while a <= #ARGV do
   local command, count = 'HDEL', tonumber(ARGV[a + 1])
-  if ARGV[a] == 'DEL' then
-    for i = k, k + count - 1 do redis.call('DEL', KEYS[i]) end
-    a, k = a + 2, k + count
-  elseif ARGV[a] == 'PEXPIRE' then
-    for i = k, k + count - 1 do redis.call('PEXPIRE', KEYS[i], ARGV[4]) end
+  if ARGV[a] == 'DEL' or ARGV[a] == 'PEXPIRE' then
+    for i = k, k + count - 1 do
+      if ARGV[a] == 'DEL' then redis.call('DEL', KEYS[i]) else redis.call('PEXPIRE', KEYS[i], ARGV[4]) end
+    end
     a, k = a + 2, k + count
   else
     if ARGV[a] == 'put' then command, count = 'HSET', 2 * count end
@@ -377,23 +376,22 @@ class RedisStore:
             for i, name in enumerate(names):
                 if i in wanted:
                     pipe.get(name)
-                    pipe.pttl(name)
                 else:
                     pipe.hgetall(name)
+                pipe.pttl(name)
             return list(await pipe.execute())
 
         wanted = set(records)
         answers = iter(await self._tried(read))
         out = []
         for i, (slot, name) in enumerate(places):
-            answer = next(answers)
+            answer, ttl_ms = next(answers), next(answers)
             if i in wanted:
-                ttl_ms = next(answers)
                 if answer is not None:  # else it has expired meanwhile
                     out.append(Entry(slot, name, record=answer, ttl_ms=ttl_ms))
                 continue
             fields = [(field.decode(), value) for field, value in answer.items()]
-            out += [Entry(slot, name, fields=dict(fields[at : at + FIELDS_AT_ONCE])) for at in range(0, len(fields), FIELDS_AT_ONCE)]
+            out += [Entry(slot, name, fields=dict(fields[at : at + FIELDS_AT_ONCE]), ttl_ms=ttl_ms) for at in range(0, len(fields), FIELDS_AT_ONCE)]
         return out
 
     async def put_entries(self, entries: Sequence[Entry]) -> None:
@@ -405,6 +403,8 @@ class RedisStore:
                 name = self._key(entry.slot, entry.name)
                 if entry.fields is not None:
                     pipe.hset(name, mapping=cast(Any, entry.fields))
+                    if entry.ttl_ms > 0:
+                        pipe.pexpire(name, entry.ttl_ms)
                 elif entry.record is not None:
                     pipe.set(name, entry.record, px=entry.ttl_ms if entry.ttl_ms > 0 else None)
             await pipe.execute()

@@ -43,9 +43,9 @@ class Block:
 
 @dataclass
 class Changes:
-    """What one commit writes. `records`, alone or in blocks, may expire (`ttl_ms`); hashes and the cursor do not, but for those named in `expire`.
+    """What one commit writes. `records`, alone or in blocks, may expire (`ttl_ms`); hashes and the cursor do not.
 
-    `erased`: names of records that go.
+    `erased`: names of records that go. `expire`: names of hashes that, unlike others, may expire from now on as records do.
 
     `version` None: the expected one and 1.
     """

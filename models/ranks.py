@@ -8,6 +8,7 @@ The trunk's steps are taken on the processor, or on a GPU of each rank's own as 
 from __future__ import annotations
 
 import datetime as dt
+import importlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,9 +17,6 @@ from typing import Final, TypeVar
 import numpy as np
 import torch
 import torch.distributed as distributed
-
-# Imported by torch itself once a group is there, its functions keep that group as a default for good: gloo's threads would go on while the process ends.
-import torch.distributed.nn
 
 from features.errors import InputError
 from models.head import Matrix
@@ -86,6 +84,8 @@ def joined(size: int, device: torch.device = PROCESSOR) -> Iterator[Ranks]:
     if size == 1:
         yield Ranks(device=device)
         return
+    # Imported by torch itself once a group is there, its functions keep that group as a default for good: gloo's threads would go on while the process ends.
+    importlib.import_module("torch.distributed.nn")
     distributed.init_process_group("gloo", timeout=PATIENCE)
     try:
         yield Ranks(distributed.get_rank(), size, device)

@@ -7,6 +7,7 @@ useful to all.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -232,7 +233,10 @@ def fit(
         torch.manual_seed(
             generator.initial_seed() + 1 + ranks.rank
         )  # each drops out units of its own; the batches are common, so `generator` is not drawn from
-        logits_of = nn.parallel.DistributedDataParallel(logits_of)
+        ddp: Any = nn.parallel.DistributedDataParallel
+        # Training changes no buffer: sent with each step they make it a third slower. Older torch has another word for it.
+        sync = "forward_sync_buffers" if "forward_sync_buffers" in inspect.signature(ddp).parameters else "broadcast_buffers"
+        logits_of = ddp(logits_of, **{sync: False})
     batch = settings.batch * ranks.size
     every = max(settings.check_steps, len(train) // batch // 4)
     best, best_loss, waited, step = {k: v.clone() for k, v in trunk.state_dict().items()}, float("inf"), 0, 0

@@ -261,6 +261,24 @@ def test_only_records_expire(redis_url: str) -> None:
     asyncio.run(check())
 
 
+def test_what_expires_does_so_too_when_it_was_put_back(redis_url: str) -> None:
+    """Keys that are read as they are, deleted and written again live for as long as they would have."""
+
+    async def check() -> None:
+        async with redis_store(redis_url, "ns", ttl_ms=50_000) as store:
+            await store.commit("7", 0, Changes(cursor=b"x", records={"u:a": b"x"}, put={"pending": {"a": b"x"}, "erased": {"a": b"x"}}, expire=["erased"]))
+            held = [entry async for entry in store.entries()]
+            assert await store.delete_entries() == 4
+            await store.put_entries(held)
+        async with redis.Redis.from_url(redis_url) as client:
+            ttl = {name: await client.pttl(f"hs:ns:{{7}}:{name}") for name in ("u:a", "erased", "cursor", "pending")}
+        assert 40_000 < ttl.pop("u:a") <= 50_000
+        assert 40_000 < ttl.pop("erased") <= 50_000
+        assert ttl == {"cursor": -1, "pending": -1}
+
+    asyncio.run(check())
+
+
 @pytest.mark.parametrize(("msetex", "without"), [(True, ""), (True, "-msetex"), (False, "")])
 def test_records_are_set_together_if_that_is_wanted_and_can_be(redis_url: str, msetex: bool, without: str, caplog: pytest.LogCaptureFixture) -> None:
     """Two commits of 2 500 records are three MSETEX each. Who may not, as with an older server, sets them one by one, and says so once."""
