@@ -111,7 +111,7 @@ def _guess(path: Path) -> str:
         except pa.ArrowException as error:
             raise InputError(f"cannot read {path}: {one_line(error)}") from None
     else:
-        first = first_line(path)
+        first, _ = first_line(path)
         if first.startswith("{"):
             return "jsonl"
         names = [field.strip('" ') for field in first.split(",")]

@@ -122,11 +122,12 @@ def read_rows(path: Path, names: tuple[str, ...], required: tuple[str, ...]) -> 
     return rows
 
 
-def first_line(path: Path) -> str:
-    """Return a text file's first line without its end and a byte-order mark."""
+def first_line(path: Path) -> tuple[str, int]:
+    """Return the first line of a text file that is not empty, without its end and a byte-order mark, and which line of the file it is; ("", 0) if there is none."""
     with opened(path) as stream:
-        text: str = stream.readline(65_536).decode("utf-8", "replace")
-    return text.strip().lstrip("\ufeff")
+        lines = enumerate(iter(lambda: stream.readline(65_536), b""), 1)
+        number, line = next(((number, line) for number, line in lines if line.rstrip(b"\r\n")), (0, b""))
+    return line.decode("utf-8", "replace").strip().lstrip("\ufeff"), number
 
 
 def line_of(path: Path, place: int) -> int:
@@ -137,15 +138,16 @@ def line_of(path: Path, place: int) -> int:
 
 
 def _csv_rows(path: Path, names: tuple[str, ...]) -> Rows:
-    first = [field.strip('" ') for field in first_line(path).split(",")]
+    text, number = first_line(path)
+    first = [field.strip('" ') for field in text.split(",")]
     has_header = names[0] in first
-    columns = first if has_header else list(names)
+    columns, skipped = (first, number) if has_header else (list(names), 0)
     with opened(path) as stream:
         try:
             table = pa_csv.read_csv(
                 stream,
                 # One thread: only then does the parser's error tell the bad row's number.
-                read_options=pa_csv.ReadOptions(use_threads=False, column_names=columns, skip_rows=int(has_header)),
+                read_options=pa_csv.ReadOptions(use_threads=False, column_names=columns, skip_rows=skipped),
                 convert_options=pa_csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.string()), strings_can_be_null=True, null_values=[""]),
             )
         except pa.ArrowException as error:
@@ -153,7 +155,7 @@ def _csv_rows(path: Path, names: tuple[str, ...]) -> Rows:
             if found is None:
                 raise InputError(f"{path} cannot be read as CSV: {one_line(error)}") from None
             row, expected, got = found.groups()
-            raise InputError(f"{path}, line {line_of(path, int(row))}: expected {expected} fields, got {got}") from None
+            raise InputError(f"{path}, line {line_of(path, int(row) - skipped + has_header)}: expected {expected} fields, got {got}") from None
     return Rows(path, table, np.arange(table.num_rows) + 1 + int(has_header), FILLED_LINE)
 
 
