@@ -154,10 +154,18 @@ def from_file(path: Path) -> Gathered:
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from None
     arms: dict[str | int, str] = {}
+    labels: dict[str, int] = {}
     for row in rows:
         if arms.setdefault(row.user_id, row.arm) != row.arm:
             raise InputError(f"{path}: user {row.user_id!r} is in both arms; each user must be in one")
+        if row.label != NONE and (label := labels.setdefault(_name(row), row.label)) != row.label:
+            told = row.exposure_id if row.exposure_id is not None else f"of user {row.user_id!r} at {row.close_ms}"
+            raise InputError(f"{path}: exposure {told} has label {label} and label {row.label}")
     return gathered(rows)
+
+
+def _name(row: Row) -> str:
+    return str(row.exposure_id) if row.exposure_id is not None else f"{row.user_id}\x1f{row.close_ms}"
 
 
 def _jsonl(path: Path) -> Iterator[Row]:
@@ -195,7 +203,7 @@ def gathered(rows: Iterable[Row], notes: tuple[str, ...] = ()) -> Gathered:
     for row in rows:
         if row.label == NONE:
             continue
-        name = str(row.exposure_id) if row.exposure_id is not None else f"{row.user_id}\x1f{row.close_ms}"
+        name = _name(row)
         repeated += name in kept
         kept.setdefault(name, row)
     held = list(kept.values())

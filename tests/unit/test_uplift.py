@@ -186,7 +186,29 @@ def test_the_past_of_the_path_does_not_change() -> None:
     then = judge([row for row in rows if row.close_ms <= late.path.close_ms[at]])
     assert then.e_value == pytest.approx(late.path.e_value[at]) and then.lift == late.path.lift[at]
     assert then.path.users[-1] == late.path.users[at] <= early.path.users[-1]
-    assert late.p_value <= early.p_value <= 1
+    for found in (early, late):
+        assert found.p_value == pytest.approx(min(1.0, 1.0 / found.e_value))
+
+
+def test_users_who_come_late_and_before_others_raise_no_false_alarm() -> None:
+    """Workers that lag bring their users one after the other, so each look has another order by time: p stays what was promised at all looks together."""
+    rng, alarms, campaigns_n = np.random.default_rng(8), 0, 200
+    for _ in range(campaigns_n):
+        told = []
+        users = 60
+        for partition in range(1, 9):
+            n = partition * users
+            treated = np.concatenate([told[-1], rng.random(users) >= 0.5]) if told else rng.random(users) >= 0.5
+            told.append(treated)
+            names = np.arange(n).astype(np.str_)
+            close_ms = -np.arange(n, dtype=np.int64) // users  # the later a worker's users come, the earlier they closed
+            m = Matured(names, names, treated, close_ms, np.ones(n, np.int8), np.full(n, np.nan), np.full(n, np.nan))
+            found = analyse(m, holdout=0.5)
+            assert found.p_value == pytest.approx(min(1.0, 1.0 / found.e_value))
+            if found.p_value < 0.05:
+                alarms += 1
+                break
+    assert alarms <= 0.05 * campaigns_n
 
 
 def test_the_order_of_arrival_does_not_matter() -> None:
@@ -218,8 +240,25 @@ def test_without_ids_a_user_has_one_exposure_at_a_time() -> None:
     assert (len(found.matured.user), found.repeated) == (2, 1)
 
 
+def test_a_file_that_contradicts_itself_is_refused(tmp_path: Path) -> None:
+    """An exposure with an order in one row and without in another is an error that names it; before its label is final it may be there too."""
+    rows = make_rows(5)
+    with pytest.raises(InputError, match=f"exposure {rows[3].exposure_id} has label {1 - rows[3].label} and label {rows[3].label}"):
+        from_file(write_rows([msgspec.structs.replace(rows[3], label=1 - rows[3].label), *rows], tmp_path / "outcomes.jsonl"))
+    assert from_file(write_rows([msgspec.structs.replace(rows[3], label=-1), *rows], tmp_path / "open.jsonl")).repeated == 0
+
+
+def test_shares_of_users_are_whole_where_they_should_be() -> None:
+    """.07 of 200 users are 14, though .07 · 200 is a little more in binary; and no difference of shares is larger than 1."""
+    rows = [Row(user_id=f"u{i}", arm="holdout" if i % 5 == 0 else "treated", close_ms=i, label=int(i == 7), score=i / 200) for i in range(200)]
+    found = analyse(gathered(rows).matured, holdout=0.2, top=0.07)
+    assert found.targeted is not None and found.targeted.users == 14
+    few = judge(rows[:3])
+    assert (few.difference.low, few.difference.high) == (-1.0, 1.0)
+
+
 def test_a_sample_ratio_that_fails_stops_the_conclusion() -> None:
-    """When a fifth of the treated is missing there is a warning and no conclusion; with equal arms there is neither, and the failure stays."""
+    """When a fifth of the treated is missing there is a warning and no conclusion; with equal arms there is neither."""
     found = judge(make_rows(6000, lost=0.2, lift=0.5))
     assert not found.sample_ratio.fits and found.verdict == "not comparable"
     assert conclusion(found).startswith("No conclusion") and "arms' sizes do not fit" in warnings(found, gathered([]))[0]
