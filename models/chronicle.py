@@ -63,6 +63,11 @@ GAUGES: Final = ("level", "level_sd", "evidence", *EXPERTS)
 PLACE: Final = {name: i for i, name in enumerate(COUNTS)}
 
 
+def last_day(at_ms: int) -> int:
+    """Return where the blocks of the last day begin: 24 to 30 hours ago, so that every hour of the day is in them."""
+    return (at_ms - FIRST_MS) // BLOCK_MS * BLOCK_MS
+
+
 class Row(msgspec.Struct, array_like=True):
     """One minute or hour; `counts` in the order of `COUNTS`, `gauges` of `GAUGES` (empty before the first)."""
 

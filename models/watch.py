@@ -3,7 +3,7 @@
 | kind | what it watches | designed for |
 | --- | --- | --- |
 | `calibration` | the e-detector on closed delay bins, against what was said and the launch's own steady level: **the actuator** | one false alarm in 100 days |
-| `early_funnel` | the same on clicks and carts in the first bin, against their steady rates | the same |
+| `early_funnel` | the same on clicks and carts in the first bin, against their steady rates | the same, both steps together |
 | `shoppers` | PSI by feature and the domain classifier, of the last day against the domain's own first days under the trunk | diagnostic: resets nothing |
 | `estimate` | AUC as it can be expected before labels (CBPE), of the last day against the domain's own first days | diagnostic |
 | `confirmed` | river's ADWIN and PageHinkley on (y − p)/√(p(1 − p)) of final labels | confirmation, days later |
@@ -23,9 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models import wire
-from models.chronicle import BLOCK_MS, HOUR_MS, Blocks, Facts
+from models.chronicle import HOUR_MS, Blocks, Facts, last_day
 from models.covariates import WHO, psi, told_apart
-from models.e_detector import Alarm, EDetector, evidence_share, threshold
+from models.e_detector import DAYS_BETWEEN_FALSE_ALARMS, Alarm, EDetector, evidence_share, threshold
 from models.head import Vector
 from models.offset import DEFAULT_PI, Offset, log_prior
 from models.river_drift import river_drift
@@ -118,7 +118,8 @@ class Watch:
             nothing, everything = np.zeros(n), np.ones(n)
             for name, detector, hit, y in zip(SOON, self.soon, hits, came, strict=True):
                 rate = np.full(n, (hit + 1.0) / (seen + 2.0))
-                for a in detector.learn_many(rate, nothing, everything, y, at, exposed, share=share):
+                each = len(SOON) * DAYS_BETWEEN_FALSE_ALARMS  # two detectors, one promise
+                for a in detector.learn_many(rate, nothing, everything, y, at, exposed, share=share, days_between_false_alarms=each):
                     evidence = {"step": name, "usual_rate": float(rate[0]), "tilt": a.tilt, "direction": a.direction, "statistic": a.statistic}
                     found.append(Finding("early_funnel", a.at_ms, a.since_ms, evidence))
                     self.rates *= np.array([0.25, 0.25, 0.25, 1.0])  # what is usual is learned anew
@@ -152,7 +153,7 @@ class Watch:
 
     def _shoppers(self, at_ms: int, blocks: Blocks, names: tuple[str, ...]) -> list[Finding]:
         then, until_ms = blocks.first()
-        since_ms = (at_ms // BLOCK_MS - 3) * BLOCK_MS  # so that every hour of the day is in it
+        since_ms = last_day(at_ms)
         if not until_ms or since_ms < until_ms:
             return []
         now = blocks.between(since_ms)

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from models.chronicle import BLOCK_MS, FIRST_EXPOSURES, Blocks
+from models.chronicle import FIRST_EXPOSURES, Blocks, last_day
 from models.covariates import WHO, Moments, psi, told_apart
 from models.watch import APART_LARGE, FEWEST_NOW, PSI_LARGE
 from streams.feature_words import direction, mean_of, words
@@ -90,7 +90,7 @@ def spread_of(look: Look, launch: str) -> Spread:
     """Compare a launch's last day with its first days."""
     blocks, about = look.blocks.get(launch, Blocks()), look.about
     then, until_ms = blocks.first()
-    now = blocks.between(max(until_ms, (heard_ms(look, launch) // BLOCK_MS - 3) * BLOCK_MS))
+    now = blocks.between(max(until_ms, last_day(heard_ms(look, launch))))
     if about is None or not until_ms or not now.moments.n or now.trunk != then.trunk or now.spread.shape != then.spread.shape:
         return Spread([], math.nan, now.moments.n, then.moments.n)
     reference = np.array(about.reference, np.int64)

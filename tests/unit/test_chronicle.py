@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from models.chronicle import BLOCK_MS, BLOCKS_KEPT, COUNTS, FIRST_EXPOSURES, HOUR_MS, KEPT, MINUTE_MS, OLDER, PLACE, Block, Blocks, Facts, Rows, counts_of
+from models.chronicle import BLOCK_MS, BLOCKS_KEPT, COUNTS, FIRST_EXPOSURES, HOUR_MS, KEPT, MINUTE_MS, OLDER, PLACE, Block, Blocks, Facts, Rows, counts_of, last_day
 from models.covariates import Reference
 from models.experts import EXPERTS
 
@@ -153,3 +153,11 @@ def test_a_block_comes_back_as_it_was() -> None:
     block.see(facts(50, seed=2), Reference.of(np.zeros((10, 5), np.float32)), "f" * 16)
     assert block.moments.n == int((facts(50, seed=2).bin_ == 0).sum())
     assert block.matured.sum() > before
+
+
+def test_the_last_day_holds_every_hour() -> None:
+    """Wherever in a block it is looked at, the day before is in it, and no more than a block besides."""
+    for hour in range(24):
+        at_ms = START_MS + hour * HOUR_MS
+        assert 24 * HOUR_MS <= at_ms - last_day(at_ms) < 30 * HOUR_MS
+        assert last_day(at_ms) % BLOCK_MS == 0

@@ -76,6 +76,22 @@ def test_quick_carts_that_change_are_an_early_funnel_alert() -> None:
     assert SHIFT_DAY < told[0][1] < SHIFT_DAY + 1.5
 
 
+def test_clicks_and_carts_together_keep_what_is_promised_of_one_detector() -> None:
+    """Some thousand steady days raise no more alarms of the early funnel than one in a hundred days; each step's own promise would allow twice as many."""
+    rng, watch, days, n = np.random.default_rng(11), Watch(), 4000, 300
+    nothing, said = np.zeros(n, np.int64), np.full((n, 1 + len(EXPERTS)), 0.05)
+    x, none, alarms = np.zeros((n, WIDTH), np.float32), np.full(n, -1, np.int64), 0
+    for day in range(days):
+        at = START_MS + day * DAY_MS + np.sort(rng.integers(0, DAY_MS, n))
+        steps = np.where(rng.random((n, 2)) < (0.3, 0.12), 1000, -1)
+        facts = Facts(
+            at, at, nothing, nothing, none, said[:, 0], said, np.column_stack([steps, none]), np.zeros(n), np.full(n, 0.5), np.zeros((n, 4), np.int64), x,
+            x[:, PLACES].astype(np.float64),
+        )  # fmt: skip
+        alarms += sum(finding.kind == "early_funnel" for finding in watch.hear(facts, said_logit(said[:, 1]), deff=1.0))
+    assert 0 < alarms <= days / 100
+
+
 def test_other_shoppers_are_no_calibration_alert() -> None:
     """Older shoppers are found as other shoppers by the second day; orders still come as foretold, so nothing else is raised."""
     told = found(stream(9, age=1.2))
