@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from models.baselines import rehearse_baselines
 from models.delay import fit_curve
 from models.experts import BASE_PRIOR, EXPERTS
-from models.launch_head import MODELS, LaunchHead
+from models.launch_head import MODELS
 from models.learning_curve import learning_curve
 from models.metrics import auc, log_loss, pcoc
 from models.mixture import prior_from_losses
 from models.model import Model
 from models.offset import offset_prior
 from models.rehearsal import HOUR_MS, Rehearsed, rehearse
+from models.rows import Rows
 from models.sgd import METHODS as SGD
 
 OFFSETS = ("base", "offset -1", "offset -.5", "offset +.5", "offset +1")
@@ -41,7 +42,7 @@ def figures_of(stage: Stage) -> dict[str, Any]:
     launches = {name: rehearse(model, stage.variants[name].rows, stage.launch, at_ms=stage.at_ms) for name in (*OFFSETS, *KINDS)}
     if np.abs(fed.probability - launches["base"].probability).max() > 1e-9:
         raise AssertionError("the bench feeds a launch in another way than models.rehearsal")
-    insurance = {name: insured(found.head, model) for name, found in launches.items()}
+    insurance = {name: insured(found, stage.variants[name].rows, model) for name, found in launches.items()}
     return {
         "launch": size(base, stage),
         "waiting": waiting(model, base, stage, fed),
@@ -94,14 +95,16 @@ def curve(model: Model, base: Staged, stage: Stage) -> dict[str, Any]:
     return {"conversions": list(found.conversions), "auc": found.auc, "precision": found.precision, "judged": found.judged}
 
 
-def insured(head: LaunchHead, model: Model) -> dict[str, Any]:
-    """What is left of the mixture's bound, and what it lost; figures 4 and 5."""
+def insured(found: Rehearsed, rows: Rows, model: Model) -> dict[str, Any]:
+    """What is left of the mixture's bound, and what it lost, mixed anew by each bin and as it was said; figures 4 and 5."""
+    head, y = found.head, rows.ordered[found.index]
+    said, scratch = (log_loss(y, found.probability[:, MODELS.index(name)]) for name in ("headstart", "scratch"))
     slack = head.mixture.slack(model.expert_pi)
     bound = -np.log(model.expert_pi) + head.mixture.own[1]
     excess = head.mixture.own[0] - head.mixture.losses
     return {
         "slack": slack.tolist(), "least_slack": float(slack.min()), "most_of_bound_used": float((excess / bound).max()), "most_excess": float(excess.max()),
-        "less_scratch": float(excess[EXPERTS.index("scratch")]), "less_best": float(excess.max()),
+        "said_less_scratch": len(y) * (said - scratch), "less_scratch": float(excess[EXPERTS.index("scratch")]), "less_best": float(excess.max()),
         "losses": dict(zip(EXPERTS, head.mixture.losses.tolist(), strict=True)), "loss": float(head.mixture.own[0]),
     }  # fmt: skip
 

@@ -103,10 +103,13 @@ def paired_bootstrap(
             into[those] = _ratio(counts @ foretold[name], counts @ ordered)
     points, spreads = {}, {}
     for name, (score, probability) in predictions.items():
-        own = [figures(labels[rows], probability[rows], score[rows]) for rows in groups]
-        points[name] = {f: _mean(np.array([[g[f]] for g in own]))[0] for f in GROUP_FIGURES} | {POOLED: pcoc(labels, probability)}
-        spreads[name] = dict(zip(GROUP_FIGURES, _mean(resampled[name]), strict=True)) | {POOLED: pooled[name]}
-    base, spread = points[reference], spreads[reference]
+        of_groups = [figures(labels[rows], probability[rows], score[rows]) for rows in groups]
+        own = np.array([[found[f] for f in GROUP_FIGURES] for found in of_groups])[:, :, None]
+        # A group that has lost its few conversions in a resample keeps its own figure there: else each mean would be over other groups than the value is.
+        spread = _mean(np.where(np.isnan(resampled[name]), own, resampled[name]))
+        points[name] = dict(zip(GROUP_FIGURES, _mean(own)[:, 0].tolist(), strict=True)) | {POOLED: pcoc(labels, probability)}
+        spreads[name] = dict(zip(GROUP_FIGURES, spread, strict=True)) | {POOLED: pooled[name]}
+    base, its = points[reference], spreads[reference]
     return Comparison(
         reference=reference,
         rows=n,
@@ -117,7 +120,7 @@ def paired_bootstrap(
         methods={
             name: Judgement(
                 figures={f: _interval(points[name][f], spreads[name][f], level) for f in FIGURES},
-                gaps={f: _interval(points[name][f] - base[f], spreads[name][f] - spread[f], level) for f in FIGURES},
+                gaps={f: _interval(points[name][f] - base[f], spreads[name][f] - its[f], level) for f in FIGURES},
             )
             for name in predictions
         },

@@ -36,16 +36,21 @@ class LearningCurve:
 
 
 def learning_curve(model: Model, rows: Rows, launch: int, *, at_ms: int, counts: Sequence[int] = COUNTS) -> LearningCurve | None:
-    """Rehearse the launch on its first exposures and judge the states after `counts` conversions on the others; None if either part lacks orders."""
+    """Rehearse the launch on its first exposures and judge the states after `counts` conversions on the others; None if either part lacks orders.
+
+    What closes after the last of the first exposures is not learned, neither of the launch nor of other lines.
+    """
     ours = np.flatnonzero((rows.line == launch) & (rows.ts_ms >= at_ms))
     if len(ours) < 50:
         return None
     split_ms = int(np.sort(rows.ts_ms[ours])[int(LEARNED_SHARE * len(ours))])
     judged = rows.select(ours[rows.ts_ms[ours] >= split_ms])
-    seen = rows.select((rows.line != launch) | (rows.ts_ms < split_ms))
-    if not 0 < judged.ordered.sum() < len(judged) or not seen.ordered[(seen.line == launch)].any():
+    if not 0 < judged.ordered.sum() < len(judged):
         return None
-    found = rehearse(model, seen, launch, at_ms=at_ms, keep_at=counts)
+    # As they were known then: a later order would be learned from one exposure and judged by another of the same shopper.
+    found = rehearse(model, rows.select((rows.line != launch) | (rows.ts_ms < split_ms)), launch, at_ms=at_ms, keep_at=counts, until_ms=split_ms)
+    if not found.head.hit.sum():
+        return None
     states = [(0, LaunchHead.of(model), SharedHeads.of(model)), *(s for s in found.states if s[0] > 0), (int(found.head.hit.sum()), found.head, found.shared)]
     maps = model.maps(judged.x)
     auc_of: dict[str, list[float]] = {name: [] for name in MODELS}

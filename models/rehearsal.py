@@ -70,12 +70,17 @@ def outcomes(rows: Rows, edges_s: NDArray[np.float64]) -> Outcomes:
     return Outcomes(row[order], np.where(told, k, -1)[order], y[order].astype(np.int64), final[order], close_ms[order])
 
 
-def rehearse(model: Model, rows: Rows, launch: int, *, at_ms: int, tick_ms: int = HOUR_MS, grace_ms: int = 0, keep_at: Sequence[int] = ()) -> Rehearsed:
+def rehearse(
+    model: Model, rows: Rows, launch: int, *, at_ms: int, tick_ms: int = HOUR_MS, grace_ms: int = 0, keep_at: Sequence[int] = (), until_ms: int | None = None
+) -> Rehearsed:  # fmt: skip
     """Launch line `launch` of the final rows at `at_ms`; the other lines keep the shared heads fresh with what closes after the end of training.
 
-    A row is predicted with what had been learned before its tick. `keep_at`: counts of learned conversions at which copies are kept. ValueError if the launch has no rows.
+    A row is predicted with what had been learned before its tick. `keep_at`: counts of learned conversions at which copies are kept; what closes after
+    `until_ms` is not learned. ValueError if the launch has no rows.
     """
     facts = outcomes(rows, model.edges_s)
+    if until_ms is not None:
+        facts = facts.part(facts.close_ms <= until_ms)
     ours = rows.line == launch
     index = np.flatnonzero(ours & (rows.ts_ms >= at_ms))
     if len(index) == 0:
@@ -88,7 +93,7 @@ def rehearse(model: Model, rows: Rows, launch: int, *, at_ms: int, tick_ms: int 
     maps = model.maps(rows.x[index])
     head, shared = LaunchHead.of(model), SharedHeads.of(model)
     score, probability = np.empty((len(index), len(MODELS))), np.empty((len(index), len(MODELS)))
-    first, last = int(rows.ts_ms[index[0]]) // tick_ms, int(max(own.close_ms[-1], rows.ts_ms[index[-1]])) // tick_ms
+    first, last = int(rows.ts_ms[index[0]]) // tick_ms, int(max(*own.close_ms[-1:], rows.ts_ms[index[-1]])) // tick_ms
     ends = (np.arange(first, last + 1) + 1) * tick_ms
     upto = np.searchsorted(rows.ts_ms[index], ends, side="left")
     own_upto, sources_upto = (np.searchsorted(f.close_ms, ends - grace_ms, side="right") for f in (own, sources))

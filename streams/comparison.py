@@ -26,6 +26,7 @@ from models.experts import EXPERTS
 from models.intervals import paired_bootstrap
 from models.launch_head import MODELS, LaunchHead
 from models.learning_curve import LearningCurve, conversions_to, learning_curve
+from models.metrics import Vector, log_loss
 from models.model import Model
 from models.rehearsal import rehearse
 from models.rows import Rows
@@ -40,15 +41,21 @@ from streams.ticks import Tick
 from streams.training import rows_of
 
 REFERENCE = "headstart"
+SCRATCH = MODELS.index("scratch")
 RESAMPLES = 500
-FEWEST_ORDERS = 1
 
 
 @dataclass(frozen=True)
 class Insurance:
-    """What the mixture lost in nats less the loss from scratch, and what is left of its bound (the least over experts): `slack` below 0 is a defect."""
+    """What the mixture lost in nats less the loss from scratch, and what is left of its bound (the least over experts): `slack` below 0 is a defect.
+
+    `less_scratch` is of what was said when exposures were scored, by their final labels. The bound is about the same forecasts mixed anew by each bin that has
+    closed since, `remixed_less_scratch`: what is said before its outcomes are known can lose more, the more exposures are open at a time (Joulani, György
+    and Szepesvári 2013, Online Learning under Delayed Feedback).
+    """
 
     less_scratch: float
+    remixed_less_scratch: float
     slack: float
 
 
@@ -114,7 +121,7 @@ def _judge_line(
     predictions = unpacked([e.predictions for e in mine], 2 * len(MODELS))
     said = {name: (predictions[:, 2 * k], predictions[:, 2 * k + 1]) for k, name in enumerate(MODELS)}
     if not own.any():
-        nothing = Insurance(0.0, 0.0)
+        nothing = Insurance(0.0, 0.0, 0.0)
         return LineRun(line, at_ms, judged, rows.user[own], rows.ts_ms[own], rows.ordered[own], said, np.zeros(0, np.int64), np.zeros((0, len(EXPERTS))),
                        artifact.expert_pi, nothing, nothing, None, {}, artifact.lines, artifact.deff, artifact.window_s, ())  # fmt: skip
     _tell(progress, "baselines", 0, 1)
@@ -125,7 +132,8 @@ def _judge_line(
     _tell(progress, "baselines", 1, 1)
     _tell(progress, "rehearsals", 0, 2)
     ours = rehearse(model, rows, place, at_ms=at_ms)
-    against = rehearse(model, flipped(rows, place, artifact), place, at_ms=at_ms)
+    turned = flipped(rows, place, artifact)
+    against = rehearse(model, turned, place, at_ms=at_ms)
     _tell(progress, "rehearsals", 1, 2)
     curve = learning_curve(model, rows, place, at_ms=at_ms)
     alike = similarity(rows.select(np.isin(rows.line, [lines.index(name) for name in (line, *artifact.lines)])), line, about_line=ABOUT_LINE)
@@ -133,7 +141,8 @@ def _judge_line(
     return LineRun(
         line=line, at_ms=at_ms, judged=judged, user=rows.user[own], ts_ms=rows.ts_ms[own], y=rows.ordered[own], said=said,
         weight_ms=ours.tick_ms, weights=ours.weights, prior=artifact.expert_pi,
-        insurance=_insurance(ours.head, model), flipped=_insurance(against.head, model), curve=curve,
+        insurance=_insurance(rows.ordered[own], said["headstart"][1], said["scratch"][1], ours.head, model),
+        flipped=_insurance(turned.ordered[against.index], against.probability[:, 0], against.probability[:, SCRATCH], against.head, model), curve=curve,
         cost=_cost(model, ours.head, ours.shared, rows.x[own]), sources=artifact.lines, deff=artifact.deff, window_s=artifact.window_s, similarity=alike.sources,
     )  # fmt: skip
 
@@ -146,9 +155,10 @@ def flipped(rows: Rows, line: int, artifact: Artifact) -> Rows:
     return replace(rows, x=x)
 
 
-def _insurance(head: LaunchHead, model: Model) -> Insurance:
+def _insurance(y: Vector, said: Vector, from_scratch: Vector, head: LaunchHead, model: Model) -> Insurance:
     mixture = head.mixture
-    return Insurance(float(mixture.own[0] - mixture.losses[EXPERTS.index("scratch")]), float(mixture.slack(model.expert_pi).min()))
+    less_scratch = len(y) * (log_loss(y, said) - log_loss(y, from_scratch))
+    return Insurance(less_scratch, float(mixture.own[0] - mixture.losses[SCRATCH - 1]), float(mixture.slack(model.expert_pi).min()))
 
 
 def _cost(model: Model, head: LaunchHead, shared: SharedHeads, x: NDArray[np.float32], repeats: int = 200) -> dict[str, dict[str, float]]:
@@ -175,12 +185,13 @@ def _cost(model: Model, head: LaunchHead, shared: SharedHeads, x: NDArray[np.flo
 def compare(runs: Sequence[LineRun], *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Any]:
     """Put launches together: figures as means over lines with intervals over users, gaps to headstart, calibration, learning curves, insurance and cost.
 
-    The result is plain (it has NaN where a figure is undefined); lines without an order in what was judged are counted, and left out of the means.
+    The result is plain (it has NaN where a figure is undefined). Every line with an exposure is in it: leaving out those without an order would choose by what
+    is foretold. AUC and PR-AUC are means over the lines that have them, and `lines_unranked` names the others. Without any order there is no comparison.
     """
-    kept = [run for run in runs if FEWEST_ORDERS <= run.y.sum() < len(run.y)]
+    kept = [run for run in runs if len(run.y)] if any(run.y.any() for run in runs) else []
     result: dict[str, Any] = {
         "lines_judged": [run.line for run in kept],
-        "lines_without_orders": [run.line for run in runs if run not in kept],
+        "lines_unranked": [run.line for run in runs if not 0 < run.y.sum() < len(run.y)],
         "models": list(kept[0].said) if kept else [],
         "experts": list(EXPERTS),
         "launches": {run.line: _launch(run) for run in runs},
@@ -212,7 +223,7 @@ def compare(runs: Sequence[LineRun], *, resamples: int = RESAMPLES, seed: int = 
 
 
 def _launch(run: LineRun) -> dict[str, Any]:
-    step = max(1, len(run.weight_ms) // 200)
+    shown = np.unique(np.linspace(0, len(run.weight_ms) - 1, 200).round().astype(np.int64)) if len(run.weight_ms) else np.zeros(0, np.int64)  # the last one too
     return {
         "at_ms": run.at_ms,
         "exposures": len(run.y),
@@ -220,8 +231,8 @@ def _launch(run: LineRun) -> dict[str, Any]:
         "sources": list(run.sources),
         "prior": dict(zip(EXPERTS, run.prior.tolist(), strict=True)),
         "weights": {
-            "ms": run.weight_ms[::step].tolist(),
-            **{name: run.weights[::step, k].tolist() for k, name in enumerate(EXPERTS)},
+            "ms": run.weight_ms[shown].tolist(),
+            **{name: run.weights[shown, k].tolist() for k, name in enumerate(EXPERTS)},
         },
         "insurance": asdict(run.insurance),
         "flipped": asdict(run.flipped),

@@ -122,7 +122,7 @@ def _scope(found: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "lines": len(found.get("lines_judged", ())),
         "few": number(comparison.get("conversions")) < FEW_ORDERS,
-        "without_orders": [str(line) for line in found.get("lines_without_orders", ())],
+        "unranked": [str(line) for line in found.get("lines_unranked", ())],
         **{name: count(number(comparison.get(name))) for name in ("rows", "conversions", "users", "resamples")},
     }
 

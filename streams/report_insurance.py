@@ -24,7 +24,7 @@ ROUNDING_NATS = 1e-6
 
 
 def insurance(launches: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """What the mixture can lose against scratch, and what it did lose, on the launches as they were and with preferences reversed."""
+    """What was said lost against scratch, on the launches as they were and with preferences reversed, and whether the proven limit was kept."""
     found = {line: [as_mapping(launch.get(kind)) for kind in ("insurance", "flipped")] for line, launch in launches.items()}
     found = {line: kinds for line, kinds in found.items() if any(kinds) and number(launches[line].get("exposures")) != 0}
     if not found:

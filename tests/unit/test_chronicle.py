@@ -4,7 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 
-from models.chronicle import BLOCK_MS, BLOCKS_KEPT, COUNTS, FIRST_EXPOSURES, HOUR_MS, KEPT, MINUTE_MS, OLDER, PLACE, Block, Blocks, Facts, Rows, counts_of, last_day
+from models.chronicle import (
+    BLOCK_MS,
+    BLOCKS_KEPT,
+    COUNTS,
+    FIRST_EXPOSURES,
+    HOUR_MS,
+    KEPT,
+    MINUTE_MS,
+    OLDER,
+    PLACE,
+    Block,
+    Blocks,
+    Facts,
+    Rows,
+    counts_of,
+    last_day,
+)
 from models.covariates import Reference
 from models.experts import EXPERTS
 

@@ -15,16 +15,18 @@ from models.baselines import BASELINES
 from models.checkpoint import Artifact
 from models.experts import EXPERTS
 from models.launch_head import MODELS
-from models.learning_curve import conversions_to
+from models.learning_curve import LEARNED_SHARE, conversions_to, learning_curve
 from models.metrics import auc, log_loss
+from models.model import Model
 from models.pretrain import PretrainSettings
+from models.rows import TARGETS
 from models.trunk import TrunkSettings
 from streams.commands.evaluate import _null
 from streams.comparison import LineRun, compare, run_lines
 from streams.evaluation import launched
 from streams.partition import Rules
 from streams.shop import Shop, simulate
-from streams.training import edges_ms, train
+from streams.training import edges_ms, final_rows, train
 
 pytestmark = pytest.mark.xdist_group("comparison")  # what they share takes long to make
 
@@ -69,7 +71,7 @@ def test_a_line_without_an_event_since_its_launch_is_left_out(log: pa.Table, art
     found = run_lines(gone, artifact, ("launch",), RULES, at_ms=AT_MS, tick_ms=TICK_MS, end_ms=END_MS, baselines=())
     assert [len(run.y) for run in found] == [0]
     told = compare([*found, runs[0]], resamples=20)
-    assert (told["lines_without_orders"], told["lines_judged"]) == (["launch"], ["audio"])
+    assert (told["lines_unranked"], told["lines_judged"]) == (["launch"], ["audio"])
 
 
 def test_every_model_is_judged_on_the_same_exposures(runs: list[LineRun]) -> None:
@@ -115,15 +117,61 @@ def test_it_is_json(compared: dict[str, Any]) -> None:
     assert _null({"a": [float("nan"), 1.0, (float("inf"),)]}) == {"a": [None, 1.0, [None]]}
 
 
-def test_a_line_without_orders_is_counted_and_left_out(runs: list[LineRun]) -> None:
-    """It is named, and the means are those of the other."""
+def test_a_line_without_orders_is_judged_but_for_its_ranks(runs: list[LineRun]) -> None:
+    """It is named, AUC is that of the other, and it counts in log-loss and in the ratio of foretold to come; where nothing was ordered at all nothing is said."""
     silent = replace(runs[0], y=np.zeros_like(runs[0].y))
     told = compare([silent, runs[1]], resamples=10)
-    assert told["lines_without_orders"] == [runs[0].line]
-    assert told["lines_judged"] == [runs[1].line]
+    assert told["lines_unranked"] == [runs[0].line]
+    assert told["lines_judged"] == [run.line for run in runs]
+    figures = told["comparison"]["methods"]["headstart"]["figures"]
+    assert figures["auc"]["value"] == pytest.approx(auc(runs[1].y, runs[1].said["headstart"][0]))
+    losses = [log_loss(run.y, run.said["headstart"][1]) for run in (silent, runs[1])]
+    assert figures["log_loss"]["value"] == pytest.approx(np.mean(losses))
+    foretold = sum(run.said["headstart"][1].sum() for run in runs)
+    assert figures["pcoc_pooled"]["value"] == pytest.approx(foretold / runs[1].y.sum())
     nothing = compare([silent], resamples=10)
     assert nothing["lines_judged"] == []
     assert "comparison" not in nothing
+
+
+def test_the_truth_is_not_called_wrong_for_lines_that_sold_nothing(runs: list[LineRun]) -> None:
+    """Two hundred small lines, of which most have no order by chance: the true chance of one comes out calibrated, and better than one half as large again."""
+    small = []
+    rng = np.random.default_rng(2)
+    for k in range(200):
+        y, p = (rng.random(20) < 0.03).astype(np.float64), np.full(20, 0.03)
+        said = {"headstart": (p, p), "rival": (1.5 * p, 1.5 * p)}
+        small.append(replace(runs[0], line=f"line-{k}", y=y, user=np.arange(20) + 20 * k, ts_ms=AT_MS + np.arange(20), said=said))
+    found = compare(small, resamples=100)
+    methods = found["comparison"]["methods"]
+    ratio = found["calibration"]["headstart"]["predicted_over_observed"]
+    assert ratio["low"] < 1.0 < ratio["high"]
+    assert methods["rival"]["gaps"]["log_loss"]["value"] > 0
+
+
+def test_the_last_weights_are_shown(runs: list[LineRun]) -> None:
+    """However long the launch, of at most 200 moments the first and the last are among them."""
+    run = replace(runs[0], weight_ms=np.arange(777), weights=np.tile(runs[0].weights[:1], (777, 1)))
+    shown = compare([run], resamples=2)["launches"][run.line]["weights"]
+    assert (shown["ms"][0], shown["ms"][-1], len(shown["ms"])) == (0, 776, 200)
+    assert {len(values) for values in shown.values()} == {200}
+
+
+def test_the_learning_curve_knows_no_later_order(log: pa.Table, artifact: Artifact) -> None:
+    """What was ordered after its first part ended, of whatever line, is not learned by what is judged on the second."""
+    lines = sorted({*pc.unique(log["line"]).to_pylist()})
+    rows = final_rows(log, RULES, tick_ms=TICK_MS, lines=lines, until_ms=END_MS)
+    model, place = Model(artifact), lines.index("launch")
+    found = learning_curve(model, rows, place, at_ms=AT_MS)
+    ours = (rows.line == place) & (rows.ts_ms >= AT_MS)
+    split_ms = int(np.sort(rows.ts_ms[ours])[int(LEARNED_SHARE * ours.sum())])
+    judged = ours & (rows.ts_ms >= split_ms)
+    later = np.isfinite(rows.order_delay_s) & (rows.ts_ms + 1000.0 * rows.order_delay_s > split_ms) & ~judged
+    assert later[rows.line == place].any() and later[rows.line != place].any()
+    delay_s = rows.delay_s.copy()
+    delay_s[later, TARGETS.index("order")] = np.inf
+    assert found is not None and found.conversions[-1] > 0
+    assert learning_curve(model, replace(rows, delay_s=delay_s), place, at_ms=AT_MS) == found
 
 
 def test_conversions_to_a_share_of_the_best() -> None:

@@ -135,6 +135,24 @@ def test_a_group_without_a_conversion_is_left_out() -> None:
     assert math.isfinite(none["log_loss"].high)
 
 
+def test_an_interval_is_around_its_value_where_groups_have_few_conversions() -> None:
+    """Four groups without any skill, and four of which the one conversion ranks first, which a third of the resamples lose: the mean stays one over the same eight."""
+    rng = np.random.default_rng(3)
+    y, user, group, p = [], [], [], []
+    for g in range(8):
+        n = 300
+        rank = rng.random(n)
+        label = (rng.random(n) < 0.2).astype(np.float64) if g < 4 else (rank == rank.max()).astype(np.float64)
+        y.append(label)
+        p.append(0.9 * rank + 0.05)
+        user.append(np.arange(n) + n * g)
+        group.append(np.full(n, g))
+    of = (np.concatenate(part) for part in (y, user, group, p))
+    labels, users, groups, said = of
+    found = paired_bootstrap(labels, users, groups, {"a": (said, said)}, reference="a", resamples=300).methods["a"].figures["auc"]
+    assert found.value == pytest.approx((found.low + found.high) / 2, abs=0.15 * (found.high - found.low))
+
+
 def test_the_same_seed_gives_the_same_plain_answer() -> None:
     """Twice the same to the bit, another seed another interval, and all of it is JSON."""
     y, user, group, p = made()

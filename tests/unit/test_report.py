@@ -58,10 +58,11 @@ def made(*lines: str, models: tuple[str, ...] = (*MODELS, *BASELINES), scratch: 
         "at_ms": 1_700_000_000_000, "exposures": 700, "conversions": 42, "sources": ["hats", "toys"],
         "prior": dict(zip(EXPERTS, BASE_PRIOR.tolist(), strict=True)),
         "weights": {"ms": [1_700_000_000_000 + k * 86_400_000 for k in range(3)], **weights},
-        "insurance": {"less_scratch": -8.24, "slack": 1.5}, "flipped": {"less_scratch": 2.25, "slack": 0.5},
+        "insurance": {"less_scratch": -8.24, "remixed_less_scratch": -9.0, "slack": 1.5},
+        "flipped": {"less_scratch": 2.25, "remixed_less_scratch": 2.0, "slack": 0.5},
     }  # fmt: skip
     return {
-        "lines_judged": list(lines), "lines_without_orders": [], "models": list(models), "experts": list(EXPERTS),
+        "lines_judged": list(lines), "lines_unranked": [], "models": list(models), "experts": list(EXPERTS),
         "launches": dict.fromkeys(lines, launch),
         "comparison": {
             "reference": "headstart", "rows": 1400, "conversions": 84, "users": 321, "groups": len(lines), "resamples": 500,
@@ -259,7 +260,7 @@ def test_equal_results_give_equal_bytes(tmp_path: Path) -> None:
     "result",
     [
         {},
-        {"lines_judged": [], "lines_without_orders": ["shoes"], "models": [], "experts": list(EXPERTS), "launches": made("shoes")["launches"]},
+        {"lines_judged": [], "lines_unranked": ["shoes"], "models": [], "experts": list(EXPERTS), "launches": made("shoes")["launches"]},
         {
             "launches": {"shoes": {}},
             "comparison": {},
@@ -280,10 +281,10 @@ def test_what_is_missing_is_left_out(result: dict[str, Any]) -> None:
 
 def test_no_orders_anywhere_is_said() -> None:
     """The verdict is not made up."""
-    html = page({"lines_judged": [], "lines_without_orders": ["shoes"], "launches": made("shoes")["launches"]})
+    html = page({"lines_judged": [], "lines_unranked": ["shoes"], "launches": made("shoes")["launches"]})
     assert "Cannot be said. No launched line had an order" in text_of(html, "help")
     assert "That is few" in text_of(whole()) and "That is few" not in text_of(html)
-    assert "Left out" in text_of(html) and "shoes" in text_of(html)
+    assert "nobody can be ranked, so AUC and PR-AUC are those of the other lines: shoes." in text_of(html)
 
 
 def undefined(of: Any) -> Any:
@@ -357,7 +358,7 @@ def line_run(line: str, seed: int) -> LineRun:
         line=line, at_ms=at_ms, judged=Judged(), user=rng.integers(0, 100, n), ts_ms=at_ms + np.sort(rng.integers(0, 3 * 86_400_000, n)),
         y=(rng.random(n) < 1 / (1 + np.exp(-logit))).astype(np.float64), said={name: (p, p) for name, p in said.items()},
         weight_ms=at_ms + hours * 3_600_000, weights=np.tile(BASE_PRIOR, (48, 1)), prior=BASE_PRIOR,
-        insurance=Insurance(-3.0, 1.0), flipped=Insurance(2.0, 1.0), curve=LearningCurve((0, 20), auc, auc, 160),
+        insurance=Insurance(-3.0, -3.5, 1.0), flipped=Insurance(2.0, 1.5, 1.0), curve=LearningCurve((0, 20), auc, auc, 160),
         cost={"everything": {"us_in_batch_of_64": 8.0, "us_alone": 80.0, "bytes_of_a_launch": 5e4}}, sources=("hats",), deff=1.5, window_s=86_400.0,
         similarity=(SourceSimilarity("hats", rows=900, conversions=60, span_days=4.5, missing_share=0.3, psi=0.05),),
     )  # fmt: skip
