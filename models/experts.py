@@ -5,7 +5,7 @@
 | parameter-based | `shared` (the default: shared heads that stay fresh, and the launch's own level), `frozen`, `deviation` and `deviation_wide` (the launch's own slopes, from the empirical-Bayes prior and from one four times wider) |
 | feature-based | `feature`: a head from nothing on the trunk's features |
 | instance-based | `instance`: a head refitted on source rows that are weighted towards the launch's shoppers |
-| relation-based | `relation`: a head taken from the source lines that are nearest, or from the product's attributes |
+| relation-based | `relation`: a head taken from the source lines that are nearest |
 | none | `scratch`: a head from nothing on raw features, so that negative transfer is bounded |
 
 What an expert believes before it has learned is in `Priors`, the same for all launches; the expert itself holds only what its launch has taught.

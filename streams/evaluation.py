@@ -24,7 +24,9 @@ from models.launch_head import MODELS
 from models.metrics import figures
 from models.model import Model
 from streams.cutting import cut
+from streams.lines import told_apart_until_ms
 from streams.offline import put_launches, run
+from streams.panels import iso
 from streams.partition import Rules
 from streams.records import SHARED, Launch, Outcome, Outgoing, checked_id
 from streams.ticks import Tick, with_end
@@ -112,6 +114,14 @@ def require_lines(log: pa.Table, lines: Sequence[str]) -> None:
             raise InputError(f"there is no line {line!r} in the log; it has {', '.join(sorted(known)[:20])}")
     if not known - set(lines):
         raise InputError("every line of the log is launched: none is left to learn from")
+
+
+def require_told_apart(rule: str | None, log: pa.Table, at_ms: int) -> None:
+    """Raise InputError where lines are told apart (`--lines`) by events after a launch: it would be judged with what only the future knew."""
+    if (known_ms := told_apart_until_ms(rule, log)) is not None and at_ms < known_ms:
+        raise InputError(
+            f"--lines {rule} tells lines apart by events up to {iso(known_ms)}, after the launch at {iso(at_ms)}: give a smaller SHARE, or launch later"
+        )
 
 
 def launched(log: pa.Table, lines: Sequence[str], at_ms: int) -> pa.Table:

@@ -42,6 +42,14 @@ def line_rule(text: str) -> Callable[[pa.Table], Any]:
     return lambda table: _mapped(table, mapping)
 
 
+def told_apart_until_ms(text: str | None, log: pa.Table) -> int | None:
+    """Return the time of the last event that decides which line is which, by a value of `--lines` and a log with every event; None where no event does."""
+    if text is None or not text.startswith("behaviour:"):
+        return None
+    first, last = pc.min(log["ts"]).as_py(), pc.max(log["ts"]).as_py()
+    return int(first + _behaviour(text)[1] * (last - first))
+
+
 def rule_in_words(text: str | None) -> str:
     """What makes a line, for a reader, from a value of `--lines` that `line_rule` takes; None: what the log itself says."""
     if text is None:
@@ -73,6 +81,11 @@ def _category(table: pa.Table) -> Any:
 
 
 def _by_behaviour(text: str) -> Callable[[pa.Table], Any]:
+    count, share = _behaviour(text)
+    return lambda table: behaviour_lines(_category(table), table["kind"], table["ts"], count, share)
+
+
+def _behaviour(text: str) -> tuple[int, float]:
     number, _, part = text.partition(":")[2].partition(":")
     try:
         count, share = int(number), float(part) if part else FIRST_PART
@@ -80,7 +93,7 @@ def _by_behaviour(text: str) -> Callable[[pa.Table], Any]:
         count, share = 0, 0.0
     if not (1 <= count <= 1000 and 0 < share <= 1):
         raise InputError(f"lines {text!r}: expected behaviour:N or behaviour:N:SHARE with N from 1 to 1000 and SHARE above 0, at most 1")
-    return lambda table: behaviour_lines(_category(table), table["kind"], table["ts"], count, share)
+    return count, share
 
 
 def _mapped(table: pa.Table, mapping: dict[str, dict[str, str]]) -> Any:

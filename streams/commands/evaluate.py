@@ -46,7 +46,7 @@ from streams.commands.options import (
 )
 from streams.commands.progress import Steps, progress_bar
 from streams.comparison import LineRun, compare, run_lines
-from streams.evaluation import Figures, launch_time, launched, require_lines, write_predictions
+from streams.evaluation import Figures, launch_time, launched, require_lines, require_told_apart, write_predictions
 from streams.importing import read_log
 from streams.lines import rule_in_words
 from streams.panels import iso
@@ -127,6 +127,7 @@ def evaluate(
     groups = [(line,) for line in known] if each_line else [tuple(target_line or ())]
     end_ms = int(pc.max(log["ts"]).as_py())
     names = BASELINES if baselines else ()
+    require_told_apart(lines, log, at_ms)
     require_lines(log, groups[0])
     for line in (line for group in groups for line in group):
         checked_id(line)

@@ -113,8 +113,8 @@ def print_figures(lines: Mapping[str, Mapping[str, Mapping[str, float]]], *, tit
     for line, models in lines.items():
         for i, (model, f) in enumerate(models.items()):
             table.add_row(
-                line if i == 0 else "", model, f"{f['n']:.0f}", f"{f['conversions']:.0f}", f"{f['auc']:.4f}", f"{f['pr_auc']:.4f}",
-                f"{f['log_loss']:.4f}", f"{f['precision_at_5pct']:.4f}", f"{f['pcoc']:.3f}",
+                line if i == 0 else "", model, f"{f['n']:.0f}", f"{f['conversions']:.0f}",
+                *(_decimals(f[name], 3 if name == "pcoc" else 4) for name in ("auc", "pr_auc", "log_loss", "precision_at_5pct", "pcoc")),
             )  # fmt: skip
         table.add_section()
     Console(width=124, markup=False).print(table)
@@ -130,9 +130,9 @@ def print_comparison(compared: Mapping[str, Any], *, title: str) -> None:
     for model, told in compared["comparison"]["methods"].items():
         figures, gaps = told["figures"], told["gaps"]
         table.add_row(
-            model, f"{figures['auc']['value']:.4f}", _advantage(gaps["auc"], higher_is_better=True) if model != "headstart" else "",
-            f"{figures['log_loss']['value']:.4f}", _advantage(gaps["log_loss"], higher_is_better=False) if model != "headstart" else "",
-            f"{figures['precision_at_5pct']['value']:.3f}", f"{figures['pcoc_pooled']['value']:.2f}",
+            model, _decimals(figures["auc"]["value"], 4), _advantage(gaps["auc"], higher_is_better=True) if model != "headstart" else "",
+            _decimals(figures["log_loss"]["value"], 4), _advantage(gaps["log_loss"], higher_is_better=False) if model != "headstart" else "",
+            _decimals(figures["precision_at_5pct"]["value"], 3), _decimals(figures["pcoc_pooled"]["value"], 2),
         )  # fmt: skip
         if model in (compared["experts"][-1], "headstart"):
             table.add_section()
@@ -144,3 +144,7 @@ def _advantage(gap: Mapping[str, float], *, higher_is_better: bool) -> str:
 
     ours = advantage(interval(gap), higher_is_better=higher_is_better)
     return f"{ours.value:+.4f} [{ours.low:+.4f}, {ours.high:+.4f}]{'*' if excludes_zero(ours) else ' '}"
+
+
+def _decimals(value: float, digits: int) -> str:
+    return "–" if math.isnan(value) else f"{value:.{digits}f}"

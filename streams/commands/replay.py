@@ -33,7 +33,7 @@ from streams.commands.options import (
 )
 from streams.commands.progress import progress_bar
 from streams.embedded import EmbeddedStack
-from streams.evaluation import as_launch, launch_time, launched, write_predictions
+from streams.evaluation import as_launch, launch_time, launched, require_told_apart, write_predictions
 from streams.importing import read_log
 from streams.panels import iso
 from streams.replay import replay_log, replay_settings
@@ -85,6 +85,7 @@ def replay(
     log = read_log(events, format=format, lines=lines)
     at_ms = time_ms("--launch-at", launch_at) if launch_at else launch_time(log)
     names = launch_line or []
+    require_told_apart(lines, log, at_ms)
     log = launched(log, names, at_ms)
     taught = sorted(set(names) & set(artifact.lines))
     if taught:

@@ -13,6 +13,7 @@ import pytest
 from features.errors import InputError
 from features.events import KINDS
 from streams.behaviour_lines import behaviour_groups, behaviour_lines
+from streams.evaluation import require_told_apart
 from streams.importing import read_log
 from streams.lines import rule_in_words
 
@@ -132,6 +133,18 @@ def test_the_real_taobao_log_has_eight_lines_that_differ() -> None:
     rates = sorted(orders[line] / events[line] for line in events)
     assert rates[0] < 0.01
     assert rates[-1] > 0.03
+
+
+def test_a_launch_comes_after_what_tells_lines_apart() -> None:
+    """Lines by behaviour until half of the log, and a launch before: it would be judged with what only the future knew. Other rules read no events."""
+    log = made_up()
+    first, last = log["ts"][0].as_py(), log["ts"][-1].as_py()
+    half_ms = first + (last - first) // 2
+    require_told_apart("behaviour:2:0.5", log, half_ms)
+    for rule in (None, "hash:4", "lines.csv"):
+        require_told_apart(rule, log, first)
+    with pytest.raises(InputError, match=r"--lines behaviour:2:0\.5 tells lines apart by events up to 1970-.*, after the launch at 1970-"):
+        require_told_apart("behaviour:2:0.5", log, half_ms - 1)
 
 
 def test_a_rule_in_words() -> None:
