@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -412,10 +412,12 @@ class RedisStore:
         if entries:
             await self._tried(put)
 
-    async def delete_entries(self) -> int:
-        """Delete every key of the namespace that has a slot; returns how many."""
+    async def delete_entries(self, slots: Container[str] | None = None) -> int:
+        """Delete every key of the namespace that has a slot, or one of these slots; returns how many."""
         gone, batch = 0, []
         async for slot, name in self.names():
+            if slots is not None and slot not in slots:
+                continue
             batch.append(self._key(slot, name))
             if len(batch) == READ_AT_ONCE:
                 gone += await self._delete(batch)

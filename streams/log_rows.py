@@ -22,6 +22,7 @@ from features.log import SCHEMA
 MAX_CHARACTERS: Final = dict.fromkeys(("event_id", "user_id", "product_id"), 256) | dict.fromkeys(
     ("line", "category", "channel", "session_id", "campaign_id", "age_band", "gender", "region"), 128
 )
+NAMES: Final = ("event_id", "user_id", "product_id", "line", "category")
 RANGES: Final = {"ts": (MIN_TS_MS, MAX_TS_MS), "registered_ts": (MIN_TS_MS, MAX_TS_MS), "price": (0, 1e12), "quantity": (0, 1e12), "level": (0, 1_000_000)}
 FILLED_LINE: Final = "filled line"  # a CSV's: its reader passes over empty ones, and counts the others
 
@@ -77,6 +78,8 @@ class Rows:
             column = self.table[name]
             if name in MAX_CHARACTERS:
                 self._check_length(name, column, MAX_CHARACTERS[name])
+                if name in NAMES:
+                    self.refuse(name, pc.match_substring_regex(column, r"[\x00-\x1f]"), lambda _: "holds a control character")
             elif name in RANGES:
                 self._check_range(name, column, *RANGES[name])
 

@@ -23,6 +23,7 @@ from streams.trunks import is_kept
 LIVE = "live"
 RESTORED: Final = "being restored"
 DIVIDED: Final = "being divided anew"
+FILLED: Final = "being filled with a history"
 """In the place of how many partitions a namespace has, while what it holds is replaced: whoever comes is refused."""
 SHOWN: Final = 80  # characters of a text that differs
 WHAT_DIFFERS = {

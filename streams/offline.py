@@ -6,6 +6,7 @@ in-memory one, or for a backfill the Redis of the workers.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Sequence
 
 from features.hashing import partition_for
@@ -70,6 +71,7 @@ async def run(
         learner.heard = on_outcome or learner.heard
     knowledge = Knowledge(store, model, rules.outcome_partitions)
     for tick in ticks:
+        _heed_interrupt()
         await knowledge.refresh()
         shares: list[list[Received]] = [[] for _ in partitions]
         for offset, (kind, user, value) in enumerate(tick.records):
@@ -86,3 +88,11 @@ async def run(
             await learner.step()
         if on_tick is not None:
             on_tick(tick)
+
+
+def _heed_interrupt() -> None:
+    """Raise CancelledError once this task was asked to end. Nothing here waits for long, so asyncio finds no moment for it: with a store in memory the loop has
+    none, and `asyncio.wait_for`, by which redis-py writes, drops what was asked while something was computed (Python 3.11).
+    """
+    if (task := asyncio.current_task()) is not None and task.cancelling():
+        raise asyncio.CancelledError

@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from multiprocessing.queues import Queue
 from pathlib import Path
 from threading import Thread
@@ -57,6 +58,7 @@ from streams.training import train
 
 DAY_MS = 86_400_000
 MANY_LINES = 40
+LISTEN_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -188,14 +190,20 @@ def _all(work: Sequence[Job], bar: Progress, processes: int) -> list[list[LineRu
     show = {job.lines: Steps(bar, f"line {', '.join(job.lines)}: ") for job in work}
     if processes == 1:
         return [run_job(job, show[job.lines]) for job in work]
-    context = get_context("spawn")
+    context, others = get_context("spawn"), active_children()
     reports: Queue[tuple[tuple[str, ...], str, int, int] | None] = context.Queue()
     with _heard(reports, show), ProcessPoolExecutor(processes, mp_context=context, initializer=_begin, initargs=(reports,)) as pool:
-        futures: list[Future[list[LineRun]]] = [pool.submit(_in_a_process, job) for job in work]
+        heeds = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as the processes do from their start on: a Ctrl-C is for this one, which ends them
+        try:
+            futures: list[Future[list[LineRun]]] = [pool.submit(_in_a_process, job) for job in work]
+        finally:
+            signal.signal(signal.SIGINT, heeds)
         try:
             return [future.result() for future in futures]
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            for process in set(active_children()).difference(others):  # else they would first do what they have begun, and one more each
+                process.terminate()
             raise
 
 
@@ -228,8 +236,8 @@ def _heard(reports: Queue[tuple[tuple[str, ...], str, int, int] | None], show: d
         yield
     finally:
         reports.put(None)
-        listener.join()
-        reports.close()
+        listener.join(timeout=LISTEN_S)
+        reports.cancel_join_thread()  # a process that was ended may have held the queue's lock: then nobody will ever read that
 
 
 def _facts(log: pa.Table, events: Path, lines: str | None, at_ms: int, window_s: float, trunk: Path | None, settings: Settings) -> dict[str, str]:

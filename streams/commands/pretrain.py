@@ -52,7 +52,12 @@ def pretrain(
         Path | None, typer.Option("--source-weights", metavar="FILE", help="How much each line counts: the file that `headstart similarity --json` wrote.")
     ] = None,
     attributes: Annotated[
-        Path | None, typer.Option("--attributes", metavar="FILE", help='What describes each line, as JSON {"line": {"name": number}}, the same names for each. A launch cannot be described yet: it starts as a line of mean attributes.')
+        Path | None,
+        typer.Option(
+            "--attributes",
+            metavar="FILE",
+            help='What describes each line, as JSON {"line": {"name": number}}, the same names for each. A launch cannot be described yet: it starts as a line of mean attributes.',
+        ),
     ] = None,
     by_parts: ByParts = False,
     most_rows: Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -132,3 +133,46 @@ def test_a_bad_row_is_found_before_anything_is_written(history: Path, capsys: py
     code, error = command(capsys, "backfill", str(history))
     assert code == 0, error
     assert LogParts(history).num_rows
+
+
+@pytest.mark.usefixtures("at")
+def test_what_was_interrupted_begins_anew(world: World, history: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Half a history lets no worker and no reader in; the same command drops it and takes in the whole, as if it had never been begun. Launches stay."""
+    assert command(capsys, "launch", "add", "spring", "--line", "books")[0] == 0
+
+    async def cut_short(ticks: Any, *rest: Any, **more: Any) -> None:
+        await run(islice(ticks, 40), *rest, **more)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("streams.commands.backfill.run", cut_short)
+        assert command(capsys, "backfill", str(history))[0] == 130
+    half = held()
+    assert any(name.startswith("u:") for _, name in half)
+    for arguments in (("worker",), ("status",), ("backup", str(history / "backup"))):
+        code, error = command(capsys, *arguments)
+        assert code != 0 and namespace.FILLED in error, arguments
+    code, error = command(capsys, "backfill", str(history))
+    assert code == 0, error
+    settings, memory = load_settings(None), MemoryStore()
+    rules = namespace.rules_of(settings, world.artifact, replay=True)
+    asyncio.run(run(cut(world.log, settings.replay_tick_ms), memory, rules, Model(world.artifact), scoring=False))
+    now = held()
+    assert {place: value for place, value in now.items() if place[1].startswith(("u:", "ul:"))} == memory._records
+    assert len(now["control", "launches"]) == 1
+    assert command(capsys, "status")[0] == 0
+
+
+@pytest.mark.usefixtures("at")
+def test_an_event_that_a_worker_refuses_is_no_part_of_a_history(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A name with the character that joins keys is found with its row; and should a check ever miss what the pipeline refuses, it is said, not counted as taken in."""
+    rows = world.log.to_pylist()
+    rows[7]["user_id"] = "evil\x1fbags"
+    pq.write_table(pa.Table.from_pylist(rows, schema=world.log.schema), tmp_path / "log.parquet")
+    code, error = command(capsys, "backfill", str(tmp_path / "log.parquet"))
+    assert code != 0 and "log.parquet, row 8, column 'user_id': holds a control character" in error
+    monkeypatch.setattr("streams.log_rows.NAMES", ())
+    code, error = command(capsys, "backfill", str(tmp_path / "log.parquet"))
+    assert code != 0 and "an event that a worker refuses (bad_value: user_id holds a control character)" in error

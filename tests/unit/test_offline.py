@@ -250,3 +250,19 @@ def test_a_share_of_the_exposures_is_followed(wanted: Ran, model: Model) -> None
     assert ran.state["totals"][4:6] == [len(followed), len(all_of_them) - len(followed)]
     told = {e.exposure_id for value in ran.scores.values() for e in decode_score(value).entries} - {None}
     assert told <= followed
+
+
+def test_an_interrupt_is_heeded_though_nothing_is_waited_for() -> None:
+    """The store is in memory, so the event loop has no turn of its own: who was asked to end does so with the next tick, not with the last."""
+    begun: list[int] = []
+
+    def interrupt(tick: Tick) -> None:
+        begun.append(tick.end_ms)
+        task = asyncio.current_task()
+        if task is not None and len(begun) == 2:
+            task.cancel()
+
+    ticks = list(cut(LOG, TICK_MS))
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(run(ticks, MemoryStore(), make_rules(), None, scoring=False, on_tick=interrupt))
+    assert len(begun) == 2 < len(ticks)
