@@ -144,7 +144,9 @@ class _Audit:
 
         counted = self._outcomes(p, cursor, base)
         applied = await check_state(account, self.store, published, wanted, before=before)
-        self._totals(p, cursor.totals, base, published, wanted, applied)
+        old = published.rows["ts_ms"][wanted.first] < base.until_ms
+        dropped = min(int(old.sum()), max(0, len(old) - (cursor.totals.applied - base.totals.applied)))  # duplicates of what was worked before the account
+        self._totals(p, cursor.totals, base, published, wanted, applied, dropped)
         if not before and not published.before_log:
             account.expect("unknown_user", f"partition {p}: users in Redis", users_held, 0, len(published.users))
         pending = {int(name, 16): decoded(value, Exposure, "an open exposure") for name, value in slot.hashes["pending"].items()}
@@ -153,7 +155,7 @@ class _Audit:
         known = check_exposures(account, p, counted, pending, bins=self.bins, opened=opened, complete=complete)
         scored = await read_scored(self.topics, p, {name: i for i, name in enumerate(published.users)})
         check_scored(
-            account, published, wanted, scored, known, replay=self.replay, others=bool(lag) or any(any(b.offsets) or b.before for b in self.bases.values()), complete=complete and not published.before_log and not scored.first_at_ms
+            account, published, wanted, scored, known, old=old, dropped=dropped, replay=self.replay, others=bool(lag) or any(any(b.offsets) or b.before for b in self.bases.values()), complete=complete and not published.before_log and not scored.first_at_ms
         )  # fmt: skip
         if (await self.store.load(str(p), ())).version != slot.version:
             raise NotAtRest(f"partition {p} was worked while the ledger read it; try again when the namespace is at rest, or stop the workers")
@@ -195,21 +197,21 @@ class _Audit:
             self.account.expect("catalogue", f"partition {p}: events counted", counted_now, cursor.totals.applied - base.totals.applied)
         return np.concatenate(facts)
 
-    def _totals(self, p: int, totals: Totals, base: PartitionBase, published: Published, wanted: Due, applied: int) -> None:
-        """Check the partition's totals against its topics, and against the sum over its users."""
+    def _totals(self, p: int, totals: Totals, base: PartitionBase, published: Published, wanted: Due, applied: int, dropped: int) -> None:
+        """Check the partition's totals against its topics, and against the sum over its users; `dropped`: ids that were worked before the account."""
         account, where, was = self.account, f"partition {p}", base.totals
         hidden = published.before_log  # of these we know only how many offsets they had
         account.expect("totals", f"{where}: read + lost", totals.read - was.read + totals.lost - was.lost, published.read, published.read + hidden)
         account.expect("totals", f"{where}: applied + duplicate + rejected", totals.applied + totals.duplicate + totals.rejected, totals.read)
         maybe, again = int(wanted.maybe.clip(0, wanted.by_user).sum()), int(wanted.again.sum())
-        distinct = len(wanted.first)
+        distinct = len(wanted.first) - dropped
         account.expect("totals", f"{where}: rejected", totals.rejected - was.rejected, published.refused, published.refused + maybe + hidden)
         account.expect("totals", f"{where}: applied", totals.applied - was.applied, distinct - maybe, distinct + again + hidden)
         if not hidden and not base.before and not wanted.unclear.any():
             account.expect("totals", f"{where}: the sum over its users", applied, totals.applied)
         account.sums.update(
             read=totals.read - was.read, applied=totals.applied - was.applied, duplicates_dropped=totals.duplicate - was.duplicate,
-            in_users_states=applied, exposures_untracked=totals.untracked - was.untracked, late_orders=totals.late_orders - was.late_orders,
+            known_from_before=dropped, in_users_states=applied, exposures_untracked=totals.untracked - was.untracked, late_orders=totals.late_orders - was.late_orders,
         )  # fmt: skip
 
     def _check_learner(self, q: int, slot: Slot) -> None:

@@ -34,6 +34,7 @@ class PartitionBase(msgspec.Struct, kw_only=True):
     exposures: int = 0  # those that were open
     before: int = 0  # events that the users' states held
     counted: int = 0  # of the tick that was under way
+    until_ms: int = 0  # event time: an event before it may have been worked before the account, and be a duplicate in it
 
 
 class LearnerBase(msgspec.Struct, kw_only=True):
@@ -68,6 +69,7 @@ async def begin_account(store: Store, *, partitions: int, outcome_partitions: in
                     exposures=len(slot.hashes["pending"]),
                     before=cursor.totals.applied,
                     counted=counted_in(cursor),
+                    until_ms=cursor.tick_ms,
                 )
             )
     for q in range(outcome_partitions):

@@ -74,17 +74,20 @@ async def read_scored(topics: Topics, number: int, users: Mapping[str, int]) -> 
 
 
 def check_scored(
-    account: Account, published: Published, due: Due, scored: Scored, known: NDArray[np.uint64], *, replay: bool, others: bool, complete: bool
+    account: Account, published: Published, due: Due, scored: Scored, known: NDArray[np.uint64],
+    *, old: NDArray[np.bool_], dropped: int, replay: bool, others: bool, complete: bool,
 ) -> None:  # fmt: skip
     """Check that every id has a score and every score an event, and that exposures (`known`, E) are those that were announced.
 
-    `others`: the topic may have scores of events that were not read, before or after those.
+    Of the ids that are `old` (D,) as many as `dropped` were worked before the account, and need none. `others`: the topic may have scores of events that were not read, before or after those.
     """
     rows, where = published.rows, f"partition {published.number}"
     distinct = rows[due.first]
     wanted = due.key[due.first]
     there = np.isin(wanted, scored.key)
     missing = ~there & ~distinct["maybe"] & (distinct["at_ms"] >= scored.first_at_ms)
+    if 0 < (missing & old).sum() <= dropped:
+        missing &= ~old
     names = [f"{where}: user {published.users[distinct['user'][at]]}, an event of {distinct['ts_ms'][at]} ms" for at in np.flatnonzero(missing)[:5]]
     account.find("not_scored", names, int(missing.sum()))
     account.sums["scored"] += int(there.sum())

@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,14 +17,15 @@ from features.memory_store import MemoryStore
 from models.model import Model
 from streams import cli, namespace
 from streams.cutting import cut
+from streams.ledger.base import read_base
 from streams.log_parts import LogParts
 from streams.offline import run
 from streams.settings import load_settings
 from streams.training import before
-from tests.integration.harness import fresh_name
+from tests.integration.harness import Live, fresh_name
+from tests.integration.test_backup import events, headstart
+from tests.integration.test_ledger import PARTITIONS, account_of, settle
 from tests.integration.worlds import World
-
-PARTITIONS = 3
 
 
 @pytest.fixture
@@ -176,3 +178,31 @@ def test_an_event_that_a_worker_refuses_is_no_part_of_a_history(
     monkeypatch.setattr("streams.log_rows.NAMES", ())
     code, error = command(capsys, "backfill", str(tmp_path / "log.parquet"))
     assert code != 0 and "an event that a worker refuses (bad_value: user_id holds a control character)" in error
+
+
+def test_what_a_history_held_already_is_no_loss(
+    quick_trunk: Path, broker: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    """Topics that overlap with the history: what it held is dropped and needs no score; of events after its end the same would be a loss."""
+    with Live(quick_trunk, broker, redis_url, tmp_path, partitions=PARTITIONS, replay_tick_ms=1_000) as job:
+        job.prepare()
+        past = list(events("a", 60))
+        rows = [{**{name: getattr(e, name) for name in ("event_id", "user_id", "product_id", "line", "ts")}, "kind": kind} for kind, e in past]
+        pq.write_table(pa.Table.from_pylist(sorted(rows, key=lambda row: row["ts"])), tmp_path / "history.parquet")
+        done = headstart(job, "backfill", str(tmp_path / "history.parquet"))
+        assert done.returncode == 0, done.stderr
+        job.send([*past[40:], *events("b", 20)])
+        worker = job.start_worker()
+        settle(job, 60 + 40)
+        assert job.stop(worker) == 0
+        assert job.totals()["duplicate"] == 20
+        account = account_of(job)
+        assert account.first == []
+        assert (account.sums["known_from_before"], account.sums["applied"]) == (20, 20)
+
+        async def earlier(store: Any) -> Any:
+            partitions, learners = await read_base(store)
+            return {p: msgspec.structs.replace(base, until_ms=1) for p, base in partitions.items()}, learners
+
+        monkeypatch.setattr("streams.ledger.audit.read_base", earlier)
+        assert account_of(job).findings["not_scored"] == 20
