@@ -15,8 +15,8 @@ INCIDENTS: Final[dict[str, str]] = {
     "outcomes_lost": "outcomes were lost by the broker after it had confirmed them, and the outbox no longer had them; they are not learned: check the "
     "broker's disks, its replication and min.insync.replicas",
     "outcomes_refilled": "outcomes were lost by the broker after it had confirmed them; they were taken from the outbox, and nothing is missing: check the broker",
-    "store_went_back": "Redis holds an older state than before (a restore, a failover, a lost file); what was lost is worked again from Kafka: check what "
-    "Redis promises (setting durability)",
+    "store_went_back": "Redis holds an older state than before (a restore, a failover, a lost file), and what was lost is worked again from Kafka: check what "
+    "Redis promises (setting durability). Or another namespace writes to the same topics: is a worker's setting namespace misspelt?",
     "learned_ahead": "heads have learned outcomes that their partition has forgotten, and may learn those exposures again: parts of a Redis Cluster went back apart "
     "from each other (setting durability)",
 }
