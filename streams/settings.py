@@ -98,7 +98,7 @@ class Settings:
     tick_ms: Annotated[int, About("length of a tick, live", whole(10, 3_600_000), "ms")] = 1_000
     replay_tick_ms: Annotated[int, About("length of a tick of event time in a replay", whole(10, DAY_S * 1000), "ms")] = 900_000
     grace_ms: Annotated[int, About("how long after its end a delay bin stays open for late orders", whole(1, DAY_S * 1000), "ms")] = 60_000
-    window_s: Annotated[int, About("attribution window of a launch that names none", whole(1, 365 * DAY_S), "s")] = DAY_S
+    window_s: Annotated[int, About("attribution window for which a trunk is trained, unless --window is given", whole(1, 365 * DAY_S), "s")] = DAY_S
     learn_share: Annotated[
         float, About("share of the exposures that are followed to their label, but for launches that have a share of their own; all are scored", number(0, 1))
     ] = 1.0
