@@ -401,12 +401,13 @@ class RedisStore:
             pipe = self._redis.pipeline(transaction=False)
             for entry in entries:
                 name = self._key(entry.slot, entry.name)
+                ttl_ms = None if entry.ttl_ms == -1 else max(1, entry.ttl_ms)  # 0 in a key's last millisecond, -2 if it was gone when that was asked
                 if entry.fields is not None:
                     pipe.hset(name, mapping=cast(Any, entry.fields))
-                    if entry.ttl_ms > 0:
-                        pipe.pexpire(name, entry.ttl_ms)
+                    if ttl_ms is not None:
+                        pipe.pexpire(name, ttl_ms)
                 elif entry.record is not None:
-                    pipe.set(name, entry.record, px=entry.ttl_ms if entry.ttl_ms > 0 else None)
+                    pipe.set(name, entry.record, px=ttl_ms)
             await pipe.execute()
 
         if entries:

@@ -6,8 +6,9 @@ import asyncio
 import socket
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 import redis.asyncio as redis
@@ -16,7 +17,7 @@ import features.redis_store as redis_store_module
 from features.errors import DependencyDown, InputError
 from features.memory_store import MemoryStore
 from features.redis_access import RedisAccess
-from features.redis_store import RedisStore
+from features.redis_store import Entry, RedisStore
 from features.store import Block, Changes, Slot, Store
 from streams.embedded import EmbeddedValkey
 
@@ -279,6 +280,19 @@ def test_what_expires_does_so_too_when_it_was_put_back(redis_url: str) -> None:
     asyncio.run(check())
 
 
+@pytest.mark.parametrize("ttl_ms", [0, -2])
+def test_what_was_read_in_its_last_moment_is_not_put_back_for_ever(ttl_ms: int, redis_url: str) -> None:
+    """Redis says 0 in a key's last millisecond, and -2 when it went after it was read."""
+
+    async def check() -> None:
+        async with redis_store(redis_url, "ns") as store:
+            await store.put_entries([Entry("7", "u:a", record=b"x", ttl_ms=ttl_ms), Entry("7", "erased", fields={"a": b"x"}, ttl_ms=ttl_ms)])
+            await asyncio.sleep(0.05)
+            assert [entry async for entry in store.entries()] == []
+
+    asyncio.run(check())
+
+
 @pytest.mark.parametrize(("msetex", "without"), [(True, ""), (True, "-msetex"), (False, "")])
 def test_records_are_set_together_if_that_is_wanted_and_can_be(redis_url: str, msetex: bool, without: str, caplog: pytest.LogCaptureFixture) -> None:
     """Two commits of 2 500 records are three MSETEX each. Who may not, as with an older server, sets them one by one, and says so once."""
@@ -327,15 +341,17 @@ def test_a_server_that_is_away_is_a_dependency_down(unused_port: int) -> None:
     asyncio.run(check())
 
 
-def test_reads_outlast_a_short_outage_but_a_commit_is_tried_once() -> None:
+def test_reads_outlast_a_short_outage_but_a_commit_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that stops and starts again within the patience is waited for; the commit's caller is told, and loads again."""
 
     async def check(server: EmbeddedValkey) -> None:
         async with redis_store(server.url, patience_s=20) as store:
             assert await store.commit("7", 0, Changes(cursor=b"x"))
             server.kill()
+            monkeypatch.setattr(store, "_commit", tried := Mock(wraps=store._commit))
             with pytest.raises(DependencyDown):
                 await store.commit("7", 1, Changes(cursor=b"y"))
+            assert tried.call_count == 1
             reading = asyncio.create_task(store.load("7", ()))
             await asyncio.sleep(0.3)
             assert not reading.done()
@@ -382,3 +398,19 @@ def test_settings_that_cannot_hold_are_refused(redis_url: str) -> None:
             await store.close()
 
     asyncio.run(check())
+
+
+@pytest.mark.parametrize(("fsync", "refuses"), [("everysec", True), ("always", False)])
+def test_durability_disk_needs_each_commit_on_the_disk(fsync: str, refuses: bool) -> None:
+    """A file that is written once a second loses a second of commits."""
+
+    async def check(server: EmbeddedValkey) -> None:
+        store = RedisStore(server.url, "test", ttl_ms=1, durability="disk")
+        try:
+            with pytest.raises(InputError, match="appendfsync always") if refuses else nullcontext():
+                await store.check_durability()
+        finally:
+            await store.close()
+
+    with EmbeddedValkey(appendonly=True, config={"appendfsync": fsync}) as server:
+        asyncio.run(check(server))

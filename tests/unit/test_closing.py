@@ -18,7 +18,7 @@ from streams.knowledge import Knowledge
 from streams.outbox import OUTBOX, held_for
 from streams.partition import Cursor, Partition
 from streams.pipeline import Outlet, work_off
-from streams.records import Outcome, Outgoing, decode_message
+from streams.records import Counted, Outcome, Outgoing, decode_message, received
 from tests.builders import EDGES_MS, START_MS, Came, make_event, make_model, make_rules, receive
 from tests.unit.test_desk import LateSource, until
 
@@ -279,3 +279,21 @@ def test_who_is_stopped_while_it_catches_up_leaves_the_events_that_wait(model: M
 
     told = asyncio.run(work()).told()
     assert [*dict.fromkeys(told)] == EVERY_ONE_ONCE  # what may not have been sent is sent again, under its number
+
+
+def test_what_was_refused_is_told_at_the_ticks_end(model: Model) -> None:
+    """Though nothing else has come, and nothing is due."""
+
+    async def work() -> Shop:
+        shop = Shop(model)
+        desk = await shop.open()
+        desk.start()
+        shop.end = 1
+        desk.hear(0, Came([received(0, 0, b"u", b"broken")], 1))
+        await until(lambda: desk.partition.cursor.totals.rejected == 1 and not desk.in_hand())
+        await shop.goes_on(desk, START_MS + 2 * TICK_MS)
+        await desk.stop()
+        return shop
+
+    told = [decode_message(r.value or b"") for r in asyncio.run(work()).sent if r.topic == "outcomes"]
+    assert [m.seen.refused for m in told if isinstance(m, Counted) and m.seen][1:] == [{"not_json": 1}]

@@ -9,6 +9,7 @@ import pytest
 
 from features.errors import Mismatch
 from models.checkpoint import Artifact
+from models.experts import EXPERTS
 from models.head import Vector
 from models.launch_head import MODELS, LaunchHead, view_of
 from models.launch_scoring import score
@@ -246,6 +247,18 @@ def test_a_launch_with_another_level_is_learned(model: Model) -> None:
     assert seen["shared"]["auc"] == pytest.approx(seen["frozen"]["auc"])
     assert launch.hit.sum() == first.ordered.sum()
     assert (launch.tried >= launch.hit).all()
+
+
+def test_an_expert_is_judged_by_what_it_had_said(model: Model) -> None:
+    """When the exposure was scored, not by what it says when the order comes: the one that had foretold it gets the weight."""
+    rows = outcomes(model, make_rows(50, seed=24))
+    x, k, y, final, close_ms = (part[rows[2] == 1][:1] for part in rows)
+    said = np.full((1, len(EXPERTS)), 0.1)
+    said[0, -1] = 0.9
+    launch, shared = LaunchHead.of(model), SharedHeads.of(model)
+    launch.learn_many(model, shared, x, k, y, final, close_ms, said)
+    assert launch.mixture.losses.argmin() == len(EXPERTS) - 1
+    assert (launch.mixture.w / model.expert_pi).argmax() == len(EXPERTS) - 1
 
 
 def test_transfer_beats_scratch_at_first(model: Model) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from streams.inbox import Expected, Inbox
+from streams.inbox import Expected, Inbox, Passed
 from streams.outbox import Past, Told
 from streams.partition import Cursor, Totals
 from streams.records import Counted
@@ -67,3 +67,40 @@ def test_a_learner_that_went_back_learns_what_is_named() -> None:
     inbox = Inbox(0, {0: Expected(E1, 1)})
     told = messages(E2, range(2)) + messages(E3, range(1))
     assert learned(inbox, told, cursor((E3, 1), (E2, 2))) == [(E2, 0), (E2, 1), (E3, 0)]
+
+
+def test_of_two_lives_from_one_state_of_the_store_the_other_one_is_learned_before_the_next() -> None:
+    """The partition went back to within the life before and began another one, and then one more: neither is passed over."""
+    inbox = Inbox(0, {0: Expected(E2, 5)})
+    told = messages(OTHER_E2, range(2)) + messages(E3, range(1))
+    assert learned(inbox, told, cursor((E3, 1), (E1, 3), (OTHER_E2, 2))) == [(OTHER_E2, 0), (OTHER_E2, 1), (E3, 0)]
+
+
+def test_what_is_learned_to_its_end_and_let_go_is_a_duplicate() -> None:
+    """A message of a life before all that are named was not forgotten by the store, and nobody is told so."""
+    inbox = Inbox(0, {0: Expected(E3, 0)})
+    inbox.take(messages(E1, range(1))[0], 0)
+    assert inbox.due({0: cursor((E3, 0), (E2, 1))}) == ([], Passed(duplicates=1))
+
+
+def test_a_learner_that_is_ahead_goes_back_to_what_is_told() -> None:
+    """The store has forgotten that the partition told more: what its life then tells is learned, under the numbers that come again."""
+    inbox = Inbox(0, {0: Expected(E1, 5)})
+    assert inbox.due({0: cursor((E1, 3))}) == ([], Passed(ahead={0: 2}))
+    assert learned(inbox, messages(E1, range(3, 4)), cursor((E1, 4))) == [(E1, 3)]
+
+
+def test_a_hole_is_not_filled_with_what_has_not_left_yet() -> None:
+    """It will come by itself, and would be learned out of its order among what others tell."""
+    now = cursor((E1, 2))
+    now.told.sent = [1]
+    held = {(m.epoch, m.number): m for m in messages(E1, range(2))}
+    assert Inbox(0, {}).fill(0, now, held, 9, all_read=True) == (1, 0)
+
+
+def test_a_hole_is_filled_up_to_what_has_come() -> None:
+    """As long as the topic is not read to its end: what lies behind the next message may still come."""
+    inbox, (*_, come, last) = Inbox(0, {}), messages(E1, range(4))
+    inbox.take(come, 0)
+    held = {(m.epoch, m.number): m for m in (*messages(E1, range(2)), last)}
+    assert inbox.fill(0, cursor((E1, 4)), held, 9, all_read=False) == (2, 0)

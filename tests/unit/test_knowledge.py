@@ -238,6 +238,40 @@ def test_launches_learn_with_shared_heads_of_their_own_trunk(made: list[Trunk]) 
     go(work())
 
 
+def test_shared_heads_that_are_two_trunks_ahead_are_not_learned_with(made: list[Trunk]) -> None:
+    """Others go on only after this learner's partition: somebody else has it, or the store went back."""
+
+    async def work() -> None:
+        stage = Stage(Told(made[0].sha256), made[0])
+        await stage.begin()
+        ahead = trunks.Stamp(number=2, sha256=made[2].sha256, before=1)
+        await stage.learners[SHARED_Q]._write({HEADS_BEFORE: {SHARED: SharedHeads.of(made[1].model).to_bytes()}, **trunks.stamp_entry(ahead)}, {})
+        learner = stage.learners[(SHARED_Q + 1) % PARTITIONS]
+        assert learner._model is not None
+        with pytest.raises(LostCommit):
+            await learner._shared_before(learner._model)
+
+    go(work())
+
+
+def test_a_stamp_says_since_when_the_shared_heads_have_learned(made: list[Trunk]) -> None:
+    """Since the first trunk's training ended, however often they are carried over."""
+
+    async def work() -> None:
+        stage = Stage(Told(made[0].sha256), made[0])
+        await stage.begin()
+        for _ in range(2):  # the second one is theirs
+            await stage.send(SHARED_Q, 1)
+        for trunk in made[1:]:
+            await stage.settle()
+            await stage.promote(trunk)
+            await stage.settle()
+            stamp = trunks.stamp_in(await stage.store.load(outcome_slot(SHARED_Q), (trunks.STAMP,)))
+            assert (stamp.sha256, stamp.since_ms) == (trunk.sha256, made[0].model.artifact.trained_until_ms)
+
+    go(work())
+
+
 def test_a_store_that_went_back_takes_trunk_and_heads_back(made: list[Trunk]) -> None:
     """After the store was put back to before the switch, the old pair is believed again; a learner made anew switches once more."""
 

@@ -8,6 +8,7 @@ import random
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import patch
 
 import msgspec
 import numpy as np
@@ -393,10 +394,13 @@ def test_snapshots_leave_after_the_commit_and_once(model: Model) -> None:
         assert topic.learner.unsent() == promised
         topic.learner.mark_sent()
         assert topic.learner.unsent() == []
-        await topic.commit(0, T2)
-        await topic.append(done(T2, 2))
+        with patch.object(topic.store, "commit", wraps=topic.store.commit) as commits:
+            for tick_ms in (T2, T3):
+                await topic.commit(0, tick_ms)
+                await topic.append(done(tick_ms, 2))
+        assert [len(call.args[2].drop["snapshots"]) for call in commits.await_args_list if call.args[0] == "o0"] == [2, 0]
         await topic.restart()
-        assert all(json.loads(r.value or b"")["tick_ms"] == T2 for r in topic.learner.unsent())
+        assert [json.loads(r.value or b"")["tick_ms"] for r in topic.learner.unsent()] == [T2, T3]
 
     go(work())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from unittest.mock import AsyncMock
 
 import pytest
@@ -11,8 +12,9 @@ from features.memory_store import MemoryStore
 from streams import learner_desk as learner_desk_module
 from streams.learner import Learner
 from streams.learner_desk import LearnerDesk
+from streams.partition import Partition
 from streams.records import Counted, encode_message
-from tests.builders import make_model
+from tests.builders import make_model, make_rules
 from tests.unit.test_desk import Slow, until
 
 
@@ -131,3 +133,87 @@ def test_who_is_far_behind_learns_much_at_once_and_takes_no_rests(monkeypatch: p
     asyncio.run(work())
     taken = [step for step in steps if step[0]]
     assert taken[: taken.index((behind, behind == 10)) + 1] == ([(10, True)] if behind == 10 else [(3, False), (6, False), (9, False)])
+
+
+async def open_desk(
+    store: MemoryStore, crashes: list[BaseException], *, seek: Callable[[int, int], Awaitable[None]] | None = None, end: int | None = None
+) -> LearnerDesk:
+    """A live desk of a namespace without a model; its topic ends at `end`."""
+
+    async def load(q: int) -> Learner:
+        return await Learner.load(q, store, None, partitions=1, outcome_partitions=1, replay=False)
+
+    return LearnerDesk(
+        await load(0), load=load, seek=seek or AsyncMock(), outlet=Slow(), hold=lambda q, held: None, end=lambda q: end, tell=lambda alert: None,
+        patience_s=10, learned=lambda: None, crashed=crashes.append,
+    )  # fmt: skip
+
+
+async def told(store: MemoryStore, number: int) -> list[bytes | None]:
+    """So many messages of a partition that has committed them."""
+    partition = await Partition.load(0, store, make_rules(replay=False))
+    for _ in range(number):
+        partition.cursor.counts = {"shop": [1, 0, 0, 0, 0, 0]}
+        partition.tell_counts(1000)
+    await partition.commit()
+    return [message for _, _, message in partition.outbox.unsent()]
+
+
+def test_what_waits_behind_a_hole_is_not_acknowledged() -> None:
+    """What is acknowledged does not come again, and this is not learned yet."""
+    acked: list[int] = []
+
+    async def work() -> None:
+        store, crashes = MemoryStore(), list[BaseException]()
+        first, _, third = await told(store, 3)
+        desk = await open_desk(store, crashes)
+        for offset, message in enumerate((first, third)):
+            desk.take([(offset, message)], offset + 1, lambda offset=offset: acked.append(offset), lambda: True)  # type: ignore[misc]
+        desk.start()
+        await until(lambda: bool(acked or crashes))
+        await desk.stop()
+        assert (desk.learner.read_to, acked, crashes) == (2, [0], [])
+
+    asyncio.run(work())
+
+
+def test_what_was_drained_before_a_seek_is_dropped() -> None:
+    """What lies behind that which is read again would make it look read."""
+    acked: list[str] = []
+
+    async def work() -> None:
+        store, crashes = MemoryStore(), list[BaseException]()
+        messages = list(enumerate(await told(store, 3)))
+
+        async def seek(_q: int, _offset: int) -> None:
+            desk.take(messages[2:], 3, lambda: acked.append("from before"), lambda: False)
+            desk.take(messages, 3, lambda: acked.append("read again"), lambda: True)
+
+        desk = await open_desk(store, crashes, seek=seek)
+        desk.load_again()
+        desk.start()
+        await until(lambda: bool(acked or crashes))
+        await desk.stop()
+        assert (acked, crashes) == (["read again"], [])
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize(("end", "all_read"), [(1, True), (2, False), (None, False)])
+def test_all_is_read_only_where_the_topic_is_known_to_end(end: int | None, all_read: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies further on may still come: it is no hole."""
+    monkeypatch.setattr(learner_desk_module, "HOLES_S", 0.0)
+    look, crashes = AsyncMock(return_value=False), list[BaseException]()
+    monkeypatch.setattr(Learner, "look_for_holes", look)
+
+    async def work() -> None:
+        store = MemoryStore()
+        desk = await open_desk(store, crashes, end=end)
+        desk.take([(0, (await told(store, 1))[0])], 1, lambda: None, lambda: True)
+        desk.start()
+        await until(lambda: bool(look.await_count or crashes))
+        await desk.stop()
+        assert not crashes
+
+    asyncio.run(work())
+    assert look.await_args_list[0].kwargs == {"all_read": all_read}

@@ -18,6 +18,7 @@ from features.memory_store import MemoryStore
 from features.store import Slot
 from streams import learner as learner_module
 from streams import outbox
+from streams.knowledge import CHANGED, CHANGED_KEPT
 from streams.learner import Learner
 from streams.learner_cursor import LearnerCursor, expected_in
 from streams.partition import Cursor, LostCommit, Partition
@@ -242,7 +243,24 @@ def test_what_a_learner_has_forgotten_is_not_let_go() -> None:
     go(work())
 
 
-def test_what_a_partition_has_forgotten_while_it_was_learned_is_not_committed(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("expected", [[(0, 2), (0, 0)], [(1 << 40, 5)] * 3], ids=["it went back", "of another life"])
+def test_only_what_a_learner_goes_on_to_expect_of_a_life_that_is_named_is_let_go(expected: list[tuple[int, int]]) -> None:
+    """Neither what it has forgotten again by the next commit, nor what it says of a life of which the partition knows nothing."""
+
+    async def work() -> None:
+        world = await make()
+        await world.tell(0, 2)
+        partition = world.partitions[0]
+        for epochs, number in expected:
+            partition.learned(0, partition.cursor.epoch + epochs, number, as_of=partition.version)
+            await partition.commit()
+        assert len((await world.store.load("0", ("outbox",))).hashes["outbox"]) == 2
+
+    go(work())
+
+
+@pytest.mark.parametrize("facts", [1, 2])
+def test_what_a_partition_has_forgotten_while_it_was_learned_is_not_committed(facts: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The store goes back to before the partition's commit, and to after the learner's, while the learner learns."""
     monkeypatch.setattr(learner_module, "ANSWER_FRESH_S", -1.0)
 
@@ -251,7 +269,7 @@ def test_what_a_partition_has_forgotten_while_it_was_learned_is_not_committed(mo
         await world.tell(0, 1)
         await world.learn()
         saved = copy.deepcopy(world.store)
-        await world.tell(0, 2)
+        await world.tell(0, facts)
         load, loads = world.store.load, 0
 
         async def twice(slot: str, hashes: Sequence[str]) -> Slot:
@@ -358,6 +376,20 @@ def test_the_outbox_lets_go_what_is_learned() -> None:
         held = await world.store.load("0", ("outbox",))
         assert [decode_message(value).number for value in held.hashes["outbox"].values()] == [0, 1]
         assert msgspec.msgpack.decode(held.cursor, type=Cursor).told.before == []
+
+    go(work())
+
+
+def test_what_commits_have_changed_is_said_of_the_last_ones_alone() -> None:
+    """However long a learner has learned: who is further behind reads everything."""
+
+    async def work() -> None:
+        world = await make()
+        for _ in range(CHANGED_KEPT + 2):
+            await world.tell(0, 1)
+            await world.learn()
+        held = (await world.store.load("o0", tuple(CHANGED.values()))).hashes
+        assert [len(held[name]) for name in CHANGED.values()] == [CHANGED_KEPT] * len(CHANGED)
 
     go(work())
 

@@ -98,6 +98,16 @@ def test_follows_a_switch() -> None:
     assert mixture.w[0] < 0.01
 
 
+def test_a_bin_that_closed_before_the_last_one_shares_no_weight() -> None:
+    """Neither forth nor back: it is learned as if it had closed with that."""
+    late, together = Mixture.unlearned(PRIOR), Mixture.unlearned(PRIOR)
+    p, none, every, y = np.tile([0.2, 0.6, 0.2, 0.2], (2, 1)), np.zeros(2), np.ones(2), np.array([1.0, 0.0])
+    late.learn_many(p, none, every, y, np.array([2 * HOUR_MS, 3 * HOUR_MS // 2]), prior=PRIOR)
+    together.learn_many(p, none, every, y, np.array([2 * HOUR_MS, 2 * HOUR_MS]), prior=PRIOR)
+    assert np.array_equal(late.w, together.w)
+    assert np.array_equal(late.own, together.own)
+
+
 @pytest.mark.parametrize("pi", [[1.0, 0.0, 0.0], [0.5, 0.495, 0.005], [1e-9, 1e-9, 1.0], [0.015, 0.005, 0.98]])
 def test_prior_is_floored(pi: list[float]) -> None:
     """No expert starts with less than one part in a hundred, and the weights sum to 1."""

@@ -12,7 +12,7 @@ from features.errors import DependencyDown, Mismatch
 from features.exposures import NONE, UNMARKED, Closed, Exposure
 from features.memory_store import MemoryStore
 from features.predictions import UNSAID
-from streams.outbox import Outbox, field
+from streams.outbox import Outbox, Past, Told, begin_life, field
 from streams.partition import Partition
 from streams.pipeline import LEAVE_TOGETHER, publish_outbox
 from streams.records import SHARED, Counted, Outcome, Outgoing, TickDone, decode_message, encode_message
@@ -117,3 +117,13 @@ def test_what_leaves_together_is_bounded() -> None:
         assert partition.outbox.waiting() == 0
 
     asyncio.run(work())
+
+
+def test_a_life_that_told_nothing_leaves_no_trace() -> None:
+    """The next one names the lives that told something, and for each outcome partition the last of them, with where it ended."""
+    second, told = begin_life(EPOCH, [3, 0], Told())
+    assert (told.before, told.prior) == ([Past(EPOCH, [3, 0])], [[EPOCH, 3], []])
+    third, told = begin_life(second, [0, 2], told)
+    assert told.prior == [[EPOCH, 3], [second, 2]]
+    _, after_nothing = begin_life(third, [0, 0], told)
+    assert (after_nothing.before, after_nothing.prior) == (told.before, told.prior)

@@ -218,6 +218,37 @@ def test_what_comes_while_a_commit_takes_its_time_is_settled_together(model: Mod
     asyncio.run(work())
 
 
+def test_what_is_stored_is_acknowledged_and_nothing_before(model: Model) -> None:
+    """All that is settled together, too: what is acknowledged does not come again."""
+
+    class Acked(Came):
+        """A topic that notes up to where it is acknowledged."""
+
+        def draw(self) -> tuple[list[Received], int, Callable[[], object]] | None:
+            """As ever."""
+            drawn = super().draw()
+            return drawn and (drawn[0], drawn[1], lambda: acked.append(drawn[1]))
+
+    acked: list[int] = []
+
+    async def work() -> None:
+        shop, tap = Shop(), Acked([], 0)
+        await shop.opens(model)
+        for n, event in enumerate(EVENTS, 1):
+            tap.records, tap.next_offset = [event], n
+            shop.desk.hear(0, tap)
+            await until(lambda n=n: shop.desk.partition.cursor.totals.applied == n)  # type: ignore[misc]
+        shop.store.through()
+        await until(lambda: len(shop.store.waiting) == 1 and bool(acked))
+        assert acked == [1]
+        shop.source.end = len(EVENTS)
+        await shop.settles()
+        assert acked == [1, 2, 3]
+        await shop.desk.stop()
+
+    asyncio.run(work())
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_scores_need_not_wait_for_outcomes_on_their_way_but_the_next_commit_does(model: Model, monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
     """The outbox hears that they have left before it takes further ones. If the broker did not take them, what is not stored is worked again."""

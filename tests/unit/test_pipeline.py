@@ -109,6 +109,7 @@ def test_what_is_refused_goes_out_as_it_came(model: Model) -> None:
             assert headers["headstart-detail"]
         totals = desk.partition.cursor.totals
         assert (totals.read, totals.applied, totals.duplicate, totals.rejected) == (9, 2, 0, 7)
+        assert desk.partition.cursor.seen.read == 9
 
     go(work())
 
@@ -366,6 +367,20 @@ def test_live_order_is_arrival_and_replay_order_is_time(model: Model) -> None:
         for replay, expected in ((False, ["a", "b"]), (True, ["b", "a"])):
             desk = await open_desk(model, replay=replay)
             assert [s.event_id for s in scores(await desk.work(*batch))] == expected
+
+    go(work())
+
+
+def test_in_a_replay_events_of_one_time_come_in_the_order_of_their_ids(model: Model) -> None:
+    """In whichever order they were read, so that each replay of a log says the same."""
+
+    async def work() -> None:
+        said = []
+        for order in ("ab", "ba"):
+            desk = await open_desk(model)
+            said.append(scores(await desk.work(*(receive(make_event(id=name)) for name in order))))
+        assert said[0] == said[1]
+        assert [s.event_id for s in said[0]] == ["a", "b"]
 
     go(work())
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from features.errors import DependencyDown
+from features.memory_store import MemoryStore
 from models.model import Model
 from streams.partition import LostCommit, Partition
 from streams.pipeline import publish_outbox, work_off
@@ -73,6 +74,26 @@ def test_scores_leave_before_the_commit_and_outcomes_after_it(model: Model, monk
         with pytest.raises(DependencyDown):
             await desk.work(receive(make_event(START_MS + DAY_MS, id="c")))
         assert await desk.store.load("0", ("pending", "outbox")) == before
+
+    go(work())
+
+
+def test_outcomes_wait_until_what_they_follow_from_is_as_durable_as_was_promised(model: Model) -> None:
+    """Where no replica confirms the commit, none of them leaves; they stay in the outbox."""
+
+    class NoReplica(MemoryStore):
+        """A store whose replica is away."""
+
+        async def settled(self) -> None:
+            """Say so."""
+            raise DependencyDown("no replica")
+
+    async def work() -> None:
+        desk = await open_desk(model, store=NoReplica())
+        with pytest.raises(DependencyDown):
+            await desk.work(receive(make_event()), tick_end_ms=START_MS + DAY_MS)
+        assert {record.topic for record in desk.sent} == {"scores"}
+        assert desk.partition.outbox.waiting() > len(EDGES_MS)
 
     go(work())
 

@@ -108,6 +108,13 @@ def test_peeking_raises_no_more_than_the_promised_false_alarms(holdout: float, r
     assert (abs(z) > 1.96).any(axis=1).mean() > 0.12
 
 
+def test_a_small_holdout_without_an_order_is_not_certain() -> None:
+    """Its interval is no smaller than if it ordered as often as the treated do."""
+    users, nothing = np.array([[20.0], [2000.0]]), np.zeros((2, 1))
+    lucky, equal = (difference(Moments(users, y, nothing, nothing, nothing), adjusted=False) for y in (np.array([[0.0], [200.0]]), 0.1 * users))
+    assert lucky.margin[0] > 0.8 * equal.margin[0]
+
+
 def test_a_true_lift_is_found_and_held() -> None:
     """30 % more orders among 40 000 users, half of them held out: every method finds it in most campaigns, and the lift's interval holds it at all times together in 95 %."""
     m = campaigns(40, 40_000, holdout=0.5, lift=0.3)
