@@ -2,7 +2,7 @@
 "use strict";
 
 const Chart = (() => {
-  const ONE_LINE = 30; // pixels
+  const ONE_LINE = 30, MOST = 240; // pixels
 
   const style = () => getComputedStyle(document.documentElement);
   const colour = (name) => style().getPropertyValue("--" + name).trim();
@@ -56,7 +56,7 @@ const Chart = (() => {
   // A legend of many lines, as on a phone, must not take the plot's room.
   function makeRoom(element) {
     const legend = element.querySelector(".legend .bg"), lines = legend ? legend.getBBox().height : 0;
-    const more = Math.max(0, Math.ceil(lines) - ONE_LINE);
+    const more = Math.min(MOST, Math.max(0, Math.ceil(lines) - ONE_LINE));
     if (more === (element.more || 0)) return;
     element.more = more;
     element.style.height = more ? `calc(var(--chart) + ${more}px)` : "";

@@ -4,7 +4,8 @@
 const page = document.body.dataset.page;
 const find = (id) => document.getElementById(id);
 const SIGNS = { good: ["✓", "good"], warn: ["!", "attention"], bad: ["✕", "bad"], none: ["·", "not known yet"] };
-let latest = null, readMs = 0, wrong = "connecting";
+const SILENT_MS = 12000; // the server tells every two seconds that all is as it was
+let latest = null, readMs = 0, heardMs = 0, wrong = "connecting";
 
 function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
@@ -64,13 +65,15 @@ function drawCards(launches) {
     fill(cards, [make("p", { class: "empty" }, ...rich("No launch yet: `headstart launch add NAME --line LINE` begins one."))]);
     return;
   }
-  if (cards.filled) { cards.replaceChildren(); cards.filled = ""; }
+  const there = new Map([...cards.children].map((card) => [card.dataset.launch, card])), wanted = new Set(launches.map((launch) => launch.id));
+  for (const [id, card] of there) if (!wanted.has(id)) card.remove();
+  cards.filled = "";
   launches.forEach((launch, i) => {
-    let card = cards.children[i];
-    if (!card || card.dataset.launch !== launch.id) {
+    let card = there.get(launch.id);
+    if (!card) {
       card = make("article", { class: "card", "data-launch": launch.id }, make("div", { class: "head" }), make("div", { class: "spark", "aria-hidden": "true" }), make("dl"), make("p", { class: "note" }), make("ul"));
-      if (cards.children[i]) cards.children[i].replaceWith(card); else cards.append(card);
     }
+    if (cards.children[i] !== card) cards.insertBefore(card, cards.children[i] || null);
     const f = launch.figures, percent = (v) => (v === null ? "–" : (100 * v).toFixed(1) + " %");
     fill(card.querySelector(".head"), [
       make("h2", {}, make("a", { href: "/launches/" + encodeURIComponent(launch.id), "data-key": launch.id }, launch.id)),
@@ -81,7 +84,6 @@ function drawCards(launches) {
     fill(card.querySelector("ul"), launch.verdicts.map((v) => make("li", { class: v.state }, make("span", {}, ...sign(v.state), v.answer), make("span", { class: "q" }, v.question))));
     Chart.draw(card.querySelector(".spark"), { data: [launch.spark], layout: {} }, { spark: true });
   });
-  while (cards.children.length > launches.length) cards.lastChild.remove();
 }
 
 // Panels.
@@ -155,15 +157,21 @@ function drawPages(names) {
 
 function draw(told) {
   latest = told;
-  readMs = Math.max(readMs, told.wall_ms);
-  wrong = "";
-  find("waiting").hidden = true;
-  find("trouble").hidden = true;
+  read(told.wall_ms);
   render(told);
 }
 
+// All that is shown is of a time, and nothing is wrong.
+function read(ms) {
+  readMs = Math.max(readMs, ms);
+  heardMs = Date.now();
+  wrong = "";
+  find("waiting").hidden = true;
+  find("trouble").hidden = true;
+  if (latest) drawHeader();
+}
+
 function render(told) {
-  drawHeader();
   drawPages(told.launches_there);
   if (told.about) {
     const a = told.about;
@@ -221,11 +229,14 @@ find("theme").addEventListener("click", () => {
 dark.addEventListener("change", dress);
 dress();
 
+find("to-words").addEventListener("click", () => { find("words").open = true; });
+
 // The stream: the browser connects again by itself.
 
 const stream = new EventSource("/api/events?page=" + encodeURIComponent(page));
 stream.addEventListener("error", () => trouble("The dashboard's server does not answer"));
 stream.addEventListener("page", (event) => draw(JSON.parse(event.data)));
-stream.addEventListener("read", (event) => { readMs = Number(event.data); });
+stream.addEventListener("read", (event) => read(Number(event.data)));
 stream.addEventListener("trouble", (event) => { const told = JSON.parse(event.data); trouble(told.error, told.read_ms); });
 stream.addEventListener("empty", (event) => { const told = JSON.parse(event.data); waits(told.error, told.read_ms); });
+setInterval(() => { if (latest && !wrong && Date.now() - heardMs > SILENT_MS) trouble("The dashboard's server is silent"); }, 2000);

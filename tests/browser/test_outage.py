@@ -72,6 +72,17 @@ def test_old_figures_are_said_to_be_old_and_the_page_recovers(serve: Serve, stor
     assert page.query_selector("[data-of]") is None
 
 
+def test_a_server_that_falls_silent_is_told_from_a_quiet_shop(serve: Serve, store: Reachable, page_of: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing new is told as such; where not even that comes, the page says that it is old."""
+    address = serve(store)
+    page = page_of(address + "/")
+    page.wait_for_timeout(5_000)
+    assert not page.is_visible("#trouble")
+    monkeypatch.setattr("streams.dashboard.server.PUSH_S", 3_600.0)
+    page.wait_for_selector("body[data-old]")
+    assert "server is silent" in page.inner_text("#trouble")
+
+
 def test_an_empty_beginning_is_no_trouble(serve: Serve, page_of: Open) -> None:
     """Before a worker has joined, the page says so without alarm, with the next command; then it fills by itself."""
     store = MemoryStore()
@@ -80,6 +91,8 @@ def test_an_empty_beginning_is_no_trouble(serve: Serve, page_of: Open) -> None:
     page.wait_for_selector("#waiting code")
     assert "no worker has joined it yet" in page.inner_text("#waiting")
     assert "headstart worker" in page.inner_text("#waiting")
+    page.click("#to-words")
+    assert page.is_visible("#words dt:has-text('Delay bin')")
     assert not page.is_visible("#trouble")
     assert page.inner_text("#clock-text") == "no worker yet"
     apart(asyncio.run, store.put_meta(META))
@@ -97,7 +110,9 @@ def test_the_keyboard_stays_where_it_is(serve: Serve, store: Reachable, page_of:
     page.wait_for_selector("#pages a:has-text('another')")
     assert page.evaluate("document.activeElement.textContent") == "line1"
     page.focus(".card:first-child h2 a")
-    page.wait_for_timeout(4_500)
+    launch(store, "a first one")
+    page.wait_for_selector(".card:first-child h2 a:has-text('a first one')")
+    page.wait_for_timeout(2_500)
     assert page.evaluate("document.activeElement.textContent") == "another"
     assert tile.evaluate("(element) => element.isConnected")
 
