@@ -165,7 +165,7 @@ def _lines(look: Look) -> Panel:
         Table(["launch", "exposures", "final", "final with an order", "order rate", "came / foretold, final"], rows),
         data=[{"type": "bar", "orientation": "h", "y": names, "x": [r[4] for r in rows], "name": "order rate", "marker": {"color": ["@faint" if r[0] == "old lines" else "@c1" for r in rows]},
                "text": [percent(r[4]) for r in rows], "textposition": "auto", "hovertemplate": "%{y}: %{x:.1%}<extra></extra>"}] if rows else [],
-        layout=axes("share of final exposures with an order", xaxis={"tickformat": ".0%"}, showlegend=False,
+        layout=axes("order rate of final exposures", xaxis={"tickformat": ".0%"}, showlegend=False,
                     yaxis={"automargin": True, "autorange": "reversed", "type": "category", "tickmode": "array", "tickvals": names, "ticktext": [short(name) for name in names]}),
         empty="Waits for the first exposure.",
     )  # fmt: skip

@@ -192,7 +192,7 @@ function trouble(text, ms) {
   wrong = "nothing can be read";
   drawHeader();
   find("trouble").hidden = false;
-  fill(find("trouble"), rich(text + (latest ? `. What is shown is of ${clock(readMs)}.` : ". This page goes on by itself when that is over.")));
+  fill(find("trouble"), rich(text.replace(/\.$/, "") + (latest ? `. What is shown is of ${clock(readMs)}.` : ". This page goes on by itself when that is over.")));
   find("waiting").hidden = true;
   if (!latest) find("live").className = "live bad";
 }
