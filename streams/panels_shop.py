@@ -70,7 +70,7 @@ def refused(look: Look) -> Verdict:
     question, panel = "Are the events fit for use?", "rejects"
     counts = total(look.traffic.get(SHOP), since_ms=look.now_ms - DAY_MS)
     if not counts or not counts[0]:
-        return Verdict(question, "No event worked in the last day", "", "none", panel)
+        return Verdict(question, "No event worked in the last day" if total(look.traffic.get(SHOP)) else "No event yet", "", "none", panel)
     share = sum(counts[1:]) / counts[0]
     told = f"{whole(sum(counts[1:]))} of {whole(counts[0])} records that were worked in the last day were refused ({percent(share, 2)})."
     state: State = "bad" if share >= REFUSED_BAD else "warn" if share >= REFUSED_WARN else "good"

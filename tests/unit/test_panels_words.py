@@ -148,4 +148,4 @@ def test_a_verdict_and_a_panel_are_plain_data() -> None:
     found = next(p for p in shop_panels(look(beats=(BEAT,)), NOW_MS, {}) if p.id == "workers")
     told = dict(zip(found.table.columns, found.table.rows[0], strict=True))
     assert told["running for"] == "112 seconds"
-    assert asdict(refused(look()))["answer"] == "No event worked in the last day"
+    assert asdict(refused(look()))["answer"] == "No event yet"
