@@ -141,10 +141,14 @@ def _where_they_differ(*texts: str) -> list[str]:
     return [f"{'…' if begin else ''}{text[begin : begin + SHOWN]}{'…' if len(text) > begin + SHOWN else ''}" for text in texts]
 
 
+class Empty(InputError):
+    """Nobody has joined the namespace yet. Operator action: start a worker, or mend the name."""
+
+
 def sizes_of(held: Mapping[str, str], name: str) -> tuple[int, int]:
-    """Return how many partitions and outcome partitions a namespace has. Raises InputError for one that is not there, Mismatch for one that is not whole."""
+    """Return how many partitions and outcome partitions a namespace has. Raises Empty for one that is not there, Mismatch for one that is not whole."""
     if not held:
-        raise InputError(f"namespace {name!r} is empty: no worker has joined it yet")
+        raise Empty(f"namespace {name!r} is empty: no worker has joined it yet")
     if not held["partitions"].isdigit():
         raise Mismatch(f"namespace {name!r} is {held['partitions']}: wait for the command that does it, or run that again to its end")
     return int(held["partitions"]), int(held["outcome_partitions"])

@@ -65,6 +65,17 @@ def when(ms: int) -> str:
     return dt.datetime.fromtimestamp(ms / 1000, dt.UTC).strftime("%d %b %H:%M")
 
 
+def day(ms: int) -> str:
+    """Return a day as people say it, UTC."""
+    at = dt.datetime.fromtimestamp(ms / 1000, dt.UTC)
+    return f"{at.day} {at:%b %Y}"
+
+
+def short(name: str, most: int = 24) -> str:
+    """Return a name as a chart has room for it; its end stays, since names often differ there."""
+    return name if len(name) <= most else f"{name[: most - 9]}…{name[-8:]}"
+
+
 def iso(ms: int) -> str:
     """Return a time as ISO 8601, UTC."""
     return dt.datetime.fromtimestamp(ms / 1000, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -81,7 +92,10 @@ def span(ms: float) -> str:
 
 def percent(share: float | None, digits: int = 1) -> str:
     """Return a share as people read it; – where there is none."""
-    return "–" if share is None or share != share else f"{100 * share:.{digits}f} %"
+    if share is None or share != share:
+        return "–"
+    least = 10.0**-digits
+    return f"< {least:.{digits}f} %" if 0.0 < share < least / 200.0 else f"{100 * share:.{digits}f} %"
 
 
 def number(value: float | None, digits: int = 2) -> str:
@@ -167,6 +181,11 @@ def line(x: Sequence[Any], y: Sequence[Any], name: str, colour: str, **more: Any
     """Return a line as Plotly reads it."""
     style = {"color": colour, "width": 2, "shape": "linear", **more.pop("line", {})}
     return {"type": "scatter", "mode": "lines", "x": list(x), "y": list(y), "name": name, "line": style, **more}
+
+
+def named(name: str, hover: str) -> dict[str, Any]:
+    """Return a trace's name as a legend has room for it, with the full one on hover."""
+    return {"name": short(name), "meta": name, "hovertemplate": hover + "<extra>%{meta}</extra>"}
 
 
 def band(x: Sequence[Any], low: Sequence[Any], high: Sequence[Any], name: str, colour: str) -> list[dict[str, Any]]:

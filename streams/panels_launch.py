@@ -11,7 +11,8 @@ from models.chronicle import BLOCK_MS, PLACE, Block, Blocks
 from models.experts import EXPERTS
 from models.sketches import MILLION, auc, precision_at, ratio
 from streams.explaining import EXPERTS_IN_WORDS
-from streams.panels import DAY_MS, ORDER_COUNTS, Panel, Table, Verdict, axes, iso, line, number, percent, series, span, total, whole
+from streams.panels import DAY_MS, ORDER_COUNTS, Panel, Table, Verdict, axes, iso, line, number, percent, series, span, total, when, whole
+from streams.panels_shop import AT_WORK, WHEN_WORKED
 from streams.panels_shoppers import shoppers, shoppers_panel
 from streams.panels_trust import calibration_panel, chance_axis, drift_panel, orders_panel
 from streams.records import SHARED, Launch
@@ -130,14 +131,15 @@ def _activity(look: Look, launch: Launch) -> Panel:
     top = chance_axis(look, max(foretold, default=0.0))[1]
     return Panel(
         "activity", "Events and scores as they come",
-        f"{whole(sum(map(sum, (row[:4] for row in s.counts))))} events were scored; the last {s.by}: {whole(sum(s.counts[-1][:4]))}." if s.starts else "",
-        "How many events of the launch arrived, by kind, and the mean chance of an order that their scores gave. Each valid event gets a score.",
+        f"{whole(sum(map(sum, (row[:4] for row in s.counts))))} events were scored; in the last {s.by} that had any, from {when(s.starts[-1])} UTC: {whole(sum(s.counts[-1][:4]))}." if s.starts else "",
+        "How many events of the launch arrived, by kind, and the mean chance of an order that their scores gave. Each valid event gets a score. "
+        + WHEN_WORKED,
         Table(["from", *kinds, "mean probability"], [[t, *row[:4], f] for t, row, f in zip(s.times, s.counts, foretold, strict=True)]),
         data=[
             *({"type": "bar", "x": s.times, "y": s.column(k), "name": kind, "marker": {"color": colour}} for k, (kind, colour) in enumerate(zip(kinds, ("@c1", "@c2", "@c3", "@c4"), strict=True))),
             line(s.times, foretold, "mean probability", "@ink", yaxis="y2", line={"width": 1.5, "dash": "dot"}),
         ] if s.starts else [],
-        layout=axes("", f"events {s.each}", barmode="stack", yaxis2={"overlaying": "y", "side": "right", "tickformat": ".0%", "range": [0.0, top], "tickmode": "linear", "dtick": top / 5, "showgrid": False, "title": {"text": ""}}),
+        layout=axes(AT_WORK, f"events {s.each}", barmode="stack", yaxis2={"overlaying": "y", "side": "right", "tickformat": ".0%", "range": [0.0, top], "tickmode": "linear", "dtick": top / 5, "showgrid": False, "title": {"text": ""}}),
         empty="Waits for the first event of the launch.",
     )  # fmt: skip
 
@@ -168,13 +170,14 @@ def _ranking(look: Look, launch: Launch) -> Panel:
     return Panel(
         "ranking", "How well scores rank shoppers", says,
         "AUC: of a shopper who orders and one who does not, how often the first has the higher score; .5 is a coin. Precision@5 %: how many of the 5 % with the highest scores order. "
-        "The dotted line needs no labels: it is what follows from the probabilities if they are calibrated, so it is there at once, and wrong when they are not. Scores are rounded to a tenth of a logit. Days with fewer than ten orders are left out.",
-        Table(["day", "orders known", "AUC", "AUC expected before labels", "Precision@5%"], rows),
+        "The dotted line needs no labels: it is what follows from the probabilities if they are calibrated, so it is there at once, and wrong when they are not. Scores are rounded to a tenth of a logit. Days with fewer than ten exposures with an order are left out. "
+        "Log-loss says how wrong the probabilities were on the whole: 0 is perfect, and only figures of the same exposures can be compared.",
+        Table(["day", "with an order", "AUC", "AUC expected before labels", "Precision@5%"], rows),
         data=[line(times, [r[2] for r in rows], "AUC, final labels", "@c1", mode="lines+markers"), line(times, [r[3] for r in rows], "AUC, expected before labels", "@muted", line={"dash": "dot"})] if rows else [],
         layout=axes("", "AUC", yaxis={"range": [0.4, 1.0]}),
         empty="Waits for the first exposures.",
         numbers=[("AUC so far", number(f["auc"], 3), f"expected {number(f['auc_expected'], 3)}"), ("Precision@5 %", percent(f["precision_at_5pct"]), f"expected {percent(f['precision_at_5pct_expected'])}"),
-                 ("log-loss", number(f["log_loss"], 4), f"{whole(f['final_orders'])} orders")] if rows else (),
+                 ("log-loss", number(f["log_loss"], 4), f"lower is better; {whole(f['final_orders'])} exposures with an order")] if rows else (),
     )  # fmt: skip
 
 
@@ -233,7 +236,7 @@ def _delay(look: Look, launch: Launch) -> Panel:
             "How long orders take",
             "",
             _DELAY_EXPLAINS,
-            Table(["delay", "old lines", "this launch", "tried", "hit"], []),
+            Table(["delay", "old lines", "this launch", "bins closed", "with an order"], []),
             empty="Waits for the first outcome.",
         )
     labels = ["0", *(span(1000 * edge) for edge in about.edges_s[1:])]
@@ -243,7 +246,7 @@ def _delay(look: Look, launch: Launch) -> Panel:
     rows = [[labels[k + 1], about.curve[k + 1], mine[k + 1], int(head.tried[k]), int(head.hit[k])] for k in range(len(mine) - 1)]
     return Panel(
         "delay", "How long orders take", says, _DELAY_EXPLAINS,
-        Table(["delay", "old lines", "this launch", "bins closed", "orders in them"], rows),
+        Table(["delay", "old lines", "this launch", "bins closed", "with an order"], rows),
         data=[line(labels, about.curve, "old lines", "@muted", line={"dash": "dot"}, mode="lines+markers"), line(labels, mine, "this launch", "@c1", mode="lines+markers")],
         layout=axes("time since the exposure", "orders that have come", yaxis={"tickformat": ".0%", "range": [0, 1.03]}, xaxis={"type": "category"}),
     )  # fmt: skip

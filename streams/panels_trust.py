@@ -65,15 +65,15 @@ def orders_panel(look: Look, launch: Launch) -> Panel:
     return Panel(
         "orders", "Exposures with an order: foretold and come", says,
         "Every time a delay bin of an exposure closes, we know whether its order came in it. The line is how many orders the scores had foretold for the bins that closed "
-        "then; the dots are those that came. The band holds 19 of 20 dots while the scores are right. This shows a shift within hours, long before final labels. "
+        "then, in exposures with an order; the dots are those that came. The band holds 19 of 20 dots while the scores are right. This shows a shift within hours, long before final labels. "
         f"All since the launch are here; the funnel counts only exposures whose time is over. {ORDER_COUNTS}",
-        Table(["from", "orders foretold", "orders that came", "band from", "band to"], [list(r) for r in zip(s.times, expected, hits, low, high, strict=True)]),
+        Table(["from", "foretold with an order", "came with an order", "band from", "band to"], [list(r) for r in zip(s.times, expected, hits, low, high, strict=True)]),
         data=[
             *band(s.times, low, high, "19 of 20", "@bandc1"),
             line(s.times, expected, "foretold", "@c1"),
             {"type": "scatter", "mode": "markers", "x": s.times, "y": hits, "name": "came", "marker": {"color": "@ink", "size": 7}},
         ] if hits else [],
-        layout=axes("", f"orders {s.each}", yaxis={"rangemode": "tozero"}, shapes=[m for m, _ in marks], annotations=[a for _, a in marks]),
+        layout=axes("", f"with an order, {s.each}", yaxis={"rangemode": "tozero"}, shapes=[m for m, _ in marks], annotations=[a for _, a in marks]),
         empty="Waits for the first delay bin that closes.",
     )  # fmt: skip
 
@@ -86,7 +86,7 @@ def calibration_panel(look: Look, launch: Launch) -> Panel:
     judged, so_far = trust(look, launch.id), came(look, launch.id)
     final = int(everything.told[1].sum())
     on_final, final_low, final_high = ratio(final, float(everything.told[2].sum()) / MILLION, deff=deff)
-    top = chance_axis(look, max((g.said for g in (*groups, *now)), default=0.0))
+    top = chance_axis(look, max((max(g.said, g.came, g.high) for g in (*groups, *now)), default=0.0))
 
     def curve(found: list[Group], name: str, colour: str, size: int) -> dict[str, Any]:
         return {
@@ -102,9 +102,9 @@ def calibration_panel(look: Look, launch: Launch) -> Panel:
     ]
     return Panel(
         "calibration", "Do probabilities mean what they say?", f"In the last two days {judged.recent.words}." if groups else "",
-        f"Came / foretold: orders that came over those that the scores had foretold, with the interval that chance explains. {RIGHT}. It counts delay bins that have closed, so that it is quick; "
+        f"Came / foretold: orders that came over those that the scores had foretold, with the interval that chance explains. {RIGHT}. It counts delay bins that have closed, so that it is quick (a bin is a part of the time in which an order counts, such as the first hour); "
         f"“final labels only” leaves out exposures whose {span(1000 * launch.window_s)} are not over ({whole(final)} of the {whole(so_far.orders)} with an order are in it). "
-        "The chart, on final labels: exposures are put into groups by the probability that their score gave. Right: what was said. Up: how many really ordered, with the range in which the true rate lies "
+        "The chart, on final labels: exposures are put into groups by the probability that their score gave. Horizontal axis: what was said. Vertical axis: how many really ordered, with the range in which the true rate lies "
         "(95 %, allowing for shoppers who are counted more than once). On the dashed line the scores are right; below it they promise too much.",
         Table(["period", "exposures", "said", "came", "from", "to"],
               [[name, g.n, g.said, g.came, g.low, g.high] for name, found in (("since the launch", groups), ("last two days", now)) for g in found]),
@@ -145,7 +145,7 @@ def drift_panel(look: Look, launch: Launch) -> Panel:
         "The line is the evidence that orders no longer come as the scores say, in units of what raises an alarm. The alarm line is set so that a launch on which nothing changes crosses it about once in "
         "100 days. When it is crossed, the launch lets go of part of what it has learned (unless the setting drift_actions is off), and the evidence starts again from nothing: the latest such moments are marked. "
         f"After an alarm {ARMED_AFTER} further orders must come before the next one, however high the line stands. "
-        "“Since about” is the most likely beginning, to six hours; the alarm comes later, when there is enough evidence. Where a second alarm says that its shift began within half a day of the first one, that is the same shift, which began when its first alarm says. "
+        "“Since about” is the most likely beginning, give or take six hours; the alarm comes later, when there is enough evidence. Where a second alarm says that its shift began within half a day of the first one, that is the same shift, which began when its first alarm says. "
         "“Since the last alarm” tells whether the reset has worked; exposures that were scored before it are still among its bins for as long as an order may take. "
         "The table says of each kind of drift what was found; only the first kind acts.",
         Table(["kind", "what it means", "found", "last at", "since about", "what was done"], rows),
@@ -182,4 +182,4 @@ def _finding(look: Look, launch: str, shift: Shift | None, *, known: bool) -> tu
         says += f"Whether the scores have caught up cannot be told yet, after {whole(after.orders)} orders."
     before = came(look, launch, since_ms=shift.since_ms, until_ms=shift.last.at_ms)
     labels = ("came / foretold, from when it began to the last alarm", "since the last alarm")
-    return says, "bad", [(label, number(c.value), f"{c.interval}, {whole(c.orders)} orders") for label, c in zip(labels, (before, after), strict=True)]
+    return says, "bad", [(label, number(c.value), f"{c.interval}, {whole(c.orders)} with an order") for label, c in zip(labels, (before, after), strict=True)]

@@ -197,7 +197,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
 
 def checked_id(launch: str) -> str:
     """Return what a launch is to be called. Raises InputError where that means something else already, or cannot be told: those who learn and tell go by the id."""
-    taken = (SHARED, SHOP, JOB, OVERVIEW)
+    taken = (SHARED, SHOP, JOB, OVERVIEW, ".", "..")  # the dots are folders in an address
     if not 0 < len(launch) <= ID_LENGTH or launch in taken or launch.startswith(("line:", f"{SHARED}:")) or not launch.isprintable():
         raise InputError(
             f"a launch cannot be called {launch!r:.80}: not {', '.join(taken)}, nor what begins with line: or {SHARED}:, is longer than {ID_LENGTH} characters or cannot be printed"

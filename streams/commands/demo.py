@@ -82,7 +82,7 @@ def demo(
             with suppress(KeyboardInterrupt):
                 threading.Event().wait()
     results = {shop.launch_line: with_oracle(judged, made, shop)}
-    say(f"4  {scores} scores were published, and {len(judged.of(shop.launch_line))} exposures of the launch became final. How good were the predictions?\n")
+    say(f"4  {scores} scores were published. {_judged_in_words(len(judged.of(shop.launch_line)), results[shop.launch_line])} How good were the predictions?\n")
     if for_people(json):
         print_figures(results, title=f"SYNTHETIC shop, seed {seed}: the launch's first {shop.days - shop.launch_day:g} days")
     say(
@@ -92,6 +92,12 @@ def demo(
     say(f"took {time.monotonic() - began_s:.0f} s; everything that was started has been stopped")
     if json is not None:
         write_json(json, {"lines": {line: {model: without_nan(f) for model, f in models.items()} for line, models in results.items()}, "scores": scores})
+
+
+def _judged_in_words(final: int, found: Figures) -> str:
+    """How many exposures there were, and why the table has fewer."""
+    within = round(found["headstart"]["n"])
+    return f"{final} exposures of the launch became final, {within} of them before the log ends: of the others it cannot know all orders, so the table is of these."
 
 
 def _stream(

@@ -24,6 +24,7 @@ COLOURS: dict[State, str] = {"good": "green", "warn": "yellow", "bad": "bold red
 SIGNS: dict[State, str] = {"good": "✓", "warn": "!", "bad": "✕", "none": "·"}
 AGAIN_S = 2.0
 WIDTH = 120
+LONG_NAME = 32  # characters; a longer one goes on in the next line
 
 
 def status(
@@ -110,20 +111,29 @@ def as_json(look: Look, lags: dict[int, int]) -> dict[str, Any]:
 def rendered(look: Look, lags: dict[int, int]) -> Group:
     """Return the tables."""
     wall_ms = _now_ms()
-    parts: list[Any] = [Text(f"namespace {look.name} · {look.clock} · {when(look.now_ms)} UTC · trunk {look.trunk}", style="dim")]
+    parts: list[Any] = [
+        Text(f"namespace {look.name} · {look.clock} · {f'{when(look.now_ms)} UTC' if look.now_ms else 'not begun'} · trunk {look.trunk}", style="dim")
+    ]
     for v in (panels_shop.flow(look, wall_ms, lags), panels_shop.refused(look)):
         parts.append(Text.assemble((f"{SIGNS[v.state]} {v.question} ", COLOURS[v.state]), (v.answer, COLOURS[v.state]), f"  {v.why}"))
-    table = Table(title="launches", title_justify="left", expand=False)
+    table = Table(
+        title="launches",
+        title_justify="left",
+        expand=False,
+        caption="order rate: of final exposures; came / foretold: since the launch",
+        caption_justify="left",
+    )
     for name, justify in (
         ("launch", "left"),
         ("exposures", "right"),
         ("with an order", "right"),
-        ("of those whose time is over", "right"),
-        ("came / foretold since the launch", "right"),
+        ("order rate", "right"),
+        ("came / foretold", "right"),
         ("AUC", "right"),
         ("", "left"),
     ):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+        room = min(LONG_NAME, max(map(len, look.launches), default=0)) if name == "launch" else None
+        table.add_column(name, justify=justify, overflow="fold", min_width=room)  # type: ignore[arg-type]
     for launch in look.launches.values():
         f = panels_launch.figures(look, launch.id)
         answers = Text("\n").join(Text(f"{SIGNS[v.state]} {v.answer}", style=COLOURS[v.state]) for v in panels_launch.verdicts(look, launch))

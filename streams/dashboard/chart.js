@@ -2,14 +2,17 @@
 "use strict";
 
 const Chart = (() => {
+  const ONE_LINE = 30, MOST = 240; // pixels
+
   const style = () => getComputedStyle(document.documentElement);
   const colour = (name) => style().getPropertyValue("--" + name).trim();
 
-  // Every "@name" is a colour of the theme.
-  function painted(value) {
-    if (typeof value === "string") return value.startsWith("@") ? colour(value.slice(1)) : value;
-    if (Array.isArray(value)) return value.map(painted);
-    if (value && typeof value === "object") return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, painted(v)]));
+  // In a colour's place "@name" is one of the theme. Plotly takes texts for HTML, and names come from events: all but its own templates are escaped.
+  const plain = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+  function painted(value, key = "") {
+    if (typeof value === "string") return /colou?r$/.test(key) ? (value.startsWith("@") ? colour(value.slice(1)) : value) : key === "hovertemplate" ? value : plain(value);
+    if (Array.isArray(value)) return value.map((part) => painted(part, key));
+    if (value && typeof value === "object") return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, painted(v, k)]));
     return value;
   }
 
@@ -42,10 +45,21 @@ const Chart = (() => {
   async function draw(element, panel, { spark = false } = {}) {
     const config = { displayModeBar: false, responsive: true, scrollZoom: false, doubleClick: false, staticPlot: spark };
     const data = painted(panel.data).map((trace) => (spark ? { ...trace, showlegend: false } : trace));
+    element.names = panel.data.map((trace) => trace.name);
     await Plotly.react(element, data, layout(panel, spark), config);
+    if (!spark) makeRoom(element);
     if (!element.observed) { element.observed = new ResizeObserver(() => { if (element.clientWidth) Plotly.Plots.resize(element); }); element.observed.observe(element); }
     // Everything inside is decoration to a screen reader: the element itself has the label, and the table beside it the figures.
     for (const svg of element.querySelectorAll("svg")) svg.setAttribute("aria-hidden", "true");
+  }
+
+  // A legend of many lines, as on a phone, must not take the plot's room.
+  function makeRoom(element) {
+    const legend = element.querySelector(".legend .bg"), lines = legend ? legend.getBBox().height : 0;
+    const more = Math.min(MOST, Math.max(0, Math.ceil(lines) - ONE_LINE));
+    if (more === (element.more || 0)) return;
+    element.more = more;
+    element.style.height = more ? `calc(var(--chart) + ${more}px)` : "";
   }
 
   // Left and right walk along the points of the first series, up and down change the series; what is there is said aloud.
@@ -60,7 +74,7 @@ const Chart = (() => {
       const [trace, k] = traces[curve];
       point = Math.max(0, Math.min(trace.x.length - 1, point + step[1]));
       const shown = (value) => (typeof value === "number" ? value.toPrecision(3) : value);
-      say(`${trace.name}: ${shown(trace.x[point])}, ${shown(trace.y[point])}`);
+      say(`${element.names[k]}: ${shown(trace.x[point])}, ${shown(trace.y[point])}`);
       try { Plotly.Fx.hover(element, [{ curveNumber: k, pointNumber: point }]); } catch (error) { /* a point that is not on the plot has no mark */ }
     });
     element.addEventListener("blur", () => { try { Plotly.Fx.unhover(element); } catch (error) { /* nothing was marked */ } });

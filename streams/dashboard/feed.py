@@ -12,8 +12,8 @@ from features.errors import HeadstartError, InputError
 from streams import panels_launch, panels_shop
 from streams.dashboard.outcomes import UpliftReader
 from streams.lag import LagReader
-from streams.panels import Panel
-from streams.records import OVERVIEW
+from streams.panels import Panel, day
+from streams.records import OVERVIEW, Launch
 from streams.view import Look, Reader, plain
 
 FRESH_S: Final = 1.0
@@ -29,13 +29,14 @@ class Feed:
         self._reader, self._lag, self._uplift, self._clock_ms = reader, lag, uplift, clock_ms
         self._look: Look | None = None
         self._as_of_s = 0.0
+        self.read_ms = 0  # by the wall clock, when a look last succeeded
         self._looking = asyncio.Lock()
 
     async def look(self) -> Look:
         """Return what there is, at most a second old. Raises InputError for an empty namespace, and DependencyDown."""
         async with self._looking:
             if self._look is None or time.monotonic() - self._as_of_s >= FRESH_S:
-                self._look, self._as_of_s = await self._reader.look(), time.monotonic()
+                self._look, self._as_of_s, self.read_ms = await self._reader.look(), time.monotonic(), self._clock_ms()
             return self._look
 
     async def overview(self) -> dict[str, Any]:
@@ -47,7 +48,7 @@ class Feed:
         for launch in look.launches.values():
             figures = panels_launch.figures(look, launch.id)
             cards.append({
-                "id": launch.id, "line": launch.line, "products": launch.products, "open": launch.is_open(look.now_ms), "holdout": launch.holdout,
+                "id": launch.id, "line": launch.line, "products": launch.products, "open": not (told := phase(look, launch, wall_ms)), "phase": told, "holdout": launch.holdout,
                 "window_s": launch.window_s, "since_ms": launch.from_ms, "verdicts": [asdict(v) for v in panels_launch.verdicts(look, launch)], "figures": figures,
                 "spark": panels_shop.spark(look, launch.id),
             })  # fmt: skip
@@ -65,8 +66,8 @@ class Feed:
             panels.insert(-1, await self._uplift.panel(launch))
         verdicts = [*panels_launch.verdicts(look, launch), panels_shop.flow(look, wall_ms, await self._lags(look, wall_ms))]
         about = {"line": launch.line, "products": launch.products, "holdout": launch.holdout, "window_s": launch.window_s, "since_ms": launch.from_ms,
-                 "closed_ms": launch.closed_ms, "open": launch.is_open(look.now_ms)}  # fmt: skip
-        told = [{**asdict(v), "panel": v.panel} for v in verdicts]
+                 "closed_ms": launch.closed_ms, "open": not (now := phase(look, launch, wall_ms)), "phase": now}  # fmt: skip
+        told = [asdict(v) for v in verdicts]
         return self._document(look, wall_ms, name, told, panels, about=about, figures=panels_launch.figures(look, name))
 
     async def panel(self, page: str, panel_id: str) -> dict[str, Any]:
@@ -90,9 +91,22 @@ class Feed:
         state, text = panels_shop.pulse(look, wall_ms)
         found: dict[str, Any] = plain({
             "page": page, "namespace": look.name, "clock": look.clock, "now_ms": look.now_ms, "wall_ms": wall_ms, "trunk": look.trunk,
-            "pulse": {"state": state, "text": text}, "launches_there": list(look.launches), "verdicts": verdicts, "panels": [as_plain(panel) for panel in panels], **more,
+            "pulse": {"state": state, "text": text}, "launches_there": list(look.launches), "verdicts": [{**v, "href": _where(v["panel"], page)} for v in verdicts], "panels": [as_plain(panel) for panel in panels], **more,
         })  # fmt: skip
         return found
+
+
+def phase(look: Look, launch: Launch, wall_ms: int) -> str:
+    """Return what a launch is if it is not running: "begins 7 Dec" or "closed"; else nothing."""
+    at_ms = wall_ms if look.live else look.now_ms  # a live namespace without a worker has no event time, and one with a backlog an old one
+    if launch.closed_ms is not None and at_ms >= launch.closed_ms:
+        return "closed"
+    return f"begins {day(launch.from_ms)}" if launch.from_ms > at_ms else ""
+
+
+def _where(panel: str, page: str) -> str:
+    """Where a tile leads: the flow is only on the overview."""
+    return f"/#{panel}" if panel == "flow" and page != OVERVIEW else f"#{panel}"
 
 
 def as_plain(panel: Panel) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from aiohttp import web
 from jinja2 import Environment, PackageLoader, select_autoescape
 
 from features.errors import DependencyDown, HeadstartError, InputError, Mismatch
+from streams import namespace
 from streams.dashboard.feed import Feed
 from streams.http_access import CHALLENGE, Access
 from streams.records import OVERVIEW
@@ -30,6 +31,10 @@ from streams.records import OVERVIEW
 logger = logging.getLogger(__name__)
 
 PUSH_S: Final = 2.0
+SOON_S: Final = 1.0
+"""A page that is opened waits for Redis no longer than this before it is drawn, empty."""
+SLOW_S: Final = 3.0
+"""After so long without an answer the page says that there is none, while it is still waited for."""
 ASSETS: Final = {"page.js": "text/javascript", "chart.js": "text/javascript", "page.css": "text/css"}
 HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -49,7 +54,7 @@ class Scores(Protocol):
 def create_app(feed: Feed, access: Access, *, scores: Scores | None = None) -> web.Application:
     """Return the server's application."""
     pages = Environment(loader=PackageLoader("streams.dashboard", "."), autoescape=select_autoescape(default=True))
-    shell = pages.get_template("page.html.jinja")
+    shell, lost = pages.get_template("page.html.jinja"), pages.get_template("lost.html.jinja")
     plotly = _plotly()
     assets = {name: importlib.resources.files("streams.dashboard").joinpath(name).read_bytes() for name in ASSETS}
     version = hashlib.sha256(b"".join(assets.values()) + str(plotly.stat().st_size).encode()).hexdigest()[:12]
@@ -59,8 +64,9 @@ def create_app(feed: Feed, access: Access, *, scores: Scores | None = None) -> w
 
     async def launch(request: web.Request) -> web.Response:
         name = request.match_info["launch"]
-        if name not in (await feed.look()).launches:
-            raise InputError(f"there is no launch {name!r}")
+        there = await _launches(feed)
+        if there is not None and name not in there:
+            return web.Response(text=lost.render(name=name, there=there, version=version), content_type="text/html", status=404)
         return web.Response(text=shell.render(page=name, title=f"Launch {name}", version=version), content_type="text/html")
 
     async def document(request: web.Request) -> web.Response:
@@ -94,11 +100,11 @@ def create_app(feed: Feed, access: Access, *, scores: Scores | None = None) -> w
 
     app = web.Application(middlewares=[_guard(access), _errors])
     app.router.add_get("/", overview)
-    app.router.add_get("/launches/{launch}", launch)
+    app.router.add_get("/launches/{launch:.+}", launch)
     app.router.add_get("/api/page", document)
     app.router.add_get("/api/events", events)
-    app.router.add_get("/api/panels/{page}/{panel}.csv", panel)
-    app.router.add_get("/api/users/{user}/scores", user)
+    app.router.add_get("/api/panels/{page:.+}/{panel}.csv", panel)
+    app.router.add_get("/api/users/{user:.+}/scores", user)
     app.router.add_get("/assets/{name}", asset)
     app.router.add_get("/healthz", healthy)
     return app
@@ -132,6 +138,15 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return _json({"error": str(error)}, 503)
 
 
+async def _launches(feed: Feed) -> list[str] | None:
+    """The launches that there are; None where that is not known now: the page's stream tells why, and when it is over."""
+    try:
+        async with asyncio.timeout(SOON_S):
+            return list((await feed.look()).launches)
+    except (HeadstartError, TimeoutError):
+        return None
+
+
 async def _document(feed: Feed, page: str) -> dict[str, Any]:
     return await (feed.overview() if page == OVERVIEW else feed.launch(page))
 
@@ -140,22 +155,42 @@ async def _stream(request: web.Request, feed: Feed, page: str) -> web.StreamResp
     """Push the page's document whenever it differs from what was sent, until the browser goes away."""
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no", **HEADERS})
     await response.prepare(request)
-    sent = b""
+    sent, kind = b"", ""
+    reading: asyncio.Task[tuple[str, bytes]] | None = None
     try:
         while True:
-            try:
-                kind, text = "page", _text(await _document(feed, page))
-            except HeadstartError as error:
-                kind, text = "trouble", _text({"error": str(error)})
-            seen = hashlib.sha256(_steady(text)).digest()
-            if seen != sent:
+            reading = reading or asyncio.create_task(_told(feed, page))
+            await asyncio.wait({reading}, timeout=SLOW_S)
+            if reading.done():
+                (kind, text), reading = reading.result(), None
+            elif kind != "trouble":  # else what is known to be wrong is not said in two ways by turns
+                kind, text = "trouble", _trouble(feed, f"No answer for {SLOW_S:g} seconds; it is tried on")
+            if (seen := hashlib.sha256(_steady(text)).digest()) != sent:
                 sent = seen
                 await response.write(f"event: {kind}\ndata: ".encode() + text + b"\n\n")
             else:
-                await response.write(b": still here\n\n")
-            await asyncio.sleep(PUSH_S)
+                await response.write(f"event: read\ndata: {feed.read_ms}\n\n".encode() if kind == "page" else b": still here\n\n")
+            if reading is None:
+                await asyncio.sleep(PUSH_S)
     except (ConnectionResetError, asyncio.CancelledError):
         return response
+    finally:
+        if reading is not None:
+            reading.cancel()
+
+
+async def _told(feed: Feed, page: str) -> tuple[str, bytes]:
+    """What a page's stream tells now: its document, that nobody has begun, or what is wrong."""
+    try:
+        return "page", _text(await _document(feed, page))
+    except namespace.Empty as error:
+        return "empty", _trouble(feed, str(error))
+    except HeadstartError as error:
+        return "trouble", _trouble(feed, str(error))
+
+
+def _trouble(feed: Feed, what: str) -> bytes:
+    return _text({"error": what, "read_ms": feed.read_ms})
 
 
 def _steady(text: bytes) -> bytes:

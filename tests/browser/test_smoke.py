@@ -2,45 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from aiohttp import web
 
-from streams.dashboard.feed import Feed
-from streams.dashboard.server import create_app
-from streams.embedded import free_port
-from streams.http_access import Access
-from streams.view import Reader
 from tests.browser.conftest import Open, faults
+from tests.browser.served import serving
 from tests.seen_run import make_run
 
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """A dashboard over a memory store, in a thread of this process."""
+    """A dashboard over a memory store."""
     with ThreadPoolExecutor(1) as apart:  # Playwright keeps an event loop running in this thread
-        port, store = free_port(), apart.submit(make_run).result().store
-    ready, ended = threading.Event(), threading.Event()
-
-    async def serve() -> None:
-        runner = web.AppRunner(create_app(Feed(Reader(store, "test"), lag=None, uplift=None), Access()), shutdown_timeout=0.5)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", port).start()
-        ready.set()
-        await asyncio.to_thread(ended.wait)
-        await runner.cleanup()
-
-    thread = threading.Thread(target=asyncio.run, args=(serve(),))
-    thread.start()
-    assert ready.wait(30)
-    yield f"http://127.0.0.1:{port}"
-    ended.set()
-    thread.join(30)
-    assert not thread.is_alive()
+        store = apart.submit(make_run).result().store
+    with serving(store) as found:
+        yield found
 
 
 @pytest.mark.parametrize(("path", "scheme", "width"), [("/", "light", 1280), ("/launches/line1", "dark", 390), ("/launches/quiet", "light", 1280)])

@@ -9,7 +9,7 @@ from streams.evaluation import as_launch
 from streams.records import checked_id
 
 
-@pytest.mark.parametrize("name", ["", "shared", "shop", "job", "overview", "line:shoes", "shared:before", "a\x1fb", "a\n"])
+@pytest.mark.parametrize("name", ["", ".", "..", "shared", "shop", "job", "overview", "line:shoes", "shared:before", "a\x1fb", "a\n"])
 def test_a_launch_takes_no_name_that_means_something_else(name: str) -> None:
     """Learner, alerts and dashboard go by the id; a line of a log that is called so cannot be launched either."""
     with pytest.raises(InputError, match="a launch cannot be called"):
@@ -18,7 +18,7 @@ def test_a_launch_takes_no_name_that_means_something_else(name: str) -> None:
         as_launch(name, 0, 60.0)
 
 
-@pytest.mark.parametrize("name", ["shoes", "shared-flats", "shops", "line", "Frühling 2027"])
+@pytest.mark.parametrize("name", ["shoes", "shared-flats", "shops", "line", "Frühling 2027", "...", "{launch}"])
 def test_any_other_name_will_do(name: str) -> None:
     """Also one that begins like those."""
     assert checked_id(name) == name
