@@ -58,11 +58,17 @@ def _insured(less: Mapping[str, Sequence[float]], slack: Mapping[str, Sequence[f
     worst = [max((values[k] for values in less.values() if math.isfinite(values[k])), default=math.nan) for k in range(2)]
     if all(map(math.isnan, worst)):
         return Verdict("Cannot be said", "No launch has a figure.", "open")
-    over = [line for line, values in less.items() if any(v > plots.INSURED_NATS for v in values)]
+    over = [[line for line, values in less.items() if values[k] > plots.INSURED_NATS] for k in range(2)]
     kinds = [{line: values[k] for line, values in less.items() if math.isfinite(values[k])} for k in range(2)]
     said = " ".join(f"{name}: {_against_scratch(kind, exposures)}." for name, kind in zip(("As it was", "Reversed"), kinds, strict=True) if kind)
-    if over:
-        return Verdict("Costlier than 5 nats", f"{said} More than 5 in {', '.join(over)}.", "bad")
+    if over[0]:
+        return Verdict("Costlier than 5 nats", f"{said} More than 5 in {', '.join(over[0])}.", "bad")
+    if over[1]:
+        return Verdict(
+            "Insured, at a price",
+            f"{said} More than 5 reversed in {', '.join(over[1])}: until outcomes come the old lines are believed, and what is said meanwhile is not taken back.",
+            "open",
+        )
     return Verdict("It is insured", said, "good")
 
 
@@ -78,9 +84,7 @@ def _against_scratch(less: Mapping[str, float], exposures: Mapping[str, float]) 
     if lost:
         line = max(lost, key=lambda name: lost[name])
         each = f", = {fixed(lost[line] / exposures[line], 3)} of log-loss an exposure" if exposures[line] > 0 else ""
-        parts.append(
-            f"worse{'' if gained else ' than scratch'} in {len(lost)} of {len(less)}, by at most {fixed(lost[line], 1)} nats (limit {plots.INSURED_NATS:.0f}){each}"
-        )
+        parts.append(f"worse{'' if gained else ' than scratch'} in {len(lost)} of {len(less)}, by at most {fixed(lost[line], 1)} nats{each}")
     return "; ".join(parts) or "equal to scratch"
 
 

@@ -203,7 +203,7 @@ def test_every_question_has_its_section() -> None:
         "calibration": ("1.02 [.95, 1.10]", ".0123", "day 2", "Day by day, the interval holds 1"),
         "cost": ("8.0 µs", "125,000 events a second", "51.2 kB", "120,345"),
         "insurance": (
-            "As it was: better than scratch in 2 of 2, by 8.2 nats. Reversed: worse than scratch in 2 of 2, by at most 2.2 nats (limit 5), = .003 of log-loss",
+            "As it was: better than scratch in 2 of 2, by 8.2 nats. Reversed: worse than scratch in 2 of 2, by at most 2.2 nats, = .003 of log-loss",
             "+8.2 ✓",
             "−2.2 ✓",
         ),
@@ -307,13 +307,18 @@ def test_an_undefined_figure_is_a_dash() -> None:
 
 
 @pytest.mark.parametrize(
-    ("less_scratch", "slack", "answer", "mark"),
-    [(5.0, 0.1, "It is insured", "−5.0 ✓"), (5.1, 0.1, "Costlier than 5 nats", "−5.1 ✗"), (1.0, -0.1, "The bound is broken", "−.1 ✗")],
+    ("kind", "less_scratch", "slack", "answer", "mark"),
+    [
+        ("flipped", 5.0, 0.1, "It is insured", "−5.0 ✓"),
+        ("flipped", 5.1, 0.1, "Insured, at a price", "−5.1 ✗"),
+        ("insurance", 5.1, 0.1, "Costlier than 5 nats", "−5.1 ✗"),
+        ("flipped", 1.0, -0.1, "The bound is broken", "−.1 ✗"),
+    ],
 )
-def test_a_broken_insurance_is_marked(less_scratch: float, slack: float, answer: str, mark: str) -> None:
-    """Up to 5 nats are insured, on reversed launches too; a bound that is broken goes before all else."""
+def test_a_broken_insurance_is_marked(kind: str, less_scratch: float, slack: float, answer: str, mark: str) -> None:
+    """Up to 5 nats are insured, on reversed launches too, where more is the price of late outcomes; a bound that is broken goes before all else."""
     result = {"launches": made("shoes", "bags")["launches"]}
-    result["launches"]["bags"] = result["launches"]["bags"] | {"flipped": {"less_scratch": less_scratch, "slack": slack}}
+    result["launches"]["bags"] = result["launches"]["bags"] | {kind: {"less_scratch": less_scratch, "slack": slack}}
     seen = text_of(page(result), "insurance")
     assert f"{answer}." in seen and mark in seen
     assert ("bags" in seen.partition("Old lines may mislead")[0]) == (answer != "It is insured")
