@@ -24,6 +24,7 @@ from features.log import SCHEMA, events, in_order
 from streams.foreign_logs import REES46_REQUIRED, TAOBAO_COLUMNS, TAOBAO_KINDS, read_rees46, read_taobao
 from streams.lines import line_rule
 from streams.log_rows import Rows, first_line, one_line, opened, read_rows
+from streams.mistaken_seconds import note_seconds
 
 FORMATS: Final = ("auto", "taobao", "rees46", "jsonl", "parquet")
 REQUIRED: Final = tuple(field.name for field in SCHEMA if not field.nullable)
@@ -62,7 +63,9 @@ def read_log(path: Path, *, format: str = "auto", lines: str | None = None) -> p
         rows = rows.with_column("line", rule(rows.table))
     rows.check_ranges()
     metadata = {_SKIPPED: json.dumps(left_out, sort_keys=True).encode()} if left_out else None
-    return in_order(rows.table).replace_schema_metadata(metadata)
+    table = in_order(rows.table)
+    note_seconds(path, int(table["ts"][-1].as_py()))
+    return table.replace_schema_metadata(metadata)
 
 
 def skipped(table: pa.Table) -> dict[str, int]:
