@@ -32,10 +32,10 @@ from streams.publisher import Outgoing, publish_records
 from streams.records import TICK_HEADER, Launch, Outcome, decode_message
 from streams.settings import Settings, child_environment, with_changes
 from streams.ticks import Tick, with_end
+from streams.topic_ends import Unread
 from streams.topics import broker_names, create_topics, require_reachable
 
 POLL_S = 0.1
-SILENT_POLLS = 6
 
 
 def replay_settings(settings: Settings, name: str) -> Settings:
@@ -212,7 +212,7 @@ def read_outcomes(settings: Settings) -> Judged:
 
 
 def read_topic(settings: Settings, topic: str) -> Iterator[tuple[int, bytes]]:
-    """Yield (partition, value) of every record that a topic holds now. Raises DependencyDown."""
+    """Yield (partition, value) of every record that a topic holds now. Raises DependencyDown, also where not all of them come."""
     name = broker_names(settings.topic_prefix, settings.topic_names)[topic]
     require_reachable(settings.broker, client_config(settings))
     try:
@@ -223,15 +223,11 @@ def read_topic(settings: Settings, topic: str) -> Iterator[tuple[int, bytes]]:
                 raise Mismatch(f"the broker at {settings.broker} has no topic {name}, or does not show it to this user")
             consumer.assign(tps)
             consumer.seek_to_beginning(*tps)
-            # The end is what fetches say: the embedded broker's answer to a question for the end can lag behind.
-            left, silent = set(tps), 0
-            while left and silent < SILENT_POLLS:
-                polled = consumer.poll(timeout_ms=500)
-                silent = 0 if polled else silent + 1
-                for tp, records in polled.items():
+            unread = Unread(consumer, tps, settings.broker)
+            while unread.left():
+                for tp, records in consumer.poll(timeout_ms=500).items():
                     for record in records:
                         yield tp.partition, record.value
-                left = {tp for tp in tps if (end := consumer.highwater(tp)) is None or consumer.position(tp) < end}
         finally:
             consumer.close()
     except KafkaError as error:
