@@ -59,9 +59,11 @@ WIDE: Final = 160
 """Columns of a table, whatever the terminal has: what is cut off cannot be copied."""
 
 
-def require_writable(option: str, file: Path | None) -> None:
-    """Raise InputError where a file could not be written, before the work that would fill it."""
-    if file is not None and str(file) != "-" and not (os.access(file, os.W_OK) if file.exists() else os.access(file.parent, os.W_OK)):
+def require_writable(option: str, file: Path | None, *, replaced: bool = False) -> None:
+    """Raise InputError where a file could not be written, or a new one put in its place if it is `replaced`, before the work that would fill it."""
+    if file is None or str(file) == "-":
+        return
+    if file.is_dir() or not os.access(file if file.exists() and not replaced else file.parent, os.W_OK):
         raise InputError(f"{option} {file} cannot be written")
 
 
