@@ -1,6 +1,6 @@
 """The command line `headstart`. A command's module is imported when the command is called, so that `headstart --help` is quick.
 
-Exit codes: 0 done; 1 a `HeadstartError`, printed as one line; 2 wrong usage; 130 interrupted. Any other exception is a bug and shows its traceback.
+Exit codes: 0 done; 1 a `HeadstartError`, printed as one line; 2 wrong usage; 130 interrupted, 143 told to stop by SIGTERM, 129 by SIGHUP. Any other exception is a bug and shows its traceback.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from features.errors import HeadstartError
 from streams.masking import hidden
+from streams.signals import as_interrupts
 
 # name → (module, attribute, line in the list of commands), in the order in which a newcomer meets them
 COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
@@ -124,6 +125,15 @@ def _show_bug(kind: type[BaseException], error: BaseException, trace: TracebackT
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit. `arguments` are those of the process if None."""
     sys.excepthook = _show_bug
+    with as_interrupts() as told:
+        try:
+            _run(arguments)
+        finally:
+            if told:
+                sys.exit(128 + told[0])
+
+
+def _run(arguments: Sequence[str] | None) -> None:
     try:
         command_line().main(args=arguments, prog_name="headstart")
     except HeadstartError as error:

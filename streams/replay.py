@@ -22,6 +22,7 @@ from features.store import Store
 from models.checkpoint import Artifact
 from streams import namespace
 from streams.cutting import cut
+from streams.embedded import GUARD
 from streams.evaluation import Judged
 from streams.kafka_access import client_config, consumer_config
 from streams.knowledge import outcome_slot
@@ -36,6 +37,7 @@ from streams.topic_ends import Unread
 from streams.topics import broker_names, create_topics, require_reachable
 
 POLL_S = 0.1
+GRACE_S = 17.0  # more than a worker gives itself, less than stop_worker waits
 
 
 def replay_settings(settings: Settings, name: str) -> Settings:
@@ -121,6 +123,19 @@ def start_worker(settings: Settings, log: Path, environment: Mapping[str, str] |
         )
 
 
+def start_tied_worker(settings: Settings, log: Path) -> subprocess.Popen[bytes]:
+    """Start a worker that cannot outlive this process, whatever ends that: the guard of it, which ends as it does."""
+    with log.open("ab") as out:
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", str(GUARD), "--grace", str(GRACE_S), sys.executable, "-m", "streams.cli", "worker"],
+            env=child_environment(settings),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=out,
+            start_new_session=True,  # Ctrl-C is for us: we stop it
+        )
+
+
 def stop_worker(worker: subprocess.Popen[bytes], *, timeout_s: float = 20.0) -> None:
     """Stop a worker, by force if it does not listen."""
     if worker.poll() is None:
@@ -146,11 +161,16 @@ def workers(settings: Settings, number: int, folder: Path) -> Iterator[Callable[
                 raise InputError(f"a worker ended with {worker.returncode}: {lines[-1] if lines else 'it said nothing'}")
 
     try:
-        running.extend(start_worker(settings, log) for log in logs)
+        running.extend(start_tied_worker(settings, log) for log in logs)
         yield check
     finally:
         for worker in running:
+            if worker.poll() is None:
+                worker.send_signal(signal.SIGTERM)  # to all of them first: each may take seconds
+        for worker in running:
             stop_worker(worker)
+            assert worker.stdin is not None
+            worker.stdin.close()
 
 
 def replay_log(

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from multiprocessing.queues import Queue
 from pathlib import Path
 from threading import Thread
@@ -57,6 +57,7 @@ from streams.training import train
 
 DAY_MS = 86_400_000
 MANY_LINES = 40
+LISTEN_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -196,6 +197,8 @@ def _all(work: Sequence[Job], bar: Progress, processes: int) -> list[list[LineRu
             return [future.result() for future in futures]
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            for process in active_children():  # what they work on takes minutes, and nobody waits for it any more
+                process.terminate()
             raise
 
 
@@ -228,8 +231,9 @@ def _heard(reports: Queue[tuple[tuple[str, ...], str, int, int] | None], show: d
         yield
     finally:
         reports.put(None)
-        listener.join()
+        listener.join(LISTEN_S)  # a process that was ended may have held what they write with
         reports.close()
+        reports.cancel_join_thread()
 
 
 def _facts(log: pa.Table, events: Path, lines: str | None, at_ms: int, window_s: float, trunk: Path | None, settings: Settings) -> dict[str, str]:
