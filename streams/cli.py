@@ -11,11 +11,13 @@ import os
 for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
 
+import errno
 import importlib
 import importlib.metadata
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Annotated, Any, Final
 
@@ -58,6 +60,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "schema": ("streams.commands.schema", "schema", "Write the JSON Schema of events and scores."),
 }
 
+UNWRITABLE: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE}
 HELP_NAMES: Final = {"help_option_names": ["-h", "--help"]}
 
 
@@ -135,12 +138,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(arguments: Sequence[str] | None) -> None:
     try:
-        command_line().main(args=arguments, prog_name="headstart")
+        try:
+            command_line().main(args=arguments, prog_name="headstart")
+        except SystemExit:
+            if sys.stdout is not None:  # it is, where it was closed
+                sys.stdout.flush()  # else what cannot be written is found by the interpreter, at its very end
+            raise
     except HeadstartError as error:
         print(f"headstart: {hidden(' '.join(str(error).split()))}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        _drop_output()
+        if error.errno != errno.EPIPE:  # whoever reads has enough
+            print(f"headstart: cannot write {error.filename or 'the output'}: {error.strerror}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _drop_output() -> None:
+    """Let what was not written go nowhere, so that the interpreter doesn't try again."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 if __name__ == "__main__":

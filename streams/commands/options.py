@@ -79,7 +79,7 @@ def write_json(file: Path, figures: object) -> None:
     """
     text = json.dumps(figures, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     if str(file) == "-":
-        sys.stdout.write(text)
+        typer.echo(text, nl=False)
         return
     try:
         file.write_text(text, encoding="utf-8")
