@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -189,15 +190,19 @@ def _all(work: Sequence[Job], bar: Progress, processes: int) -> list[list[LineRu
     show = {job.lines: Steps(bar, f"line {', '.join(job.lines)}: ") for job in work}
     if processes == 1:
         return [run_job(job, show[job.lines]) for job in work]
-    context = get_context("spawn")
+    context, others = get_context("spawn"), active_children()
     reports: Queue[tuple[tuple[str, ...], str, int, int] | None] = context.Queue()
     with _heard(reports, show), ProcessPoolExecutor(processes, mp_context=context, initializer=_begin, initargs=(reports,)) as pool:
-        futures: list[Future[list[LineRun]]] = [pool.submit(_in_a_process, job) for job in work]
+        heeds = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as the processes do from their start on: a Ctrl-C is for this one, which ends them
+        try:
+            futures: list[Future[list[LineRun]]] = [pool.submit(_in_a_process, job) for job in work]
+        finally:
+            signal.signal(signal.SIGINT, heeds)
         try:
             return [future.result() for future in futures]
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            for process in active_children():  # what they work on takes minutes, and nobody waits for it any more
+            for process in set(active_children()).difference(others):  # else they would first do what they have begun, and one more each
                 process.terminate()
             raise
 
@@ -231,9 +236,8 @@ def _heard(reports: Queue[tuple[tuple[str, ...], str, int, int] | None], show: d
         yield
     finally:
         reports.put(None)
-        listener.join(LISTEN_S)  # a process that was ended may have held what they write with
-        reports.close()
-        reports.cancel_join_thread()
+        listener.join(timeout=LISTEN_S)
+        reports.cancel_join_thread()  # a process that was ended may have held the queue's lock: then nobody will ever read that
 
 
 def _facts(log: pa.Table, events: Path, lines: str | None, at_ms: int, window_s: float, trunk: Path | None, settings: Settings) -> dict[str, str]:
