@@ -219,5 +219,9 @@ def _version(name: str) -> str:
 def _write(path: Path, raw: bytes) -> None:
     """A reader sees the old file or the new one, never a part."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(raw)
-    os.replace(partial, path)
+    try:
+        partial.write_bytes(raw)
+        os.replace(partial, path)
+    except BaseException:  # the disk is full, or somebody is in a hurry
+        partial.unlink(missing_ok=True)
+        raise

@@ -28,7 +28,7 @@ from streams.inflow import Inflow, Reading, Record, Waits, inflow_topic
 from streams.kafka_access import faust_credentials
 from streams.measuring import MeteredOutlet, MeteredStore, Meters, Polls
 from streams.partition import Rules
-from streams.records import TICK_HEADER, Outgoing, Received, received
+from streams.records import Outgoing, Received, received, tick_of
 from streams.settings import Settings
 from streams.topics import broker_names, worker_group
 from streams.tracing import Followed
@@ -271,13 +271,8 @@ def _received(kind: int, records: Sequence[Record], replay: bool) -> list[Receiv
     if not replay:
         return [received(kind, r.offset, r.key, r.value) for r in records]
     return [
-        received(kind, r.offset, r.key, r.value) if (tick_ms := _tick(r.headers)) is None else Received(kind, r.offset, r.key, r.value, None, tick_ms=tick_ms)
+        received(kind, r.offset, r.key, r.value)
+        if (tick_ms := tick_of(r.headers, replay=replay)) is None
+        else Received(kind, r.offset, r.key, r.value, None, tick_ms=tick_ms)
         for r in records
     ]
-
-
-def _tick(headers: Sequence[tuple[str, bytes | None]]) -> int | None:
-    for name, value in headers:
-        if name == TICK_HEADER and value is not None and value.isdigit():
-            return int(value)
-    return None

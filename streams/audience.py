@@ -21,6 +21,7 @@ from streams import launches, namespace
 from streams.current import believer, partition_of, shoppers
 from streams.records import Launch
 from streams.settings import Settings
+from streams.whole_file import written_whole
 
 COLUMNS: Final = ("user_id", "rank", "score", "probability", "last_seen_ms")
 DAY_MS: Final = 86_400_000
@@ -111,20 +112,24 @@ def _held_out(launch: Launch, users: list[str]) -> NDArray[np.bool_]:
 
 
 def write(chosen: Audience, file: Path) -> None:
-    """Write users by rank as .csv, .jsonl or .parquet; ids as the shop gave them, since a machine reads them. Raises InputError if the file cannot be written."""
+    """Write users by rank as .csv, .jsonl or .parquet; ids as the shop gave them, since a machine reads them.
+
+    What the file held stays where it cannot be written: then it raises InputError.
+    """
     rows = list(
         zip(chosen.users.tolist(), range(1, len(chosen.users) + 1), chosen.score.tolist(), chosen.probability.tolist(), chosen.last_ms.tolist(), strict=True)
     )
     try:
-        if file.suffix == ".parquet":
-            pq.write_table(pa.table({name: [row[k] for row in rows] for k, name in enumerate(COLUMNS)}), file)
-            return
-        with file.open("w", encoding="utf-8", newline="") as out:
-            if file.suffix == ".csv":
-                writer = csv.writer(out)
-                writer.writerow(COLUMNS)
-                writer.writerows(rows)
-            else:
-                out.writelines(json.dumps(dict(zip(COLUMNS, row, strict=True)), ensure_ascii=False) + "\n" for row in rows)
+        with written_whole(file) as partial:
+            if file.suffix == ".parquet":
+                pq.write_table(pa.table({name: [row[k] for row in rows] for k, name in enumerate(COLUMNS)}), partial)
+                return
+            with partial.open("w", encoding="utf-8", newline="") as out:
+                if file.suffix == ".csv":
+                    writer = csv.writer(out)
+                    writer.writerow(COLUMNS)
+                    writer.writerows(rows)
+                else:
+                    out.writelines(json.dumps(dict(zip(COLUMNS, row, strict=True)), ensure_ascii=False) + "\n" for row in rows)
     except OSError as error:
         raise InputError(f"--out {file} cannot be written: {error.strerror or error}") from None

@@ -1,6 +1,6 @@
 """The command line `headstart`. A command's module is imported when the command is called, so that `headstart --help` is quick.
 
-Exit codes: 0 done; 1 a `HeadstartError`, printed as one line; 2 wrong usage; 130 interrupted. Any other exception is a bug and shows its traceback.
+Exit codes: 0 done; 1 a `HeadstartError`, printed as one line; 2 wrong usage; 130 interrupted, 143 told to stop by SIGTERM, 129 by SIGHUP. Any other exception is a bug and shows its traceback.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ import os
 for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
 
+import errno
 import importlib
 import importlib.metadata
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Annotated, Any, Final
 
@@ -24,6 +26,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from features.errors import HeadstartError
 from streams.masking import hidden
+from streams.signals import as_interrupts
 
 # name → (module, attribute, line in the list of commands), in the order in which a newcomer meets them
 COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
@@ -57,6 +60,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "schema": ("streams.commands.schema", "schema", "Write the JSON Schema of events and scores."),
 }
 
+UNWRITABLE: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE}
 HELP_NAMES: Final = {"help_option_names": ["-h", "--help"]}
 
 
@@ -124,13 +128,42 @@ def _show_bug(kind: type[BaseException], error: BaseException, trace: TracebackT
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit. `arguments` are those of the process if None."""
     sys.excepthook = _show_bug
+    with as_interrupts() as told:
+        try:
+            _run(arguments)
+        finally:
+            if told:
+                sys.exit(128 + told[0])
+
+
+def _run(arguments: Sequence[str] | None) -> None:
     try:
-        command_line().main(args=arguments, prog_name="headstart")
+        try:
+            command_line().main(args=arguments, prog_name="headstart")
+        except SystemExit:
+            if sys.stdout is not None:  # it is, where it was closed
+                sys.stdout.flush()  # else what cannot be written is found by the interpreter, at its very end
+            raise
     except HeadstartError as error:
         print(f"headstart: {hidden(' '.join(str(error).split()))}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        _drop_output()
+        if error.errno != errno.EPIPE:  # whoever reads has enough
+            print(f"headstart: cannot write {error.filename or 'the output'}: {error.strerror}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _drop_output() -> None:
+    """Let what was not written go nowhere, so that the interpreter doesn't try again."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 if __name__ == "__main__":

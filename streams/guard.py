@@ -1,6 +1,6 @@
-"""Run one server as a child that cannot outlive the program which asked for it. Started as a script by streams.embedded.
+"""Run one server, or worker, as a child that cannot outlive the program which asked for it. Started as a script by streams.embedded and streams.replay.
 
-    python -I -S guard.py [--remove DIR] COMMAND [ARGUMENT...]
+    python -I -S guard.py [--remove DIR] [--grace SECONDS] COMMAND [ARGUMENT...]
 
 Prints the child's process id as one line, then waits. When its standard input ends, its parent dies (SIGKILL included), or it is told
 to stop, it sends the child SIGTERM and, after a grace, SIGKILL. It also removes DIR unless the parent has said, by any byte on standard
@@ -64,9 +64,11 @@ def _ended(pid: int) -> int | None:
 
 def main(arguments: list[str]) -> int:
     """Guard one command; see the module's docstring."""
-    remove = None
+    remove, grace_s = None, GRACE_S
     if arguments[0] == "--remove":
         remove, arguments = arguments[1], arguments[2:]
+    if arguments[0] == "--grace":
+        grace_s, arguments = float(arguments[1]), arguments[2:]
     parent = os.getppid()
     told: list[int] = []
     woken, wake = os.pipe()
@@ -96,7 +98,7 @@ def main(arguments: list[str]) -> int:
         orphaned = os.getppid() != parent
 
     os.kill(pid, signal.SIGTERM)
-    deadline = time.monotonic() + GRACE_S
+    deadline = time.monotonic() + grace_s
     while (code := _ended(pid)) is None:
         if time.monotonic() > deadline:
             os.kill(pid, signal.SIGKILL)

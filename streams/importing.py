@@ -24,6 +24,8 @@ from features.log import SCHEMA, events, in_order
 from streams.foreign_logs import REES46_REQUIRED, TAOBAO_COLUMNS, TAOBAO_KINDS, read_rees46, read_taobao
 from streams.lines import line_rule
 from streams.log_rows import Rows, first_line, one_line, opened, read_rows
+from streams.mistaken_seconds import note_seconds
+from streams.whole_file import written_whole
 
 FORMATS: Final = ("auto", "taobao", "rees46", "jsonl", "parquet")
 REQUIRED: Final = tuple(field.name for field in SCHEMA if not field.nullable)
@@ -62,7 +64,9 @@ def read_log(path: Path, *, format: str = "auto", lines: str | None = None) -> p
         rows = rows.with_column("line", rule(rows.table))
     rows.check_ranges()
     metadata = {_SKIPPED: json.dumps(left_out, sort_keys=True).encode()} if left_out else None
-    return in_order(rows.table).replace_schema_metadata(metadata)
+    table = in_order(rows.table)
+    note_seconds(path, int(table["ts"][-1].as_py()))
+    return table.replace_schema_metadata(metadata)
 
 
 def skipped(table: pa.Table) -> dict[str, int]:
@@ -79,9 +83,8 @@ def write_log(table: pa.Table, path: Path) -> None:
     path = Path(path)
     if not path.name.endswith((".parquet", ".jsonl", ".jsonl.gz")):
         raise InputError(f"cannot write {path}: the name must end in .parquet, .jsonl or .jsonl.gz")
-    partial = path.with_name(path.name + ".partial")
     try:
-        with partial.open("wb") as file:
+        with written_whole(path) as partial, partial.open("wb") as file:
             if path.suffix == ".parquet":
                 pq.write_table(table, file, compression="zstd")
             elif path.suffix == ".gz":
@@ -89,10 +92,7 @@ def write_log(table: pa.Table, path: Path) -> None:
                     _write_lines(table, zipped)
             else:
                 _write_lines(table, file)
-        partial.replace(path)
     except OSError as error:
-        if partial.is_file():
-            partial.unlink()
         raise InputError(f"cannot write {path}: {error.strerror or one_line(error)}") from None
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
-from features.errors import DependencyDown
+from features.errors import DependencyDown, HeadstartError
 from features.events import KINDS
 from streams.kafka_access import client_config, consumer_config
 from streams.partition import Cursor
@@ -28,14 +28,20 @@ class LagReader:
         self._names = broker_names(settings.topic_prefix, settings.topic_names)
         self._ends: dict[tuple[str, int], int] = {}
         self._asked_s = -AGAIN_S
+        self._failed: HeadstartError | None = None
         self._asking = asyncio.Lock()
 
     async def lags(self, cursors: Mapping[int, Cursor]) -> dict[int, int]:
-        """Return {partition: records that are not worked off}. Raises DependencyDown."""
+        """Return {partition: records that are not worked off}. Raises DependencyDown, until it is asked again."""
         async with self._asking:
             if time.monotonic() - self._asked_s >= AGAIN_S:
-                self._asked_s = time.monotonic()
-                self._ends = await asyncio.to_thread(self._ask, sorted(cursors))
+                self._asked_s, self._failed = time.monotonic(), None
+                try:
+                    self._ends = await asyncio.to_thread(self._ask, sorted(cursors))
+                except HeadstartError as error:
+                    self._failed = error
+            if self._failed is not None:
+                raise self._failed
         return {
             p: sum(max(0, self._ends[self._names[kind], p] - offset) for kind, offset in zip(KINDS, cursor.offsets, strict=True))
             for p, cursor in cursors.items()

@@ -20,6 +20,7 @@ from features.log import in_order
 from streams.importing import REQUIRED, own_rows, read_log
 from streams.lines import line_rule
 from streams.log_rows import Rows, one_line
+from streams.mistaken_seconds import note_seconds
 
 PART_ROWS: Final = 100_000
 
@@ -35,6 +36,7 @@ class LogParts:
         if lines is not None and lines.startswith("behaviour:"):
             raise InputError(f"--lines {lines} looks at the log as a whole, and this one is read part by part: give a mapping file, or hash:N")
         self._rule = line_rule(lines) if lines is not None else None
+        self._path, self._noted = path, False
         self._without, self._part_rows = list(without), part_rows
         files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
         if not files:
@@ -58,6 +60,9 @@ class LogParts:
         if missing:
             raise _no_line(min(missing))
         if held is not None:
+            if not self._noted:
+                self._noted = True
+                note_seconds(self._path, last_ms)
             yield self._kept(in_order(held))
 
     def last_ms(self) -> int:

@@ -16,6 +16,7 @@ from features.exposures import Closed
 from features.intake import Arrived, arrive
 
 TICK_HEADER: Final = "headstart-tick"
+LONGEST_TICK: Final = 18  # digits
 REASON_HEADER: Final = "headstart-reason"
 SHARED: Final = "shared"  # the key under which the source lines' outcomes travel
 SHARED_BEFORE: Final = "shared:before"  # the shared heads' state before their last tick
@@ -49,6 +50,15 @@ def received(kind: int, offset: int, key: bytes | None, value: bytes | None) -> 
     if key != arrived.event.user_id.encode():
         return Received(kind, offset, key, value, None, Refused("wrong_key", f"key {key!r:.60}, user_id {arrived.event.user_id!r:.60}"))
     return Received(kind, offset, key, value, arrived)
+
+
+def tick_of(headers: Sequence[tuple[str, bytes | None]], *, replay: bool) -> int | None:
+    """Return the tick that a record of a replay ends, in ms; None for a record that is an event's, as each is where workers live."""
+    if replay:
+        for name, value in headers:
+            if name == TICK_HEADER and value is not None and value.isdigit() and len(value) <= LONGEST_TICK:
+                return int(value)
+    return None
 
 
 class Outgoing(msgspec.Struct, frozen=True, gc=False):

@@ -22,6 +22,7 @@ from features.store import Store
 from models.checkpoint import Artifact
 from streams import namespace
 from streams.cutting import cut
+from streams.embedded import GUARD
 from streams.evaluation import Judged
 from streams.kafka_access import client_config, consumer_config
 from streams.knowledge import outcome_slot
@@ -32,10 +33,11 @@ from streams.publisher import Outgoing, publish_records
 from streams.records import TICK_HEADER, Launch, Outcome, decode_message
 from streams.settings import Settings, child_environment, with_changes
 from streams.ticks import Tick, with_end
+from streams.topic_ends import Unread
 from streams.topics import broker_names, create_topics, require_reachable
 
 POLL_S = 0.1
-SILENT_POLLS = 6
+GRACE_S = 17.0  # more than a worker gives itself, less than stop_worker waits
 
 
 def replay_settings(settings: Settings, name: str) -> Settings:
@@ -121,6 +123,19 @@ def start_worker(settings: Settings, log: Path, environment: Mapping[str, str] |
         )
 
 
+def start_tied_worker(settings: Settings, log: Path) -> subprocess.Popen[bytes]:
+    """Start a worker that cannot outlive this process, whatever ends that: the guard of it, which ends as it does."""
+    with log.open("ab") as out:
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", str(GUARD), "--grace", str(GRACE_S), sys.executable, "-m", "streams.cli", "worker"],
+            env=child_environment(settings),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=out,
+            start_new_session=True,  # Ctrl-C is for us: we stop it
+        )
+
+
 def stop_worker(worker: subprocess.Popen[bytes], *, timeout_s: float = 20.0) -> None:
     """Stop a worker, by force if it does not listen."""
     if worker.poll() is None:
@@ -146,11 +161,16 @@ def workers(settings: Settings, number: int, folder: Path) -> Iterator[Callable[
                 raise InputError(f"a worker ended with {worker.returncode}: {lines[-1] if lines else 'it said nothing'}")
 
     try:
-        running.extend(start_worker(settings, log) for log in logs)
+        running.extend(start_tied_worker(settings, log) for log in logs)
         yield check
     finally:
         for worker in running:
+            if worker.poll() is None:
+                worker.send_signal(signal.SIGTERM)  # to all of them first: each may take seconds
+        for worker in running:
             stop_worker(worker)
+            assert worker.stdin is not None
+            worker.stdin.close()
 
 
 def replay_log(
@@ -212,7 +232,7 @@ def read_outcomes(settings: Settings) -> Judged:
 
 
 def read_topic(settings: Settings, topic: str) -> Iterator[tuple[int, bytes]]:
-    """Yield (partition, value) of every record that a topic holds now. Raises DependencyDown."""
+    """Yield (partition, value) of every record that a topic holds now. Raises DependencyDown, also where not all of them come."""
     name = broker_names(settings.topic_prefix, settings.topic_names)[topic]
     require_reachable(settings.broker, client_config(settings))
     try:
@@ -223,15 +243,11 @@ def read_topic(settings: Settings, topic: str) -> Iterator[tuple[int, bytes]]:
                 raise Mismatch(f"the broker at {settings.broker} has no topic {name}, or does not show it to this user")
             consumer.assign(tps)
             consumer.seek_to_beginning(*tps)
-            # The end is what fetches say: the embedded broker's answer to a question for the end can lag behind.
-            left, silent = set(tps), 0
-            while left and silent < SILENT_POLLS:
-                polled = consumer.poll(timeout_ms=500)
-                silent = 0 if polled else silent + 1
-                for tp, records in polled.items():
+            unread = Unread(consumer, tps, settings.broker)
+            while unread.left():
+                for tp, records in consumer.poll(timeout_ms=500).items():
                     for record in records:
                         yield tp.partition, record.value
-                left = {tp for tp in tps if (end := consumer.highwater(tp)) is None or consumer.position(tp) < end}
         finally:
             consumer.close()
     except KafkaError as error:

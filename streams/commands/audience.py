@@ -10,7 +10,7 @@ import typer
 
 from features.errors import InputError
 from streams.audience import Audience, gather, read_share, write
-from streams.commands.options import Config, Json, Namespace, Redis, Set, Trunk, for_people, write_json
+from streams.commands.options import Config, Json, Namespace, Redis, Set, Trunk, for_people, require_writable, write_json
 from streams.commands.progress import progress_bar
 from streams.settings import load_settings
 
@@ -43,6 +43,8 @@ def audience(
         raise InputError(f"--out {out}: the name must end in .csv, .jsonl or .parquet")
     if seen_within is not None and not seen_within > 0:
         raise InputError(f"--seen-within {seen_within}: expected a number of days above 0")
+    require_writable("--out", out, replaced=True)
+    require_writable("--json", json)
     with progress_bar() as bar:
         task = bar.add_task("users scored", total=None)
         found: Audience = asyncio.run(

@@ -16,7 +16,7 @@ from features.redis_store import RedisStore
 from features.store import decoded
 from streams import namespace
 from streams.at_rest import bounds, cursors_of, offsets_at, put_cursor, require_stopped
-from streams.commands.options import WIDE, Broker, Config, Json, Namespace, Redis, Set, Trunk, write_json
+from streams.commands.options import WIDE, Broker, Config, Json, Namespace, Redis, Set, Trunk, whole_number, write_json
 from streams.knowledge import outcome_slot
 from streams.learner_cursor import LearnerCursor
 from streams.ledger.base import begin_account
@@ -100,7 +100,8 @@ def move(
     settings = _settings(config, assignments, broker, redis, namespace_, trunk)
     if topic != "all" and topic not in KINDS:
         raise InputError(f"--topic {topic}: expected one of {', '.join(KINDS)}, or all")
-    at_ms = None if to in ("beginning", "end") or to.isdigit() else _time_ms(to)
+    offset = whole_number(to)
+    at_ms = None if to in ("beginning", "end") or offset is not None else _time_ms(to)
     require_stopped(settings)
     names = broker_names(settings.topic_prefix, settings.topic_names)
     found = bounds(settings, [names[kind] for kind in KINDS])
@@ -108,7 +109,7 @@ def move(
 
     def target(name: str, p: int) -> int:
         first, end = found[names[name], p]
-        wanted = first if to == "beginning" else end if to == "end" else int(to) if at_ms is None else at_time[names[name], p]
+        wanted = first if to == "beginning" else end if to == "end" else at_time[names[name], p] if offset is None else offset
         if not first <= wanted <= end:
             raise InputError(f"--to {to}: {name}[{p}] has the offsets {first} to {end}")
         return wanted
@@ -118,10 +119,11 @@ def move(
         try:
             held = await store.meta() or await _begun(store, settings, join=False)
             partitions, outcome_partitions = namespace.sizes_of(held, settings.namespace)
-            if partition != "all" and not (partition.isdigit() and int(partition) < partitions):
-                raise InputError(f"--partition {partition}: expected a number below {partitions}, or all")
+            only = whole_number(partition)
+            if partition != "all" and (only is None or only >= partitions):
+                raise InputError(f"--partition {partition:.80}: expected a number below {partitions}, or all")
             lines, moved = [], list[tuple[int, int, Cursor]]()
-            for p in range(partitions) if partition == "all" else [int(partition)]:
+            for p in range(partitions) if only is None else [only]:
                 slot = await store.load(str(p), ())
                 if slot.version:
                     cursor = decoded(slot.cursor, Cursor, "a partition's cursor")
@@ -165,7 +167,7 @@ def _time_ms(to: str) -> int:
     try:
         return milliseconds(to)
     except Refused:
-        raise InputError(f"--to {to}: expected an offset, beginning, end, or a time in ISO 8601") from None
+        raise InputError(f"--to {to:.80}: expected an offset, beginning, end, or a time in ISO 8601") from None
 
 
 async def _sizes(store: RedisStore, settings: Settings) -> tuple[int, int]:

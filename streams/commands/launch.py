@@ -62,7 +62,7 @@ def add(
         from_ms=time_ms("--from", start) if start else _now_ms() + LEAD_MS, learn_share=learn_share,
     )  # fmt: skip
 
-    async def adding(store: RedisStore) -> None:
+    async def adding(store: RedisStore) -> bool:
         held = await store.meta()  # empty before the namespace's first worker
         activated = await trunks.read(store)
         base = held.get("trunk", artifact.sha256)
@@ -75,8 +75,10 @@ def add(
         if namespace.clock_of(held) != namespace.LIVE:
             raise Mismatch(f"namespace {settings.namespace!r} is a replay's: its launches are fixed before the first event")
         await launches.change(store, name, launch, must_exist=False)
+        return bool(held)
 
-    _with_store(settings, adding)
+    if not _with_store(settings, adding):
+        typer.echo(f"note: namespace {settings.namespace!r} has no worker yet; the launch waits for one", err=True)
     known = "a line that the trunk was trained on" if line in lines else "a line that the trunk has never seen"
     typer.echo(f"launch {name}: {'products ' + ', '.join(launch.products) + ' of ' if product else ''}line {line} ({known}), from {launch.from_ms} ms on")
 
@@ -84,7 +86,14 @@ def add(
 @launch_app.command("list")
 def list_(redis: Redis = None, namespace_: Namespace = None, json: Json = None, config: Config = None, assignments: Set = None) -> None:
     """List the launches."""
-    found = _with_store(_settings(config, assignments, redis, namespace_, None), launches.read)
+    settings = _settings(config, assignments, redis, namespace_, None)
+
+    async def read(store: RedisStore) -> tuple[dict[str, Launch], bool]:
+        return await launches.read(store), bool(await store.meta())
+
+    found, joined = _with_store(settings, read)
+    if not found and not joined:
+        typer.echo(f"namespace {settings.namespace!r} is empty: no worker has joined it yet", err=True)
     table = Table()
     for column in ("launch", "line", "products", "holdout", "learn share", "from (ms)", "closed (ms)"):
         table.add_column(column, overflow="fold")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -16,6 +15,7 @@ from rich.table import Table
 
 from features.errors import InputError
 from features.events import Refused, milliseconds
+from streams.mistaken_seconds import YEAR_2000_MS, day
 
 Config = Annotated[
     Path | None,
@@ -53,13 +53,16 @@ LaunchAt = Annotated[
 Window = Annotated[float | None, typer.Option("--window", metavar="SECONDS", help="Attribution window (default: the setting window_s, one day).")]
 
 
+LONGEST: Final = 18  # digits of a number
 WIDE: Final = 160
 """Columns of a table, whatever the terminal has: what is cut off cannot be copied."""
 
 
-def require_writable(option: str, file: Path | None) -> None:
-    """Raise InputError where a file could not be written, before the work that would fill it."""
-    if file is not None and str(file) != "-" and not (os.access(file, os.W_OK) if file.exists() else os.access(file.parent, os.W_OK)):
+def require_writable(option: str, file: Path | None, *, replaced: bool = False) -> None:
+    """Raise InputError where a file could not be written, or a new one put in its place if it is `replaced`, before the work that would fill it."""
+    if file is None or str(file) == "-":
+        return
+    if file.is_dir() or not os.access(file if file.exists() and not replaced else file.parent, os.W_OK):
         raise InputError(f"{option} {file} cannot be written")
 
 
@@ -75,7 +78,7 @@ def write_json(file: Path, figures: object) -> None:
     """
     text = json.dumps(figures, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     if str(file) == "-":
-        sys.stdout.write(text)
+        typer.echo(text, nl=False)
         return
     try:
         file.write_text(text, encoding="utf-8")
@@ -83,12 +86,21 @@ def write_json(file: Path, figures: object) -> None:
         raise InputError(f"--json {file} cannot be written: {error.strerror}") from None
 
 
+def whole_number(text: str) -> int | None:
+    """Return the number that a text of digits stands for, None for any other text."""
+    return int(text) if text.isdecimal() and len(text) <= LONGEST else None
+
+
 def time_ms(option: str, text: str) -> int:
-    """Return a time given as ISO 8601 or in milliseconds. Raises InputError that names the option."""
+    """Return a time given as ISO 8601 or in milliseconds. Raises InputError that names the option, also for a number that seems to be in seconds."""
+    number = whole_number(text)
     try:
-        return milliseconds(int(text) if text.lstrip("-").isdigit() else text)
+        found = milliseconds(text if number is None else number)
     except Refused as refused:
-        raise InputError(f"{option} {text}: {refused.detail}") from None
+        raise InputError(f"{option} {text:.60}: {refused.detail}") from None
+    if number is not None and number < YEAR_2000_MS:
+        raise InputError(f"{option} {text}: is it in seconds? In milliseconds it is on {day(number)}; expected milliseconds, or ISO 8601")
+    return found
 
 
 def need_past(trained_until_ms: int, launch_ms: int, folder: Path) -> None:

@@ -14,6 +14,7 @@ from streams.commands.options import Broker, Config, Set
 from streams.kafka_access import client_config, consumer_config
 from streams.records import decode_score
 from streams.settings import load_settings
+from streams.topic_ends import Unread
 from streams.topics import broker_names, require_reachable
 
 
@@ -26,7 +27,10 @@ def scores(
     config: Config = None,
     assignments: Set = None,
 ) -> None:
-    """Print scores as JSON, a line each. Without --follow, print what is there from the beginning and end; where nothing was, standard error says so."""
+    """Print scores as JSON, a line each. Without --follow, print what is there from the beginning and end; where nothing was, standard error says so.
+
+    Where the broker sends nothing for a while before the end is reached, that is an error.
+    """
     settings = load_settings(config, needs=("broker",), assignments=assignments or (), broker=broker)
     name = broker_names(settings.topic_prefix, settings.topic_names)["scores"]
     require_reachable(settings.broker, client_config(settings))
@@ -41,7 +45,7 @@ def scores(
                 consumer.seek_to_beginning(*tps)
             else:
                 consumer.seek_to_end(*tps)
-            printed, read = _print(consumer, tps, follow, launch, most)
+            printed, read = _print(consumer, None if follow else Unread(consumer, tps, settings.broker), launch, most)
         finally:
             consumer.close()
     except KafkaError as error:
@@ -57,10 +61,10 @@ def _belongs(value: bytes, launch: str) -> bool:
         return False  # somebody else's record
 
 
-def _print(consumer: KafkaConsumer, tps: list[TopicPartition], follow: bool, launch: str | None, most: int) -> tuple[int, int]:
-    """Print until the end of what is there, or of patience; returns how many were printed, and how many read."""
+def _print(consumer: KafkaConsumer, unread: Unread | None, launch: str | None, most: int) -> tuple[int, int]:
+    """Print until nothing is unread, for ever where that is not asked; returns how many were printed, and how many read."""
     printed = seen = 0
-    while True:
+    while unread is None or unread.left():
         for records in consumer.poll(timeout_ms=500).values():
             for record in records:
                 seen += 1
@@ -70,6 +74,4 @@ def _print(consumer: KafkaConsumer, tps: list[TopicPartition], follow: bool, lau
                 printed += 1
                 if most and printed >= most:
                     return printed, seen
-        read = all((end := consumer.highwater(tp)) is not None and consumer.position(tp) >= end for tp in tps)
-        if read and not follow:
-            return printed, seen
+    return printed, seen

@@ -12,10 +12,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from features.errors import InputError
+from features.errors import HeadstartError, InputError
 from streams import namespace, panels_launch, panels_shop
 from streams.commands.options import Broker, Config, Json, Namespace, Redis, Set, for_people, write_json
 from streams.lag import LagReader
+from streams.masking import hidden
 from streams.panels import State, number, percent, when, whole
 from streams.settings import Settings, load_settings
 from streams.view import Look, Reader, plain
@@ -41,7 +42,7 @@ def status(
 ) -> None:
     """Does data flow, is each launch going well, can its scores be trusted? The dashboard's answers, read from Redis.
 
-    With a broker, the lag of partitions that no live worker speaks for is asked of Kafka.
+    With a broker, the lag of partitions that no live worker speaks for is asked of Kafka; where it does not answer, everything else is shown.
     """
     if watch and (json is not None or check):
         raise InputError("--watch goes with neither --json nor --check")
@@ -49,7 +50,9 @@ def status(
     if watch:
         asyncio.run(_watching(settings))
         return
-    look, lags = asyncio.run(_once(settings))
+    look, lags, note = asyncio.run(_once(settings))
+    if note:
+        typer.echo(note, err=True)
     told = as_json(look, lags)
     if json is not None:
         write_json(json, told)
@@ -59,7 +62,7 @@ def status(
         raise InputError("; ".join(f"{v['of']}: {v['answer']}" for v in bad))
 
 
-async def _once(settings: Settings) -> tuple[Look, dict[int, int]]:
+async def _once(settings: Settings) -> tuple[Look, dict[int, int], str]:
     store = namespace.open_store(settings, patience_s=5.0)
     try:
         return await _looked(Reader(store, settings.namespace), LagReader(settings) if settings.broker else None)
@@ -67,12 +70,16 @@ async def _once(settings: Settings) -> tuple[Look, dict[int, int]]:
         await store.close()
 
 
-async def _looked(reader: Reader, lag: LagReader | None) -> tuple[Look, dict[int, int]]:
+async def _looked(reader: Reader, lag: LagReader | None) -> tuple[Look, dict[int, int], str]:
+    """Return the look, each partition's lag, and what is to be said of those whose lag Kafka was asked for in vain."""
     look = await reader.look()
     lags = {beat.partition: beat.lag for worker in look.alive(_now_ms()) for beat in worker.partitions if beat.lag is not None}
     if lag is not None and set(look.cursors) - set(lags):
-        lags = {**await lag.lags(look.cursors), **lags}
-    return look, lags
+        try:
+            lags = {**await lag.lags(look.cursors), **lags}
+        except HeadstartError as error:
+            return look, lags, f"lag unknown: {hidden(' '.join(str(error).split()))}"
+    return look, lags, ""
 
 
 async def _watching(settings: Settings) -> None:
@@ -108,12 +115,14 @@ def as_json(look: Look, lags: dict[int, int]) -> dict[str, Any]:
     return found
 
 
-def rendered(look: Look, lags: dict[int, int]) -> Group:
-    """Return the tables."""
+def rendered(look: Look, lags: dict[int, int], note: str = "") -> Group:
+    """Return the tables, with a note at their head."""
     wall_ms = _now_ms()
     parts: list[Any] = [
         Text(f"namespace {look.name} · {look.clock} · {f'{when(look.now_ms)} UTC' if look.now_ms else 'not begun'} · trunk {look.trunk}", style="dim")
     ]
+    if note:
+        parts.append(Text(note, style="yellow"))
     for v in (panels_shop.flow(look, wall_ms, lags), panels_shop.refused(look)):
         parts.append(Text.assemble((f"{SIGNS[v.state]} {v.question} ", COLOURS[v.state]), (v.answer, COLOURS[v.state]), f"  {v.why}"))
     table = Table(

@@ -98,7 +98,7 @@ class _Audit:
             async for records in self.topics.read("rejected", partition):
                 rows, boxes = [], []
                 for record in records:
-                    headers = {name: value.decode("utf-8", "replace") for name, value in record.headers}
+                    headers = {name: (value or b"").decode("utf-8", "replace") for name, value in record.headers}
                     try:
                         kind, offset, number = KINDS.index(headers["headstart-topic"]), int(headers["headstart-offset"]), int(headers["headstart-partition"])
                         reason = reasons.index(headers[REASON_HEADER])
@@ -130,7 +130,8 @@ class _Audit:
             for row in rejected.box(p)
         }
         published = await read_published(
-            self.topics, p, self.partitions, starts=base.offsets, ends=cursor.offsets, rejected=rejects, check_partition=self.settings.partitioner_check
+            self.topics, p, self.partitions, starts=base.offsets, ends=cursor.offsets, rejected=rejects, check_partition=self.settings.partitioner_check,
+            replay=self.replay,
         )  # fmt: skip
         for kind, text in published.wrong:
             account.find(kind, [text])

@@ -15,7 +15,7 @@ from features.hashing import partition_for
 from features.intake import hash64
 from features.layout import RING
 from streams.ledger.topics import Topics
-from streams.records import TICK_HEADER
+from streams.records import tick_of
 
 BY_TIME: Final = {"too_old", "from_the_future"}  # reasons that depend on when a record was worked
 NEAR_MS: Final = 2_000  # by so much, and by how far events' times lie from their publishing, the order of working may differ from that of publishing
@@ -53,9 +53,13 @@ def same_bytes(key: bytes | None, value: bytes | None) -> int:
 
 
 async def read_published(
-    topics: Topics, number: int, partitions: int, *, starts: Sequence[int], ends: Sequence[int], rejected: Mapping[tuple[int, int], Rejected], check_partition: bool
+    topics: Topics, number: int, partitions: int, *, starts: Sequence[int], ends: Sequence[int], rejected: Mapping[tuple[int, int], Rejected], check_partition: bool,
+    replay: bool,
 ) -> Published:  # fmt: skip
-    """Read the four topics of a partition from `starts` (4,) to `ends` (4,); `rejected` is by (kind, offset)."""
+    """Read the four topics of a partition from `starts` (4,) to `ends` (4,); `rejected` is by (kind, offset).
+
+    In a replay's namespace tick records are told apart, as its workers do.
+    """
     users: dict[str, int] = {}
     lines: dict[tuple[int, str], int] = {}
     parts: list[NDArray[np.void]] = []
@@ -65,7 +69,7 @@ async def read_published(
         async for records in topics.read(topic, number, start=starts[kind], end=ends[kind]):
             rows = []
             for record in records:
-                if any(name == TICK_HEADER for name, _ in record.headers):
+                if tick_of(record.headers, replay=replay) is not None:
                     out.ticks += 1
                     continue
                 out.read += 1

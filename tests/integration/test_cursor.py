@@ -47,6 +47,9 @@ def test_a_namespace_begins_now_and_goes_on_at_a_time(quick_trunk: Path, real_ka
         job.send(events("a", 40))
         missing = headstart(job, "cursor", "move", *ALL, "--to", "end", trunk=tmp_path / "nothing")
         assert (missing.returncode, "no model in" in missing.stderr) == (1, True), missing.stderr
+        for partition in ("²", str(PARTITIONS), "9" * 5000):
+            wrong = headstart(job, "cursor", "move", "--partition", partition, "--topic", "all", "--to", "end")
+            assert (wrong.returncode, f"expected a number below {PARTITIONS}, or all" in wrong.stderr) == (1, True), wrong.stderr
         assert "nothing was changed" in move(job, *ALL, "--to", "end")
         assert keys_of(job) == before
         assert "done; start the workers" in move(job, *ALL, "--to", "end", "--yes")

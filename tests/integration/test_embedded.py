@@ -55,7 +55,9 @@ def started(*code: str, folder: Path) -> subprocess.Popen[str]:
     """A Python program of its own process group, in `folder`, whose output can be read."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HEADSTART_")}
     environment |= {"PYTHONPATH": str(ROOT), "TMPDIR": str(folder), "PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen([sys.executable, *code], cwd=folder, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    return subprocess.Popen(
+        [sys.executable, *code], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
 
 
 STACK = """

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from unittest.mock import AsyncMock
 
 import pytest
 
+from features.redis_store import RedisStore
 from models.checkpoint import save
 from streams import cli
 from tests.builders import make_artifact
@@ -58,6 +61,7 @@ def test_a_launch_from_its_beginning_to_its_end(capsys: pytest.CaptureFixture[st
         (("add", "x", "--line", "books", "--learn-share", "0"), "--learn-share 0.0: expected a share above 0, up to 1"),
         (("add", "x", "--line", "books", "--learn-share", "1.5"), "--learn-share 1.5: expected a share above 0, up to 1"),
         (("add", "x", "--line", "books", "--learn-share", "nan"), "--learn-share nan: expected a share above 0, up to 1"),
+        (("add", "x", "--line", "books", "--from", "1795824000"), "--from 1795824000: is it in seconds? In milliseconds it is on 1970-01-21"),
         (("add", "x", "--line", "books", "--holdout", "1"), "--holdout 1.0: expected a share from 0 to below 1"),
         (("add", "line:x", "--line", "books"), "a launch cannot be called 'line:x'"),
         (("add", "x", "--line", ""), "--line '': expected 1 to 128 characters"),
@@ -72,3 +76,16 @@ def test_what_cannot_be_is_one_line(arguments: tuple[str, ...], said: str, capsy
     assert code != 0
     assert said in error
     assert len(error.strip().splitlines()) == 1
+
+
+@pytest.mark.usefixtures("at")
+def test_a_namespace_that_nobody_has_joined_is_told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be misspelt: a launch is added there all the same, with a note, and a list of none says why; with a worker there is no note."""
+    name = os.environ["HEADSTART_NAMESPACE"]
+    code, out, said = run(capsys, "list", "--json", "-")
+    assert (code, json.loads(out), said) == (0, [], f"namespace {name!r} is empty: no worker has joined it yet\n")
+    code, out, said = run(capsys, "add", "novel", "--line", "books")
+    assert (code, said) == (0, f"note: namespace {name!r} has no worker yet; the launch waits for one\n")
+    assert run(capsys, "list")[2] == ""
+    monkeypatch.setattr(RedisStore, "meta", AsyncMock(return_value={"clock": "live", "partitions": "1", "outcome_partitions": "1"}))
+    assert run(capsys, "add", "second", "--line", "books")[::2] == (0, "")

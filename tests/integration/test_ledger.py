@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from features.errors import InputError
-from features.events import KINDS, Event
+from features.events import KINDS, Event, encode
 from features.exposures import UNMARKED, Exposure
 from features.layout import USER
 from features.predictions import UNSAID
@@ -28,6 +28,7 @@ from streams.ledger.audit import audit
 from streams.ledger.findings import FINDINGS, Account
 from streams.partition import Cursor
 from streams.publisher import Outgoing, publish_records
+from streams.records import TICK_HEADER
 from streams.settings import as_environment
 from streams.ticks import Tick
 from tests.integration.harness import Live, Replay, connected
@@ -72,7 +73,7 @@ def account_of(job: Live | Replay) -> Account:
 
 @pytest.fixture(scope="module")
 def worked(quick_trunk: Path, embedded_broker: Any, embedded_valkey: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    """A namespace at rest: a worker was killed while events came, some came twice, and some could not be used."""
+    """A namespace at rest: a worker was killed while events came, some came twice, some could not be used, and two have the header of a replay's tick."""
     folder = tmp_path_factory.mktemp("ledger")
     with Live(quick_trunk, embedded_broker.address, embedded_valkey.url, folder, partitions=PARTITIONS) as job:
         job.prepare()
@@ -82,7 +83,9 @@ def worked(quick_trunk: Path, embedded_broker: Any, embedded_valkey: Any, tmp_pa
         job.send(sent[EVENTS // 2 - 50 : EVENTS // 2])
         worker.kill()
         again = job.start_worker()
-        job.send(sent[EVENTS // 2 :])
+        job.send(sent[EVENTS // 2 : -2])
+        stray = [Outgoing(kind, event.user_id.encode(), encode(event), headers=((TICK_HEADER, b"1700000000000"),)) for kind, event in sent[-2:]]
+        publish_records(job.settings.broker, stray, job.topics)
         broken = [Outgoing(KINDS[i % 4], b"u1", b"{" * i) for i in range(20)]
         publish_records(job.settings.broker, broken, job.topics)
         settle(job, EVENTS + 50 + 20)
@@ -91,7 +94,7 @@ def worked(quick_trunk: Path, embedded_broker: Any, embedded_valkey: Any, tmp_pa
 
 
 def test_it_balances_after_a_crash_duplicates_and_poison(worked: Live) -> None:
-    """Every event id is rejected, dropped or applied, and scored; every exposure has its bins; and the sums say so."""
+    """Every event id is rejected, dropped or applied, and scored, whatever headers it has; every exposure has its bins; and the sums say so."""
     account = account_of(worked)
     assert account.first == []
     sums = account.sums

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -26,7 +27,7 @@ def run(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, 
     return code or 0, captured.out, captured.err
 
 
-def headstart(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def headstart(*arguments: str, folder: Path, stdout: int | IO[str] = subprocess.PIPE, **environment: str) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own, in an empty folder."""
     root = Path(__file__).parents[2]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("HEADSTART_") and not name.endswith("_NUM_THREADS")}
@@ -34,7 +35,8 @@ def headstart(*arguments: str, folder: Path, **environment: str) -> subprocess.C
         [sys.executable, "-m", "streams.cli", *arguments],
         cwd=folder,
         env={**clean, "PYTHONPATH": str(root), **environment},
-        capture_output=True,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
         text=True,
         timeout=60,
         check=False,
@@ -118,6 +120,25 @@ def test_an_exception_becomes_an_exit_code(error: BaseException, code: int, monk
     """Interrupted is 130; a HeadstartError is 1 and one line, whatever its text."""
     monkeypatch.setattr("streams.commands.config.load_settings", _raising(error))
     assert run("config", capsys=capsys)[::2] == (code, "headstart: two lines\n" if code == 1 else "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a file on which the disk is always full")
+@pytest.mark.parametrize("arguments", [("config",), ("config", "--json", "-"), ("--help",)])
+def test_a_full_disk_is_one_line(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    """Whether a command finds it, or the end of the process does with what is still to be written."""
+    with Path("/dev/full").open("w") as full:
+        done = headstart(*arguments, folder=tmp_path, stdout=full)
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done.stderr
+    assert done.stderr.startswith("headstart: ") and done.stderr.endswith("No space left on device\n")
+
+
+def test_who_reads_no_further_is_told_nothing(tmp_path: Path) -> None:
+    """As in a pipe to `head`."""
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as pipe:
+        done = headstart("config", "--json", "-", folder=tmp_path, stdout=pipe)
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 def test_any_other_exception_is_a_bug_and_passes_through(monkeypatch: pytest.MonkeyPatch) -> None:

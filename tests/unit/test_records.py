@@ -6,7 +6,7 @@ import pytest
 
 from features.errors import InputError
 from streams.evaluation import as_launch
-from streams.records import checked_id
+from streams.records import TICK_HEADER, checked_id, tick_of
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "shared", "shop", "job", "overview", "line:shoes", "shared:before", "a\x1fb", "a\n"])
@@ -22,3 +22,11 @@ def test_a_launch_takes_no_name_that_means_something_else(name: str) -> None:
 def test_any_other_name_will_do(name: str) -> None:
     """Also one that begins like those."""
     assert checked_id(name) == name
+
+
+@pytest.mark.parametrize("value", [None, b"", b"soon", b"-5", "²".encode(), b"9" * 5000])
+def test_a_tick_is_a_number_in_a_replay(value: bytes | None) -> None:
+    """Whatever else has the header is an event; the first that is a number counts, and where workers live none does."""
+    assert tick_of([("other", b"1"), (TICK_HEADER, value)], replay=True) is None
+    assert tick_of([(TICK_HEADER, value), (TICK_HEADER, b"5000")], replay=True) == 5000
+    assert tick_of([(TICK_HEADER, b"5000")], replay=False) is None

@@ -1,0 +1,20 @@
+"""A file that has its name only when it is whole: whoever reads it sees the old one or the new one, never a part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+@contextmanager
+def written_whole(file: Path) -> Iterator[Path]:
+    """Yield a path beside `file` to write to, which takes its name when the block has ended well, and is removed otherwise."""
+    partial = file.with_name(file.name + ".partial")
+    try:
+        yield partial
+        partial.replace(file)
+    except BaseException:  # interrupted, or told to stop, too
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
