@@ -96,10 +96,14 @@ def shoot(address: str, out: Path, names: list[str]) -> None:
         save(page("/"), out / "overview.png", width=1280)
         save(page(f"/launches/{names[0]}", scheme="dark"), out / "launch-dark.png", width=1280)
         save(page(f"/launches/{names[1]}", width=390, height=844), out / "phone.png", width=420)
-        for letter, name in zip("ABC", (names[2], names[0], names[1]), strict=True):
+        letters = dict(zip((names[2], names[0], names[1]), "ABC", strict=True))
+        for name, letter in letters.items():
             opened = page(f"/launches/{name}")
             # The quiz must not be solved by a name.
-            opened.evaluate("(letter) => { document.body.innerHTML = document.body.innerHTML.replaceAll(document.body.dataset.page, letter); }", letter)
+            opened.evaluate(
+                "(all) => { for (const [name, letter] of Object.entries(all)) document.body.innerHTML = document.body.innerHTML.replaceAll(name, letter); }",
+                letters,
+            )
             save(opened, out / f"quiz-{letter}.png", width=1000, whole=True)
 
 
