@@ -16,6 +16,7 @@ from rich.table import Table
 from features.errors import InputError
 from features.events import Refused, milliseconds
 from streams.mistaken_seconds import YEAR_2000_MS, day
+from streams.whole_file import can_be_replaced
 
 Config = Annotated[
     Path | None,
@@ -62,7 +63,8 @@ def require_writable(option: str, file: Path | None, *, replaced: bool = False) 
     """Raise InputError where a file could not be written, or a new one put in its place if it is `replaced`, before the work that would fill it."""
     if file is None or str(file) == "-":
         return
-    if file.is_dir() or not os.access(file if file.exists() and not replaced else file.parent, os.W_OK):
+    written = file.resolve().parent if replaced and can_be_replaced(file) else file if file.exists() else file.parent
+    if file.is_dir() or not os.access(written, os.W_OK):
         raise InputError(f"{option} {file} cannot be written")
 
 

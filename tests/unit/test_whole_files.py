@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -35,6 +36,22 @@ def test_whatever_ends_the_writing_leaves_what_was_there(tmp_path: Path) -> None
         assert (file.read_text(), list(tmp_path.iterdir())) == ("old", [file])
     put("new")
     assert (file.read_text(), list(tmp_path.iterdir())) == ("new", [file])
+
+
+def test_pipes_and_links_stay_what_they_are(tmp_path: Path) -> None:
+    """A named pipe is written to itself, as /dev/stdout is; a link goes on leading to the file, which is the new one."""
+    pipe, link, target = tmp_path / "pipe", tmp_path / "link", tmp_path / "target"
+    os.mkfifo(pipe)
+    target.write_text("old")
+    link.symlink_to(target)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    for file in (pipe, link):
+        with written_whole(file) as place:
+            place.write_text("new")
+    assert os.read(reader, 10) == b"new"
+    os.close(reader)
+    assert (pipe.is_fifo(), link.is_symlink(), target.read_text()) == (True, True, "new")
+    assert sorted(tmp_path.iterdir()) == [link, pipe, target]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a file on which the disk is always full")
