@@ -54,7 +54,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         Panel("Orders for each bin learned, by launch", "percentunit", "since the launch began", ("sum by (launch) (headstart_launch_orders_total) / sum by (launch) (headstart_launch_bins_total) | {{launch}}",)),
         Panel("Learner's lag", "short", "outcomes that are not learned yet", ("sum by (outcome_partition) (headstart_learner_lag_records) | outcomes[{{outcome_partition}}]",)),
         Panel("Open exposures", "short", "they are in memory and in Redis until their window is over", ("sum(headstart_open_exposures) | open",)),
-        Panel("Not followed, late, again", "ops", "exposures beyond max_pending or learn_share; orders after their bin; outcomes that came twice", (
+        Panel("Not followed, late, again", "ops", "exposures beyond max_pending or learn_share; late orders; outcomes that came twice", (
             "sum(rate(headstart_untracked_exposures_total[$__rate_interval])) | not followed", "sum(rate(headstart_late_orders_total[$__rate_interval])) | late orders",
             "sum(rate(headstart_outcome_duplicates_total[$__rate_interval])) | outcomes again",
         )),
