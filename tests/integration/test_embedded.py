@@ -52,12 +52,18 @@ def ask(server: EmbeddedServer, *words: str) -> bytes:
 
 
 def started(*code: str, folder: Path) -> subprocess.Popen[str]:
-    """A Python program of its own process group, in `folder`, whose output can be read."""
+    """A Python program of its own process group, in `folder`, whose output can be read; no signal is ignored, as nohup and a shell's background jobs have it."""
+
+    def heeding() -> None:
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HEADSTART_")}
     environment |= {"PYTHONPATH": str(ROOT), "TMPDIR": str(folder), "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(
-        [sys.executable, *code], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
+        [sys.executable, *code], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        preexec_fn=heeding,
+    )  # fmt: skip
 
 
 STACK = """

@@ -18,8 +18,8 @@ from streams.signals import ENDING, as_interrupts
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
-    """What the tests' own process does at these signals is put back."""
-    before = {number: signal.signal(number, signal.SIG_DFL) for number in ENDING} | {signal.SIGINT: signal.getsignal(signal.SIGINT)}
+    """As a person's shell starts a command, whatever started the tests; what their process does at these signals is put back."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in ENDING} | {signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler)}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
