@@ -201,9 +201,9 @@ def _all(work: Sequence[Job], bar: Progress, processes: int) -> list[list[LineRu
         try:
             return [future.result() for future in futures]
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
             for process in set(active_children()).difference(others):  # else they would first do what they have begun, and one more each
                 process.terminate()
+            pool.shutdown(cancel_futures=True)
             raise
 
 

@@ -69,23 +69,6 @@ def test_a_replay_leaves_nothing_behind(world: World, tmp_path: Path, number: si
         assert "Traceback" not in program.stdout.read()
 
 
-def test_a_second_signal_ends_it_at_once(world: World, tmp_path: Path) -> None:
-    """Though its worker is stopped and would be waited for; what it began ends all the same."""
-    with replaying(world, tmp_path) as program:
-        begun = processes(tmp_path / "tmp")
-        worker = next(pid for pid in begun if Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[1:4] == [b"-m", b"streams.cli", b"worker"])
-        os.kill(worker, signal.SIGSTOP)
-        program.terminate()
-        with pytest.raises(subprocess.TimeoutExpired):
-            program.wait(1.5)
-        program.terminate()
-        began_s = time.monotonic()
-        assert program.wait(5) == -signal.SIGTERM
-        assert time.monotonic() - began_s < 2
-        os.kill(worker, signal.SIGCONT)  # else its guard would wait for it, and end it then
-        assert gone(begun)
-
-
 def test_processes_that_train_end_with_the_command(world: World, tmp_path: Path) -> None:
     """`headstart evaluate --jobs 2` and Ctrl-C, which a terminal sends to all of them: nobody waits for what they work on, and none says anything."""
     write_log(world.log, tmp_path / "log.parquet")
