@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -24,6 +23,7 @@ from models.encode import TrunkArrays
 from models.head import Matrix, Posterior, Vector
 from models.hierarchy import Hierarchy
 from models.trees import TreeArrays
+from models.whole_file import written_whole
 from models.wire import under
 
 FORMAT = 2
@@ -104,8 +104,9 @@ def save(artifact: Artifact, folder: Path | str) -> Artifact:
     manifest[FACTS_SHA256] = _facts_sha256(manifest)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / TENSORS, raw)
-        _write(folder / MANIFEST, (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode())
+        for name, content in ((TENSORS, raw), (MANIFEST, (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode())):
+            with written_whole(folder / name) as partial:
+                partial.write_bytes(content)
     except OSError as error:
         raise InputError(f"cannot write the model to {folder}: {error.strerror or error}") from error
     return load(folder)
@@ -214,14 +215,3 @@ def _version(name: str) -> str:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return ""
-
-
-def _write(path: Path, raw: bytes) -> None:
-    """A reader sees the old file or the new one, never a part."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_bytes(raw)
-        os.replace(partial, path)
-    except BaseException:  # the disk is full, or somebody is in a hurry
-        partial.unlink(missing_ok=True)
-        raise

@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from features.errors import InputError
+from models.whole_file import written_whole
 from streams import launches, namespace
 from streams.current import believer, partition_of, shoppers
 from streams.records import Launch
 from streams.settings import Settings
-from streams.whole_file import written_whole
 
 COLUMNS: Final = ("user_id", "rank", "score", "probability", "last_seen_ms")
 DAY_MS: Final = 86_400_000

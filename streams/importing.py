@@ -21,11 +21,11 @@ import pyarrow.parquet as pq
 from features.errors import InputError
 from features.events import KINDS, Refused, decode, encode, milliseconds
 from features.log import SCHEMA, events, in_order
+from models.whole_file import written_whole
 from streams.foreign_logs import REES46_REQUIRED, TAOBAO_COLUMNS, TAOBAO_KINDS, read_rees46, read_taobao
 from streams.lines import line_rule
 from streams.log_rows import Rows, first_line, one_line, opened, read_rows
 from streams.mistaken_seconds import note_seconds
-from streams.whole_file import written_whole
 
 FORMATS: Final = ("auto", "taobao", "rees46", "jsonl", "parquet")
 REQUIRED: Final = tuple(field.name for field in SCHEMA if not field.nullable)

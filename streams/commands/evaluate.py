@@ -193,12 +193,12 @@ def _all(work: Sequence[Job], bar: Progress, processes: int) -> list[list[LineRu
     context, others = get_context("spawn"), active_children()
     reports: Queue[tuple[tuple[str, ...], str, int, int] | None] = context.Queue()
     with _heard(reports, show), ProcessPoolExecutor(processes, mp_context=context, initializer=_begin, initargs=(reports,)) as pool:
-        heeds = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as the processes do from their start on: a Ctrl-C is for this one, which ends them
         try:
-            futures: list[Future[list[LineRun]]] = [pool.submit(_in_a_process, job) for job in work]
-        finally:
-            signal.signal(signal.SIGINT, heeds)
-        try:
+            heeds = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as the processes do from their start on: a Ctrl-C is for this one, which ends them
+            try:
+                futures: list[Future[list[LineRun]]] = [pool.submit(_in_a_process, job) for job in work]
+            finally:
+                signal.signal(signal.SIGINT, heeds)
             return [future.result() for future in futures]
         except BaseException:
             for process in set(active_children()).difference(others):  # else they would first do what they have begun, and one more each

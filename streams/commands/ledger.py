@@ -19,6 +19,7 @@ from streams.settings import load_settings
 WORDS = {
     "published": "records published", "read": "read", "waiting": "not read yet", "lost": "lost: gone from the log before they were read",
     "before_log": "no longer in the log (retention)", "rejected": "rejected", "repeated": "repeated publications", "duplicates_dropped": "dropped as duplicates",
+    "known_from_before": "of which worked before the account began (a history, moved cursors)",
     "distinct": "distinct event ids", "applied": "applied", "in_users_states": "in users' states", "scored": "event ids with a score",
     "scores_on_kafka": "scores on Kafka (at least once)", "exposures_final": "exposures with their label", "exposures_ordered": "of which ordered",
     "exposures_open": "open exposures", "exposures_untracked": "exposures not followed (learn_share, max_pending)", "told": "messages told to learners",

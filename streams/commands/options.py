@@ -15,8 +15,8 @@ from rich.table import Table
 
 from features.errors import InputError
 from features.events import Refused, milliseconds
+from models.whole_file import can_be_replaced
 from streams.mistaken_seconds import YEAR_2000_MS, day
-from streams.whole_file import can_be_replaced
 
 Config = Annotated[
     Path | None,

@@ -86,7 +86,7 @@ def check_scored(
     wanted = due.key[due.first]
     there = np.isin(wanted, scored.key)
     missing = ~there & ~distinct["maybe"] & (distinct["at_ms"] >= scored.first_at_ms)
-    if 0 < (missing & old).sum() <= dropped:
+    if (missing & old).sum() <= dropped:
         missing &= ~old
     names = [f"{where}: user {published.users[distinct['user'][at]]}, an event of {distinct['ts_ms'][at]} ms" for at in np.flatnonzero(missing)[:5]]
     account.find("not_scored", names, int(missing.sum()))

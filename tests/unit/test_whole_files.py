@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from features.errors import InputError
+from models.whole_file import written_whole
 from streams import cli
 from streams.audience import Audience, write
 from streams.importing import write_log
-from streams.whole_file import written_whole
 from tests.builders import make_log, random_events
 
 CHOSEN = Audience(np.array(["ann", "bob"]), np.array([0.5, 0.25]), np.array([0.2, 0.1]), np.array([2, 1], np.int64))
